@@ -1,0 +1,31 @@
+//! ringkeeper: a drop-in replacement for Apache ZooKeeper, as a library.
+//!
+//! The modules in reading order, from the ground up; a module imports only what stands above it
+//! here (`tests/floors.rs` holds that). `ARCHITECTURE.md` is the map of the whole.
+
+pub mod types;
+pub mod path;
+
+pub mod jute;
+
+pub mod record;
+pub mod ensemble;
+pub mod metrics;
+
+pub mod acl;
+pub mod auth;
+pub mod config;
+pub mod tree;
+pub mod storage;
+pub mod zab;
+
+pub mod exchange;
+
+pub mod pipeline;
+pub mod shard;
+
+pub mod admin;
+
+pub mod shell;
+
+pub mod cli;

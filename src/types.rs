@@ -1,0 +1,114 @@
+//! The numbers that must not mix, and the time.
+//!
+//! `Display` is what ZooKeeper prints: zxids and session ids in lower-case hex with `0x`.
+
+use std::fmt;
+
+/// A place in history: the epoch in the high 32 bits, a counter in the low 32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Zxid(pub i64);
+
+impl Zxid {
+    pub const ZERO: Zxid = Zxid(0);
+
+    #[must_use]
+    pub const fn new(epoch: Epoch, counter: u32) -> Zxid {
+        Zxid(((epoch.0 as i64) << 32) | counter as i64)
+    }
+
+    #[must_use]
+    pub const fn epoch(self) -> Epoch {
+        Epoch((self.0 >> 32) as u32)
+    }
+
+    #[must_use]
+    pub const fn counter(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The zxid that follows in the same epoch.
+    #[must_use]
+    pub const fn next(self) -> Zxid {
+        Zxid(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Zxid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// One leader's term of office.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u32);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// A server of an ensemble: the number in its `myid`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServerId(pub i64);
+
+impl fmt::Display for ServerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A session: lives across connections and servers. The top byte is the server that made it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub i64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// The number a client gives a request; the reply repeats it. Negative ones have meanings of
+/// their own (`record::op::xid`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Xid(pub i32);
+
+impl fmt::Display for Xid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The time, as the shell (or the simulator) read it once for a whole step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Never goes back; milliseconds since an arbitrary start. Deadlines are in this.
+    pub monotonic_ms: i64,
+    /// Milliseconds since 1970. Stamps transactions; may jump.
+    pub wall_ms: i64,
+}
+
+/// A moment on the monotonic clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Deadline(pub i64);
+
+impl Deadline {
+    #[must_use]
+    pub const fn is_due(self, now: Now) -> bool {
+        self.0 <= now.monotonic_ms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zxid_is_an_epoch_and_a_counter() {
+        let zxid = Zxid::new(Epoch(3), 7);
+        assert_eq!(zxid.to_string(), "0x300000007");
+        assert_eq!((zxid.epoch(), zxid.counter()), (Epoch(3), 7));
+        assert_eq!(SessionId(-1).to_string(), "0xffffffffffffffff");
+    }
+}
