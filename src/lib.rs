@@ -3,20 +3,20 @@
 //! The modules in reading order, from the ground up; a module imports only what stands above it
 //! here (`tests/floors.rs` holds that). `ARCHITECTURE.md` is the map of the whole.
 
-pub mod types;
 pub mod path;
+pub mod types;
 
 pub mod jute;
 
-pub mod record;
 pub mod ensemble;
 pub mod metrics;
+pub mod record;
 
 pub mod acl;
 pub mod auth;
 pub mod config;
-pub mod tree;
 pub mod storage;
+pub mod tree;
 pub mod zab;
 
 pub mod exchange;

@@ -161,8 +161,7 @@ fn decode_surrogates(bytes: &[u8]) -> String {
                     let unit = |second: u8, third: u8| {
                         0xd000 | u32::from(second & 0x3f) << 6 | u32::from(third & 0x3f)
                     };
-                    let code =
-                        0x10000 + ((unit(high, h) - 0xd800) << 10) + (unit(low, l) - 0xdc00);
+                    let code = 0x10000 + ((unit(high, h) - 0xd800) << 10) + (unit(low, l) - 0xdc00);
                     text.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
                     rest = &broken[6..];
                 } else {

@@ -112,6 +112,19 @@ pub const OPEN_ACL_BYTES: &[u8] =
 pub struct AclBytes<'a>(&'a [u8]);
 
 impl<'a> AclBytes<'a> {
+    /// The open ACL's bytes.
+    pub const OPEN: AclBytes<'static> = AclBytes(OPEN_ACL_BYTES);
+
+    /// Bytes that hold a vector of entries and nothing else, as `read` would accept them.
+    pub fn from_bytes(bytes: &'a [u8]) -> Result<AclBytes<'a>, Malformed> {
+        AclBytes::read(&mut Reader::new(bytes))
+    }
+
+    #[must_use]
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
     #[must_use]
     pub fn is_open(self) -> bool {
         self.0 == OPEN_ACL_BYTES
