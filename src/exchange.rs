@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use crate::record::code::Code;
 use crate::record::data::{Acl, Id};
+pub use crate::tree::change::ChangeKind;
 use crate::types::{SessionId, Xid, Zxid};
 
 /// A shard core: its place among the shards, from 0.
@@ -124,14 +125,6 @@ pub struct Touched {
     pub as_of_ms: i64,
     /// A session and when it was last heard from.
     pub heard: Vec<(SessionId, i64)>,
-}
-
-/// What happened to a znode, as far as watches care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeKind {
-    Created,
-    Deleted,
-    DataChanged,
 }
 
 /// A znode that a transaction touched.

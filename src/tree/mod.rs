@@ -1,78 +1,582 @@
 //! The tree of znodes: one core writes it, every core reads it in place.
 //!
-//! (API first; the inside is being written.)
+//! | file | what is in it |
+//! |---|---|
+//! | `mod.rs` | `TreeWriter` and `TreeReader`: one writes, many read |
+//! | `apply.rs` | a transaction into changes of the tree; total, deterministic |
+//! | `change.rs` | what a transaction touched: the raw material of watches |
+//! | `cell.rs` | versions, views, and what may be freed: the one unsafe part |
+//! | `ephemerals.rs` | who owns a znode; what each session, and the server, owns |
+//! | `quota.rs` | limits on subtrees and their running counts |
+//! | `acl_cache.rs` | ACL lists by number |
+//! | `digest.rs` | ZooKeeper's digest of a tree |
+//!
+//! **Views.** A transaction gives each znode that it touches a new version, stamped with its
+//! zxid; nobody sees it until the writer has *published* that zxid and a reader has moved its
+//! view there. So a reader sees whole transactions only, a read takes no lock and writes no
+//! shared line, and a walk at one view is a true point in time while writes go on.
+//!
+//! **Undo.** What a transaction did can be taken back until it is settled: a multi is validated
+//! by doing it, and undone when one of its operations fails.
+
+mod acl_cache;
+mod apply;
+mod cell;
+pub mod change;
+pub mod digest;
+pub mod ephemerals;
+pub mod quota;
 
 use std::sync::Arc;
 
-use crate::record::data::{Acl, Stat};
-use crate::types::Zxid;
+use acl_cache::AclCache;
+pub use acl_cache::OPEN_ACL_NUMBER;
+use cell::{Next, NextData, NodeRef, NumberedAcl, ReaderCell, Seen, Store, Version};
+use ephemerals::{Owned, Owner, Types};
+use quota::Quotas;
 
-/// Reads the tree as of one zxid, its *view*. `Send`, one per shard core (and one per snapshot
-/// under way). While a reader exists, what its view shows is kept.
+use crate::record::data::{Acl, Stat, StatPersisted, perms};
+use crate::types::{SessionId, Zxid};
+
+pub const ZOOKEEPER_PATH: &str = "/zookeeper";
+pub const QUOTA_PATH: &str = quota::QUOTA_ROOT;
+pub const CONFIG_PATH: &str = "/zookeeper/config";
+
+/// Whether a znode is there from the start and cannot be deleted.
+#[must_use]
+pub fn is_reserved(path: &str) -> bool {
+    matches!(path, "" | "/" | ZOOKEEPER_PATH | QUOTA_PATH | CONFIG_PATH)
+}
+
+/// How the tree reads and keeps what is not in the transactions.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub types: Types,
+    /// `zookeeper.digest.enabled`.
+    pub digest: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { types: Types::default(), digest: true }
+    }
+}
+
+/// The stat that clients see.
+fn client_stat(version: &Version, types: Types) -> Stat {
+    let stat = version.stat();
+    let ephemeral_owner = match Owner::of(stat.ephemeral_owner, types) {
+        Owner::Session(session) => session,
+        Owner::Nobody | Owner::Container | Owner::Ttl(_) => 0,
+    };
+    Stat {
+        czxid: stat.czxid,
+        mzxid: stat.mzxid,
+        ctime: stat.ctime,
+        mtime: stat.mtime,
+        version: stat.version,
+        // The stored one counts creates; each delete counts too for a client (DataNode.copyStat).
+        cversion: stat.cversion.wrapping_mul(2).wrapping_sub(version.child_count()),
+        aversion: stat.aversion,
+        ephemeral_owner,
+        data_length: i32::try_from(version.data().map_or(0, <[u8]>::len))
+            .expect("data is below 2 GiB"),
+        num_children: version.child_count(),
+        pzxid: stat.pzxid,
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+/// Reads the tree as of one zxid, its *view*. One per shard core, and one per snapshot under
+/// way. While a reader exists, what its view shows is kept.
 pub struct TreeReader {
-    view: Zxid,
+    cell: ReaderCell,
+    types: Types,
 }
 
 impl TreeReader {
     /// The zxid whose state this reader sees.
     #[must_use]
     pub fn view(&self) -> Zxid {
-        self.view
+        Zxid(self.cell.view())
     }
 
     /// Moves the view forward, after the watches of everything up to `zxid` have been fired.
     pub fn advance(&mut self, zxid: Zxid) {
-        assert!(self.view <= zxid);
-        self.view = zxid;
+        self.cell.advance(zxid.0);
     }
 
     /// The znode at `path`; `""` is the root as `"/"` is.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<Znode<'_>> {
-        let _ = path;
-        None
+        self.cell.find(path).map(|seen| Znode { seen, types: self.types })
+    }
+
+    /// Every znode, parents before their children, the root (as `""`) first.
+    pub fn walk(&self) -> impl Iterator<Item = Znode<'_>> {
+        let mut pending = vec![self.get("").expect("there always is a root")];
+        std::iter::from_fn(move || {
+            let next = pending.pop()?;
+            pending.extend(next.child_znodes());
+            Some(next)
+        })
     }
 }
 
 /// A znode as one view shows it.
 #[derive(Clone, Copy)]
 pub struct Znode<'t> {
-    tree: &'t TreeReader,
+    seen: Seen<'t>,
+    types: Types,
 }
 
 impl<'t> Znode<'t> {
+    /// The whole path; the root's is empty.
+    #[must_use]
+    pub fn path(&self) -> &'t str {
+        self.seen.path()
+    }
+
     /// `None` is null data, which is not the same as empty.
     #[must_use]
     pub fn data(&self) -> Option<&'t [u8]> {
-        let _ = self.tree;
-        None
+        self.seen.version.data()
     }
 
     /// The stat as clients see it.
     #[must_use]
     pub fn stat(&self) -> Stat {
-        unreachable!("the tree's inside is being written")
+        client_stat(self.seen.version, self.types)
+    }
+
+    /// The stat as it is kept.
+    #[must_use]
+    pub fn stat_persisted(&self) -> StatPersisted {
+        self.seen.version.stat()
     }
 
     /// `None` is the open ACL, `world:anyone` with all permissions.
     #[must_use]
     pub fn acl(&self) -> Option<&'t Arc<[Acl]>> {
-        None
+        self.seen.version.acl().map(|numbered| &numbered.list)
+    }
+
+    /// What a snapshot stores for the ACL.
+    #[must_use]
+    pub fn acl_number(&self) -> i64 {
+        self.seen.version.acl().map_or(OPEN_ACL_NUMBER, |numbered| numbered.number)
+    }
+
+    fn child_znodes(&self) -> impl Iterator<Item = Znode<'t>> + use<'t> {
+        let types = self.types;
+        self.seen.children().map(move |seen| Znode { seen, types })
     }
 
     /// The names of the children; the same order for the same unchanged znode.
     pub fn children(&self) -> impl Iterator<Item = &'t str> + use<'t> {
-        std::iter::empty()
+        let prefix = self.path().len() + 1;
+        self.seen.children().map(move |child| &child.path()[prefix..])
     }
 
     #[must_use]
     pub fn child_count(&self) -> usize {
-        0
+        usize::try_from(self.seen.version.child_count()).expect("a visible znode is no tombstone")
     }
 
     /// How many znodes lie below this one.
     #[must_use]
     pub fn descendant_count(&self) -> usize {
-        0
+        let mut pending = vec![*self];
+        let mut count = 0;
+        while let Some(znode) = pending.pop() {
+            count += znode.child_count();
+            pending.extend(znode.child_znodes().filter(|child| child.child_count() > 0));
+        }
+        count
     }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+/// A znode in the newest state, published or not: what the next transaction builds on.
+#[derive(Clone, Copy)]
+pub struct Newest<'t> {
+    path: &'t str,
+    version: &'t Version,
+    types: Types,
+}
+
+impl<'t> Newest<'t> {
+    #[must_use]
+    pub fn path(&self) -> &'t str {
+        self.path
+    }
+
+    #[must_use]
+    pub fn stat(&self) -> Stat {
+        client_stat(self.version, self.types)
+    }
+
+    #[must_use]
+    pub fn stat_persisted(&self) -> StatPersisted {
+        self.version.stat()
+    }
+
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        Owner::of(self.version.ephemeral_owner(), self.types)
+    }
+
+    #[must_use]
+    pub fn data(&self) -> Option<&'t [u8]> {
+        self.version.data()
+    }
+
+    #[must_use]
+    pub fn acl(&self) -> Option<&'t Arc<[Acl]>> {
+        self.version.acl().map(|numbered| &numbered.list)
+    }
+
+    #[must_use]
+    pub fn child_count(&self) -> usize {
+        usize::try_from(self.version.child_count()).expect("a live znode is no tombstone")
+    }
+}
+
+/// What a snapshot holds of the tree besides its znodes.
+pub type AclLists = Vec<(i64, Arc<[Acl]>)>;
+
+/// Changes the tree. One per server.
+pub struct TreeWriter {
+    store: Store,
+    settings: Settings,
+    acls: AclCache,
+    owned: Owned,
+    quotas: Quotas,
+    /// Znodes that the open transaction gave a version, in order.
+    open: Vec<NodeRef>,
+    digest: u64,
+    znode_count: usize,
+    data_bytes: i64,
+}
+
+impl TreeWriter {
+    /// A tree with the four reserved znodes, as ZooKeeper makes it.
+    #[must_use]
+    pub fn new(settings: Settings) -> TreeWriter {
+        let mut writer = TreeWriter::without_reserved(settings);
+        let read = writer.acls.intern(&[Acl::new(perms::READ, "world", "anyone")]);
+        for (path, acl, aversion) in
+            [(ZOOKEEPER_PATH, None, 0), (QUOTA_PATH, None, 0), (CONFIG_PATH, read, -1)]
+        {
+            let stat = StatPersisted { aversion, ..StatPersisted::default() };
+            writer.load(path, Some(b""), acl, stat).expect("parents come first");
+        }
+        writer
+    }
+
+    /// A tree with nothing but a root, to be filled by `load_znode`.
+    #[must_use]
+    pub fn without_reserved(settings: Settings) -> TreeWriter {
+        let prefix = digest::prefix("", Some(b""));
+        let stat = StatPersisted::default();
+        let root_digest = digest::znode(prefix, &stat);
+        let root = Next {
+            stat,
+            child_count: 0,
+            data: NextData::Bytes(Some(b"")),
+            acl: None,
+            digest: root_digest,
+            digest_prefix: prefix,
+        };
+        TreeWriter {
+            store: Store::new(0, root),
+            settings,
+            acls: AclCache::default(),
+            owned: Owned::default(),
+            quotas: Quotas::default(),
+            open: Vec::new(),
+            digest: if settings.digest { u64::from(root_digest) } else { 0 },
+            znode_count: 1,
+            data_bytes: 0,
+        }
+    }
+
+    // ---- loading a snapshot -----------------------------------------------------------------
+
+    /// An ACL list with the number that the snapshot's znodes know it by.
+    pub fn load_acl(&mut self, number: i64, acls: Vec<Acl>) -> LoadedAcl {
+        LoadedAcl(Some(self.acls.load(number, acls)))
+    }
+
+    /// A znode of a snapshot, parents first; the root's path is empty. `None` where the parent is
+    /// missing.
+    pub fn load_znode(
+        &mut self,
+        path: &str,
+        data: Option<&[u8]>,
+        acl: &LoadedAcl,
+        stat: StatPersisted,
+    ) -> Option<()> {
+        self.load(path, data, acl.0.clone(), stat)
+    }
+
+    fn load(
+        &mut self,
+        path: &str,
+        data: Option<&[u8]>,
+        acl: Option<Arc<NumberedAcl>>,
+        stat: StatPersisted,
+    ) -> Option<()> {
+        if path.is_empty() {
+            let children = self.store.root().live()?.child_count();
+            self.push(self.store.root(), 0, stat, children, NextData::Bytes(data), acl);
+        } else {
+            let parent = self.store.find(&path[..path.rfind('/')?])?;
+            if self.store.find(path).is_some() {
+                return None;
+            }
+            let node = self.store.find_or_link(path, parent);
+            self.push(node, 0, stat, 0, NextData::Bytes(data), acl);
+            let version = parent.live()?;
+            let (stat, children) = (version.stat(), version.child_count() + 1);
+            let acl = version.acl().cloned();
+            self.push(parent, 0, stat, children, NextData::Same, acl);
+        }
+        self.settle(Zxid(0));
+        self.store.reclaim(usize::MAX);
+        Some(())
+    }
+
+    /// After a snapshot's znodes: what is not stored is made, and counted quotas are counted
+    /// again.
+    pub fn finish_loading(&mut self) {
+        for path in [ZOOKEEPER_PATH, QUOTA_PATH, CONFIG_PATH] {
+            if self.store.find(path).is_none() {
+                let (acl, aversion) = if path == CONFIG_PATH {
+                    (self.acls.intern(&[Acl::new(perms::READ, "world", "anyone")]), -1)
+                } else {
+                    (None, 0)
+                };
+                let stat = StatPersisted { aversion, ..StatPersisted::default() };
+                self.load(path, Some(b""), acl, stat).expect("parents come first");
+            }
+        }
+        let subtrees: Vec<String> = self.quotas.iter().map(str::to_owned).collect();
+        for subtree in subtrees {
+            self.recount(&subtree, Zxid(0));
+        }
+        self.settle(Zxid(0));
+        self.store.reclaim(usize::MAX);
+    }
+
+    // ---- the newest state -------------------------------------------------------------------
+
+    /// The znode at `path` as the transactions so far leave it.
+    #[must_use]
+    pub fn newest(&self, path: &str) -> Option<Newest<'_>> {
+        let node = self.store.find(path)?;
+        self.newest_of(node)
+    }
+
+    fn newest_of(&self, node: NodeRef) -> Option<Newest<'_>> {
+        // The node outlives `&self`: only `&mut self` reclaims.
+        let (path, version) = self.store.borrow(node)?;
+        Some(Newest { path, version, types: self.settings.types })
+    }
+
+    /// The paths of a session's ephemerals, in their order.
+    pub fn ephemerals_of(&self, session: SessionId) -> impl Iterator<Item = &str> {
+        self.owned.of_session(session.0).filter_map(|node| Some(self.newest_of(node)?.path))
+    }
+
+    /// The sessions that own a znode.
+    pub fn owning_sessions(&self) -> impl Iterator<Item = SessionId> + '_ {
+        self.owned.sessions().map(SessionId)
+    }
+
+    /// Containers, and znodes with a TTL.
+    pub fn reapable(&self) -> impl Iterator<Item = Newest<'_>> {
+        self.owned.containers().chain(self.owned.ttls()).filter_map(|node| self.newest_of(node))
+    }
+
+    /// The deepest subtree with a quota that `path` is in.
+    #[must_use]
+    pub fn quota_of(&self, path: &str) -> Option<&str> {
+        self.quotas.deepest(path)
+    }
+
+    /// ZooKeeper's digest of the newest state.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    #[must_use]
+    pub fn znode_count(&self) -> usize {
+        self.znode_count
+    }
+
+    #[must_use]
+    pub fn ephemeral_count(&self) -> usize {
+        self.owned.ephemeral_count()
+    }
+
+    /// Bytes of data and paths.
+    #[must_use]
+    pub fn data_bytes(&self) -> i64 {
+        self.data_bytes
+    }
+
+    #[must_use]
+    pub fn acl_lists(&self) -> AclLists {
+        self.acls.numbered()
+    }
+
+    /// Versions and other pieces that wait for readers to move on.
+    #[must_use]
+    pub fn waiting_to_be_freed(&self) -> usize {
+        self.store.waiting()
+    }
+
+    // ---- transactions -----------------------------------------------------------------------
+
+    /// How far the open transaction has come, for `undo_to`.
+    #[must_use]
+    pub fn mark(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Takes back what the open transaction did since `mark`.
+    pub fn undo_to(&mut self, mark: usize) {
+        while self.open.len() > mark {
+            let node = self.open.pop().expect("longer than the mark");
+            let undone = node.live().map(Account::of);
+            let restored = self.store.below_newest(&node).filter(|v| !v.is_tombstone());
+            let restored = restored.map(Account::of);
+            self.account(node, undone, restored);
+            self.store.pop(node);
+        }
+    }
+
+    /// The open transaction stands.
+    pub fn settle(&mut self, zxid: Zxid) {
+        for node in self.open.drain(..) {
+            self.store.settle(node, zxid.0);
+        }
+    }
+
+    /// From now on views may stand at `zxid`: it is committed.
+    pub fn publish(&mut self, zxid: Zxid) {
+        self.store.publish(zxid.0);
+    }
+
+    #[must_use]
+    pub fn published(&self) -> Zxid {
+        Zxid(self.store.published())
+    }
+
+    /// Frees what no view can reach, at most `budget` pieces.
+    pub fn reclaim(&mut self, budget: usize) {
+        assert!(self.open.is_empty(), "nothing is freed inside a transaction");
+        self.store.reclaim(budget);
+    }
+
+    /// A reader at the newest published zxid.
+    pub fn reader(&mut self) -> TreeReader {
+        TreeReader { cell: self.store.reader(), types: self.settings.types }
+    }
+
+    /// The one way by which a znode gets its next state.
+    fn push(
+        &mut self,
+        node: NodeRef,
+        zxid: i64,
+        stat: StatPersisted,
+        child_count: i32,
+        data: NextData<'_>,
+        acl: Option<Arc<NumberedAcl>>,
+    ) {
+        let before = node.live();
+        let digest_prefix = match (&data, before) {
+            _ if !self.settings.digest => 0,
+            (NextData::Same, Some(before)) => before.digest_prefix(),
+            (NextData::Same, None) => digest::prefix(node.path(), None),
+            (NextData::Bytes(bytes), _) => digest::prefix(node.path(), *bytes),
+        };
+        let digest = if self.settings.digest { digest::znode(digest_prefix, &stat) } else { 0 };
+        let before = before.map(Account::of);
+        self.store.push(node, zxid, Next { stat, child_count, data, acl, digest, digest_prefix });
+        let after = node.live().map(Account::of);
+        self.account(node, before, after);
+        self.open.push(node);
+    }
+
+    fn push_tombstone(&mut self, node: NodeRef, zxid: i64) {
+        let before = node.live().map(Account::of);
+        self.store.push_tombstone(node, zxid);
+        self.account(node, before, None);
+        self.open.push(node);
+    }
+
+    /// Keeps the sums and indexes in step with one znode's change of state.
+    fn account(&mut self, node: NodeRef, before: Option<Account>, after: Option<Account>) {
+        let path = node.path();
+        if digest::counts(path) {
+            let part = |account: Option<Account>| account.map_or(0, |a| u64::from(a.digest));
+            self.digest = self.digest.wrapping_sub(part(before)).wrapping_add(part(after));
+        }
+        let bytes = |account: Option<Account>| account.map_or(0, |a| a.data_bytes);
+        self.data_bytes += bytes(after) - bytes(before);
+        let owner = |account: Option<Account>| account.map_or(0, |a| a.owner);
+        if owner(before) != owner(after) {
+            self.owned.remove(Owner::of(owner(before), self.settings.types), node);
+            self.owned.insert(Owner::of(owner(after), self.settings.types), node);
+        }
+        if before.is_some() == after.is_some() {
+            return;
+        }
+        let path_bytes = i64::try_from(path.len()).expect("a path is below 2^63 bytes");
+        if after.is_some() {
+            self.znode_count += 1;
+            self.data_bytes += path_bytes;
+            if let Some(subtree) = quota::subtree_of_limits(path) {
+                self.quotas.insert(subtree);
+            }
+        } else {
+            self.znode_count -= 1;
+            self.data_bytes -= path_bytes;
+            if let Some(subtree) = quota::subtree_of_limits(path) {
+                self.quotas.remove(subtree);
+            }
+        }
+    }
+}
+
+/// What one state of a znode adds to the sums.
+#[derive(Clone, Copy)]
+struct Account {
+    digest: u32,
+    owner: i64,
+    data_bytes: i64,
+}
+
+impl Account {
+    fn of(version: &Version) -> Account {
+        Account {
+            digest: version.digest(),
+            owner: version.ephemeral_owner(),
+            data_bytes: version.data().map_or(0, |data| data.len() as i64),
+        }
+    }
+}
+
+/// An ACL list of a snapshot that is being loaded.
+#[derive(Clone, Default)]
+pub struct LoadedAcl(Option<Arc<NumberedAcl>>);
+
+impl LoadedAcl {
+    /// What -1 stands for.
+    pub const OPEN: LoadedAcl = LoadedAcl(None);
 }

@@ -1,0 +1,894 @@
+//! Versions, views, and what may be freed: the one unsafe part of the tree.
+//!
+//! One thread writes (`Store`), any number read (`Snapshot` of one view, within `TreeReader`).
+//! A znode is a `Node` that never moves, and its states are `Version`s, newest first:
+//!
+//! ```text
+//! index slot ─► Node ── head ─► Version 0x9 ── prev ─► Version 0x5 ── prev ─► null
+//!                │ first_child                (a tombstone where it was deleted)
+//!                ▼
+//!               Node ── next_sibling ─► Node ─► …
+//! ```
+//!
+//! A reader sees the first version at or below its view, and nothing where that is a tombstone.
+//! Views only move forward and only to a zxid that was published to their reader.
+//!
+//! What makes it sound, in two rules that `reclaim` keeps:
+//!
+//! 1. *A version is freed once no view is below its successor's zxid.* Every reader then stops
+//!    at the successor or before, and none follows the successor's `prev`.
+//! 2. *What is unlinked (a node, an index table, a version taken back) is freed once every view
+//!    is above all that was published when it was unlinked.* A reader keeps references only
+//!    while its view stands still (`TreeReader::advance` takes `&mut self`), so a view that has
+//!    moved since says that its reader holds none of them.
+//!
+//! All pointers come from `Box::into_raw` and go back to `Box::from_raw` exactly once: in
+//! `reclaim`, or when `Shared` is dropped, which only happens when neither writer nor reader is
+//! left.
+
+#![expect(unsafe_code, reason = "readers of other cores follow pointers that one core changes")]
+
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+use parking_lot::Mutex;
+
+use crate::record::data::{Acl, StatPersisted};
+
+/// `child_count` of a version that says the znode is gone.
+const TOMBSTONE: i32 = -1;
+
+/// A znode's bytes, shared between versions that differ in other things. Only the writer counts
+/// references; readers are kept safe by the version that refers to it.
+struct Data {
+    references: Cell<u32>,
+    length: u32,
+    // `length` bytes follow.
+}
+
+impl Data {
+    fn layout(length: usize) -> Layout {
+        let bytes = Layout::array::<u8>(length).expect("a znode's data fits in memory");
+        Layout::new::<Data>().extend(bytes).expect("a znode's data fits in memory").0
+    }
+
+    fn new(bytes: &[u8]) -> *mut Data {
+        let length = u32::try_from(bytes.len()).expect("a znode's data is below 4 GiB");
+        // SAFETY: the layout has a non-zero size (the header), `data` is checked for null, and
+        // header and bytes are written within the layout just allocated.
+        unsafe {
+            let layout = Data::layout(bytes.len());
+            let data = std::alloc::alloc(layout).cast::<Data>();
+            if data.is_null() {
+                std::alloc::handle_alloc_error(layout);
+            }
+            data.write(Data { references: Cell::new(1), length });
+            ptr::copy_nonoverlapping(bytes.as_ptr(), data.add(1).cast::<u8>(), bytes.len());
+            data
+        }
+    }
+
+    /// The bytes behind the header.
+    ///
+    /// # Safety
+    /// `data` is one that `new` made and `release` did not free, for all of `'a`.
+    unsafe fn bytes<'a>(data: *const Data) -> &'a [u8] {
+        // SAFETY: by the caller; `new` wrote `length` bytes behind the header, and nobody changes
+        // them.
+        unsafe { std::slice::from_raw_parts(data.add(1).cast::<u8>(), (*data).length as usize) }
+    }
+
+    /// # Safety
+    /// Writer only; `data` is alive, and this reference is not used again.
+    unsafe fn release(data: *mut Data) {
+        // SAFETY: by the caller; the last reference frees with the layout of `new`.
+        unsafe {
+            let references = (*data).references.get() - 1;
+            (*data).references.set(references);
+            if references == 0 {
+                std::alloc::dealloc(data.cast(), Data::layout((*data).length as usize));
+            }
+        }
+    }
+}
+
+/// An ACL with the number that snapshots give it. Kept by the writer's cache for as long as a
+/// version uses it.
+pub(super) struct NumberedAcl {
+    pub(super) number: i64,
+    pub(super) list: Arc<[Acl]>,
+}
+
+/// One state of a znode, immutable but for `prev`, which the writer cuts.
+pub(super) struct Version {
+    zxid: i64,
+    prev: AtomicPtr<Version>,
+    czxid: i64,
+    mzxid: i64,
+    ctime: i64,
+    mtime: i64,
+    pzxid: i64,
+    ephemeral_owner: i64,
+    version: i32,
+    cversion: i32,
+    aversion: i32,
+    child_count: i32,
+    /// Null: null data.
+    data: *mut Data,
+    /// The open ACL where `None`.
+    acl: Option<Arc<NumberedAcl>>,
+    digest: u32,
+    /// CRC-32 of path and data: where the digest of a change of stat alone begins.
+    digest_prefix: u32,
+}
+
+impl Version {
+    pub(super) fn stat(&self) -> StatPersisted {
+        StatPersisted {
+            czxid: self.czxid,
+            mzxid: self.mzxid,
+            ctime: self.ctime,
+            mtime: self.mtime,
+            version: self.version,
+            cversion: self.cversion,
+            aversion: self.aversion,
+            ephemeral_owner: self.ephemeral_owner,
+            pzxid: self.pzxid,
+        }
+    }
+
+    pub(super) fn is_tombstone(&self) -> bool {
+        self.child_count == TOMBSTONE
+    }
+
+    pub(super) fn child_count(&self) -> i32 {
+        self.child_count
+    }
+
+    pub(super) fn ephemeral_owner(&self) -> i64 {
+        self.ephemeral_owner
+    }
+
+    pub(super) fn data(&self) -> Option<&[u8]> {
+        if self.data.is_null() {
+            return None;
+        }
+        // SAFETY: this version holds a reference to its data until it is freed itself, and
+        // `&self` says that it is not.
+        Some(unsafe { Data::bytes(self.data) })
+    }
+
+    pub(super) fn acl(&self) -> Option<&Arc<NumberedAcl>> {
+        self.acl.as_ref()
+    }
+
+    pub(super) fn digest(&self) -> u32 {
+        self.digest
+    }
+
+    pub(super) fn digest_prefix(&self) -> u32 {
+        self.digest_prefix
+    }
+}
+
+impl Drop for Version {
+    fn drop(&mut self) {
+        if !self.data.is_null() {
+            // SAFETY: versions are dropped by the writer alone (or with `Shared`, when nobody
+            // else is left), and each holds one reference.
+            unsafe { Data::release(self.data) }
+        }
+    }
+}
+
+/// What the next version of a znode has for data.
+pub(super) enum NextData<'a> {
+    /// The same as before.
+    Same,
+    Bytes(Option<&'a [u8]>),
+}
+
+/// What the next version of a znode is to be.
+pub(super) struct Next<'a> {
+    pub(super) stat: StatPersisted,
+    pub(super) child_count: i32,
+    pub(super) data: NextData<'a>,
+    pub(super) acl: Option<Arc<NumberedAcl>>,
+    pub(super) digest: u32,
+    pub(super) digest_prefix: u32,
+}
+
+/// A znode's place: its path, its family, and the newest of its versions.
+pub(super) struct Node {
+    path: Box<str>,
+    /// Null only while it is being made or was taken back.
+    head: AtomicPtr<Version>,
+    first_child: AtomicPtr<Node>,
+    next_sibling: AtomicPtr<Node>,
+    /// The writer's alone.
+    prev_sibling: Cell<*mut Node>,
+    /// Null for the root. Does not change.
+    parent: *mut Node,
+}
+
+impl Node {
+    fn new(path: &str, parent: *mut Node) -> *mut Node {
+        Box::into_raw(Box::new(Node {
+            path: path.into(),
+            head: AtomicPtr::default(),
+            first_child: AtomicPtr::default(),
+            next_sibling: AtomicPtr::default(),
+            prev_sibling: Cell::new(ptr::null_mut()),
+            parent,
+        }))
+    }
+
+    /// The state that a view shows.
+    fn at(&self, view: i64) -> Option<&Version> {
+        let mut version = self.head.load(Ordering::Acquire);
+        loop {
+            // SAFETY: `head` is null or a version that is not freed while this view stands still:
+            // rule 1 for those linked, rule 2 for one that was taken back.
+            let seen = unsafe { version.as_ref() }?;
+            if seen.zxid <= view {
+                return (!seen.is_tombstone()).then_some(seen);
+            }
+            version = seen.prev.load(Ordering::Acquire);
+        }
+    }
+
+    fn newest(&self) -> Option<&Version> {
+        // SAFETY: only the writer asks, and it frees nothing while it holds `&self` of a node
+        // that is linked.
+        unsafe { self.head.load(Ordering::Relaxed).as_ref() }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let mut version = *self.head.get_mut();
+        while !version.is_null() {
+            // SAFETY: the node owns its chain, and nobody reads a node that is being dropped.
+            let mut owned = unsafe { Box::from_raw(version) };
+            version = *owned.prev.get_mut();
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+// The index: path to node. Open addressing; a slot is a pointer with 16 bits of hash above it.
+
+const EMPTY: u64 = 0;
+const REMOVED: u64 = 1;
+const POINTER_BITS: u32 = 48;
+const POINTER_MASK: u64 = (1 << POINTER_BITS) - 1;
+const TABLE_SLOTS_MIN: usize = 64;
+/// How many slots of an outgrown table move with each insert: more than are filled meanwhile.
+const MOVED_PER_INSERT: usize = 8;
+
+struct Table {
+    slots: Box<[AtomicU64]>,
+}
+
+impl Table {
+    fn new(slots: usize) -> Table {
+        assert!(slots.is_power_of_two());
+        Table { slots: (0..slots).map(|_| AtomicU64::new(EMPTY)).collect() }
+    }
+
+    fn mask(&self) -> usize {
+        self.slots.len() - 1
+    }
+
+    fn pack(hash: u64, node: *mut Node) -> u64 {
+        let address = node.expose_provenance() as u64;
+        assert!(address & !POINTER_MASK == 0, "user-space addresses have 48 bits");
+        (hash & !POINTER_MASK) | address
+    }
+
+    fn unpack(slot: u64) -> *mut Node {
+        ptr::with_exposed_provenance_mut((slot & POINTER_MASK) as usize)
+    }
+
+    /// The node of `path`, dead or alive.
+    fn find(&self, hash: u64, path: &str) -> Option<NonNull<Node>> {
+        let mut at = hash as usize & self.mask();
+        loop {
+            let slot = self.slots[at].load(Ordering::Acquire);
+            if slot == EMPTY {
+                return None;
+            }
+            if slot != REMOVED && slot & !POINTER_MASK == hash & !POINTER_MASK {
+                let node = Table::unpack(slot);
+                // SAFETY: a node in a table is not freed while a view stands still that could
+                // have found it there (rule 2).
+                if unsafe { &(*node).path }.as_ref() == path {
+                    return NonNull::new(node);
+                }
+            }
+            at = (at + 1) & self.mask();
+        }
+    }
+
+    /// Writer only. The node is not in the table.
+    fn insert(&self, hash: u64, node: *mut Node) {
+        let mut at = hash as usize & self.mask();
+        while self.slots[at].load(Ordering::Relaxed) > REMOVED {
+            at = (at + 1) & self.mask();
+        }
+        self.slots[at].store(Table::pack(hash, node), Ordering::Release);
+    }
+
+    /// Writer only. False where the node is not in the table.
+    fn remove(&self, hash: u64, node: *mut Node) -> bool {
+        let wanted = Table::pack(hash, node);
+        let mut at = hash as usize & self.mask();
+        loop {
+            match self.slots[at].load(Ordering::Relaxed) {
+                EMPTY => return false,
+                slot if slot == wanted => {
+                    self.slots[at].store(REMOVED, Ordering::Relaxed);
+                    return true;
+                }
+                _ => at = (at + 1) & self.mask(),
+            }
+        }
+    }
+}
+
+/// The tables as a reader must take them: together.
+struct Tables {
+    current: Arc<Table>,
+    /// What `current` outgrew, while nodes still move; it stays whole until all have.
+    outgrown: Option<Arc<Table>>,
+}
+
+// ---------------------------------------------------------------------------------------------
+
+/// What writer and readers hold in common. Freed with the last of them.
+struct Shared {
+    tables: AtomicPtr<Tables>,
+    root: *mut Node,
+    hasher: foldhash::fast::RandomState,
+    /// What the writer left behind when it was dropped before the readers.
+    left_behind: Mutex<Vec<Garbage>>,
+}
+
+// SAFETY: what the pointers lead to is read by any thread under the two rules above and changed
+// by the one thread that owns the `Store`; `Data::references`, `Node::prev_sibling` and the
+// slots' bookkeeping are touched by that thread alone.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn hash(&self, path: &str) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(path.as_bytes());
+        hasher.finish()
+    }
+
+    fn find(&self, path: &str) -> Option<NonNull<Node>> {
+        if path.is_empty() || path == "/" {
+            return NonNull::new(self.root);
+        }
+        let hash = self.hash(path);
+        // SAFETY: `tables` is never null, and rule 2 holds for what it pointed to.
+        let tables = unsafe { &*self.tables.load(Ordering::Acquire) };
+        tables
+            .current
+            .find(hash, path)
+            .or_else(|| tables.outgrown.as_ref().and_then(|table| table.find(hash, path)))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.left_behind.get_mut().clear();
+        let mut doomed = vec![self.root];
+        while let Some(node) = doomed.pop() {
+            // SAFETY: nobody is left who could read; every linked node is the child of exactly
+            // one, so each is freed once.
+            unsafe {
+                let mut child = *(*node).first_child.get_mut();
+                while !child.is_null() {
+                    doomed.push(child);
+                    child = *(*child).next_sibling.get_mut();
+                }
+                drop(Box::from_raw(node));
+            }
+        }
+        // SAFETY: made by `Box::into_raw`, replaced only together with its retirement.
+        drop(unsafe { Box::from_raw(*self.tables.get_mut()) });
+    }
+}
+
+/// What no new reader can reach; dropped when no old one can hold it.
+enum Garbage {
+    Node(*mut Node),
+    Version(*mut Version),
+    Tables(*mut Tables),
+}
+
+// SAFETY: only moved to the thread that drops it, after both rules allow it.
+unsafe impl Send for Garbage {}
+
+impl Drop for Garbage {
+    fn drop(&mut self) {
+        // SAFETY: each was unlinked before it became garbage, and becomes garbage once.
+        unsafe {
+            match *self {
+                Garbage::Node(node) => drop(Box::from_raw(node)),
+                Garbage::Version(version) => drop(Box::from_raw(version)),
+                Garbage::Tables(tables) => drop(Box::from_raw(tables)),
+            }
+        }
+    }
+}
+
+/// Where a reader says what it looks at: its view, or `i64::MAX` once it is gone.
+type Slot = CachePadded<AtomicI64>;
+
+// ---------------------------------------------------------------------------------------------
+
+/// A znode of the writer's: linked, so alive for as long as the writer does not reclaim.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct NodeRef(NonNull<Node>);
+
+// SAFETY: only a `Store` makes use of one, and it goes with the `Store` to another thread.
+unsafe impl Send for NodeRef {}
+
+impl NodeRef {
+    fn node(&self) -> &Node {
+        // SAFETY: a `NodeRef` is handed out for linked nodes, and kept (in the indexes of
+        // `TreeWriter`) only while its znode lives, which is before it is unlinked.
+        unsafe { self.0.as_ref() }
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.node().path
+    }
+
+    /// The newest state, if the znode lives in it.
+    pub(super) fn live(&self) -> Option<&Version> {
+        self.node().newest().filter(|version| !version.is_tombstone())
+    }
+
+    /// The children that live in the newest state.
+    pub(super) fn children(&self) -> impl Iterator<Item = NodeRef> + use<> {
+        let mut next = self.node().first_child.load(Ordering::Relaxed);
+        std::iter::from_fn(move || {
+            loop {
+                let child = NodeRef(NonNull::new(next)?);
+                next = child.node().next_sibling.load(Ordering::Relaxed);
+                if child.live().is_some() {
+                    return Some(child);
+                }
+            }
+        })
+    }
+}
+
+impl PartialOrd for NodeRef {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for NodeRef {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.path().cmp(other.path())
+    }
+}
+
+/// The writer's half.
+pub(super) struct Store {
+    shared: Arc<Shared>,
+    slots: Vec<Arc<Slot>>,
+    /// The newest zxid that a view may stand at.
+    published: i64,
+    /// Versions that have a successor of this zxid, oldest first.
+    superseded: VecDeque<(i64, NodeRef)>,
+    /// Unlinked when this was the newest published zxid, oldest first.
+    retired: VecDeque<(i64, Garbage)>,
+    /// Slots of the current table that are not empty.
+    used: usize,
+    /// The next slot of the outgrown table to move.
+    moved: usize,
+}
+
+impl Store {
+    /// A tree with nothing but a root in the given state.
+    pub(super) fn new(zxid: i64, root: Next<'_>) -> Store {
+        let shared = Arc::new(Shared {
+            tables: AtomicPtr::new(Box::into_raw(Box::new(Tables {
+                current: Arc::new(Table::new(TABLE_SLOTS_MIN)),
+                outgrown: None,
+            }))),
+            root: Node::new("", ptr::null_mut()),
+            hasher: foldhash::fast::RandomState::default(),
+            left_behind: Mutex::default(),
+        });
+        let mut store = Store {
+            shared,
+            slots: Vec::new(),
+            published: zxid,
+            superseded: VecDeque::new(),
+            retired: VecDeque::new(),
+            used: 0,
+            moved: 0,
+        };
+        let node = store.root();
+        store.push(node, zxid, root);
+        store
+    }
+
+    pub(super) fn root(&self) -> NodeRef {
+        NodeRef(NonNull::new(self.shared.root).expect("there always is a root"))
+    }
+
+    /// A reader at the newest published zxid.
+    pub(super) fn reader(&mut self) -> ReaderCell {
+        let slot = Arc::new(CachePadded::new(AtomicI64::new(self.published)));
+        self.slots.push(Arc::clone(&slot));
+        ReaderCell { shared: Arc::clone(&self.shared), slot, view: self.published }
+    }
+
+    /// The node of `path` if its znode lives in the newest state.
+    pub(super) fn find(&self, path: &str) -> Option<NodeRef> {
+        self.shared.find(path).map(NodeRef).filter(|node| node.live().is_some())
+    }
+
+    /// A linked node's path and newest state, if it lives.
+    pub(super) fn borrow(&self, node: NodeRef) -> Option<(&str, &Version)> {
+        // SAFETY: the node is linked, and is freed by nothing but `&mut self`.
+        let node = unsafe { &*node.0.as_ptr() };
+        Some((&node.path, node.newest().filter(|version| !version.is_tombstone())?))
+    }
+
+    /// The node of `path`, made if need be; it has no version then, and is seen by nobody.
+    pub(super) fn find_or_link(&mut self, path: &str, parent: NodeRef) -> NodeRef {
+        if let Some(node) = self.shared.find(path) {
+            return NodeRef(node);
+        }
+        let node = NonNull::new(Node::new(path, parent.0.as_ptr())).expect("boxes are not null");
+        self.link_to_parent(node);
+        self.insert(node.as_ptr());
+        NodeRef(node)
+    }
+
+    fn link_to_parent(&mut self, node: NonNull<Node>) {
+        // SAFETY: both are linked or just made, and this is the writer.
+        let (node, parent) = unsafe { (node.as_ref(), &*node.as_ref().parent) };
+        let first = parent.first_child.load(Ordering::Relaxed);
+        node.next_sibling.store(first, Ordering::Relaxed);
+        // SAFETY: null or linked.
+        if let Some(first) = unsafe { first.as_ref() } {
+            first.prev_sibling.set(ptr::from_ref(node).cast_mut());
+        }
+        parent.first_child.store(ptr::from_ref(node).cast_mut(), Ordering::Release);
+    }
+
+    /// Takes the node out of its family and the index. Readers that stand on it go on by its
+    /// own links, which stay.
+    fn unlink(&mut self, node: NodeRef) {
+        let node_pointer = node.0.as_ptr();
+        let (next, previous) =
+            (node.node().next_sibling.load(Ordering::Relaxed), node.node().prev_sibling.get());
+        // SAFETY: siblings and parent of a linked node are linked; this is the writer.
+        unsafe {
+            match previous.as_ref() {
+                Some(previous) => previous.next_sibling.store(next, Ordering::Release),
+                None => (*node.node().parent).first_child.store(next, Ordering::Release),
+            }
+            if let Some(next) = next.as_ref() {
+                next.prev_sibling.set(previous);
+            }
+        }
+        let hash = self.shared.hash(node.path());
+        let tables = self.tables();
+        let in_current = tables.current.remove(hash, node_pointer);
+        let in_outgrown =
+            tables.outgrown.as_ref().is_some_and(|table| table.remove(hash, node_pointer));
+        assert!(in_current || in_outgrown, "a linked node is in the index");
+        self.retired.push_back((self.published, Garbage::Node(node_pointer)));
+    }
+
+    fn tables(&self) -> &Tables {
+        // SAFETY: never null, and replaced only by this writer.
+        unsafe { &*self.shared.tables.load(Ordering::Relaxed) }
+    }
+
+    fn replace_tables(&mut self, tables: Tables) {
+        let new = Box::into_raw(Box::new(tables));
+        let old = self.shared.tables.swap(new, Ordering::Release);
+        self.retired.push_back((self.published, Garbage::Tables(old)));
+    }
+
+    fn insert(&mut self, node: *mut Node) {
+        self.move_some();
+        let slots = self.tables().current.slots.len();
+        if (self.used + 1) * 4 > slots * 3 {
+            while self.tables().outgrown.is_some() {
+                self.move_some();
+            }
+            let outgrown = Arc::clone(&self.tables().current);
+            let removed =
+                outgrown.slots.iter().filter(|slot| slot.load(Ordering::Relaxed) == REMOVED);
+            // A table full of removals is replaced by one of its own size.
+            let grown = if removed.count() * 2 > slots { slots } else { slots * 2 };
+            self.replace_tables(Tables {
+                current: Arc::new(Table::new(grown)),
+                outgrown: Some(outgrown),
+            });
+            (self.used, self.moved) = (0, 0);
+        }
+        // SAFETY: just made, or linked.
+        let hash = self.shared.hash(unsafe { &(*node).path });
+        self.tables().current.insert(hash, node);
+        self.used += 1;
+    }
+
+    fn move_some(&mut self) {
+        let tables = self.tables();
+        let Some(outgrown) = &tables.outgrown else { return };
+        let end = (self.moved + MOVED_PER_INSERT).min(outgrown.slots.len());
+        let mut moved = 0;
+        for slot in &outgrown.slots[self.moved..end] {
+            let slot = slot.load(Ordering::Relaxed);
+            if slot > REMOVED {
+                let node = Table::unpack(slot);
+                // SAFETY: a node in the table is linked.
+                let hash = self.shared.hash(unsafe { &(*node).path });
+                tables.current.insert(hash, node);
+                moved += 1;
+            }
+        }
+        let (done, current) = (end == outgrown.slots.len(), Arc::clone(&tables.current));
+        self.used += moved;
+        self.moved = end;
+        if done {
+            self.replace_tables(Tables { current, outgrown: None });
+        }
+    }
+
+    /// Gives a znode its next state. Nobody sees it before `zxid` is published.
+    pub(super) fn push(&mut self, node: NodeRef, zxid: i64, next: Next<'_>) {
+        let head = node.node().newest();
+        assert!(head.is_none_or(|head| head.zxid <= zxid), "versions ascend");
+        let data = match next.data {
+            NextData::Bytes(None) => ptr::null_mut(),
+            NextData::Bytes(Some(bytes)) => Data::new(bytes),
+            NextData::Same => match head {
+                Some(head) if !head.data.is_null() => {
+                    // SAFETY: `head` holds a reference, so the data is alive.
+                    let references = unsafe { &(*head.data).references };
+                    references.set(references.get() + 1);
+                    head.data
+                }
+                _ => ptr::null_mut(),
+            },
+        };
+        self.push_version(node, zxid, next.stat, next.child_count, data, |version| {
+            version.acl = next.acl;
+            version.digest = next.digest;
+            version.digest_prefix = next.digest_prefix;
+        });
+    }
+
+    /// Says that a znode is gone from `zxid` on.
+    pub(super) fn push_tombstone(&mut self, node: NodeRef, zxid: i64) {
+        let stat = StatPersisted::default();
+        self.push_version(node, zxid, stat, TOMBSTONE, ptr::null_mut(), |_| ());
+    }
+
+    fn push_version(
+        &mut self,
+        node: NodeRef,
+        zxid: i64,
+        stat: StatPersisted,
+        child_count: i32,
+        data: *mut Data,
+        finish: impl FnOnce(&mut Version),
+    ) {
+        let mut version = Box::new(Version {
+            zxid,
+            prev: AtomicPtr::new(node.node().head.load(Ordering::Relaxed)),
+            czxid: stat.czxid,
+            mzxid: stat.mzxid,
+            ctime: stat.ctime,
+            mtime: stat.mtime,
+            pzxid: stat.pzxid,
+            ephemeral_owner: stat.ephemeral_owner,
+            version: stat.version,
+            cversion: stat.cversion,
+            aversion: stat.aversion,
+            child_count,
+            data,
+            acl: None,
+            digest: 0,
+            digest_prefix: 0,
+        });
+        finish(&mut version);
+        node.node().head.store(Box::into_raw(version), Ordering::Release);
+    }
+
+    /// Takes the newest, never published version back. A node that is left without any is
+    /// unlinked, and must not be used again.
+    pub(super) fn pop(&mut self, node: NodeRef) {
+        let head = node.node().newest().expect("what was pushed is there");
+        assert!(self.published < head.zxid, "what was published is not taken back");
+        let previous = head.prev.load(Ordering::Relaxed);
+        let popped = node.node().head.swap(previous, Ordering::Release);
+        self.retired.push_back((self.published, Garbage::Version(popped)));
+        if previous.is_null() {
+            self.unlink(node);
+        }
+    }
+
+    /// The state below the newest.
+    pub(super) fn below_newest<'n>(&self, node: &'n NodeRef) -> Option<&'n Version> {
+        let head = node.node().newest()?;
+        // SAFETY: null or a version of this node, which only this writer frees.
+        unsafe { head.prev.load(Ordering::Relaxed).as_ref() }
+    }
+
+    /// The transaction of `zxid` stands: what its version of `node` replaced may be freed once
+    /// no view is below `zxid`.
+    pub(super) fn settle(&mut self, node: NodeRef, zxid: i64) {
+        self.superseded.push_back((zxid, node));
+    }
+
+    /// From now on views may stand at `zxid`.
+    pub(super) fn publish(&mut self, zxid: i64) {
+        assert!(self.published <= zxid);
+        self.published = zxid;
+    }
+
+    pub(super) fn published(&self) -> i64 {
+        self.published
+    }
+
+    /// Frees what no view can reach, at most `budget` pieces.
+    pub(super) fn reclaim(&mut self, mut budget: usize) {
+        if self.superseded.is_empty() && self.retired.is_empty() {
+            return;
+        }
+        self.slots.retain(|slot| slot.load(Ordering::Acquire) != i64::MAX);
+        let lowest =
+            self.slots.iter().map(|slot| slot.load(Ordering::Acquire)).min().unwrap_or(i64::MAX);
+        // Without readers all that was published may go, but not what is still only logged:
+        // the next reader begins at `published`.
+        let lowest_view = lowest.min(self.published);
+        while budget > 0
+            && let Some(&(zxid, node)) = self.superseded.front()
+            && zxid <= lowest_view
+        {
+            self.superseded.pop_front();
+            budget = budget.saturating_sub(1 + self.free_below(node, lowest_view));
+        }
+        while budget > 0
+            && let Some(&(published, _)) = self.retired.front()
+            && published < lowest
+        {
+            self.retired.pop_front();
+            budget -= 1;
+        }
+    }
+
+    /// Frees the versions of `node` that no view at or above `lowest_view` can see, and unlinks
+    /// the node if all that is left is a tombstone. Says how many versions it freed.
+    fn free_below(&mut self, node: NodeRef, lowest_view: i64) -> usize {
+        let mut version = node.node().newest();
+        while let Some(seen) = version
+            && seen.zxid > lowest_view
+        {
+            // SAFETY: as in `below_newest`.
+            version = unsafe { seen.prev.load(Ordering::Relaxed).as_ref() };
+        }
+        let Some(lowest) = version else { return 0 };
+        let mut freed = 0;
+        let mut doomed = lowest.prev.swap(ptr::null_mut(), Ordering::Relaxed);
+        while !doomed.is_null() {
+            // SAFETY: every view is at or above `lowest.zxid`, so no reader follows its `prev`
+            // (rule 1); the chain behind it is this writer's to free.
+            let mut owned = unsafe { Box::from_raw(doomed) };
+            doomed = *owned.prev.get_mut();
+            freed += 1;
+        }
+        let is_newest =
+            ptr::from_ref(lowest).cast_mut() == node.node().head.load(Ordering::Relaxed);
+        if lowest.is_tombstone() && is_newest {
+            assert!(
+                node.node().first_child.load(Ordering::Relaxed).is_null(),
+                "a znode is unlinked after its children"
+            );
+            self.unlink(node);
+        }
+        freed
+    }
+
+    /// Pieces that wait for views to move on.
+    pub(super) fn waiting(&self) -> usize {
+        self.superseded.len() + self.retired.len()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Readers may be left; they keep `Shared`, and with it what they could still hold.
+        let garbage = self.retired.drain(..).map(|(_, garbage)| garbage);
+        self.shared.left_behind.lock().extend(garbage);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------
+
+/// A reader's half: the tree as of one view.
+pub(super) struct ReaderCell {
+    shared: Arc<Shared>,
+    slot: Arc<Slot>,
+    view: i64,
+}
+
+impl ReaderCell {
+    pub(super) fn view(&self) -> i64 {
+        self.view
+    }
+
+    /// Moves the view on. `&mut`: nothing read before is held any more.
+    pub(super) fn advance(&mut self, zxid: i64) {
+        assert!(self.view <= zxid, "views do not go back");
+        self.view = zxid;
+        self.slot.store(zxid, Ordering::Release);
+    }
+
+    pub(super) fn find(&self, path: &str) -> Option<Seen<'_>> {
+        // SAFETY: a node that was found is not freed while this view stands still (rule 2), and
+        // it does for as long as `&self` is borrowed.
+        let node = unsafe { &*self.shared.find(path)?.as_ptr() };
+        Some(Seen { node, version: node.at(self.view)?, view: self.view })
+    }
+}
+
+impl Drop for ReaderCell {
+    fn drop(&mut self) {
+        self.slot.store(i64::MAX, Ordering::Release);
+    }
+}
+
+/// A znode and the state of it that a view shows.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'t> {
+    node: &'t Node,
+    pub(super) version: &'t Version,
+    view: i64,
+}
+
+impl<'t> Seen<'t> {
+    pub(super) fn path(&self) -> &'t str {
+        &self.node.path
+    }
+
+    pub(super) fn children(&self) -> impl Iterator<Item = Seen<'t>> + use<'t> {
+        let view = self.view;
+        let mut next = self.node.first_child.load(Ordering::Acquire);
+        std::iter::from_fn(move || {
+            loop {
+                // SAFETY: children and their links stay readable while the view stands still,
+                // also those unlinked meanwhile (rule 2).
+                let node: &'t Node = unsafe { next.as_ref() }?;
+                next = node.next_sibling.load(Ordering::Acquire);
+                if let Some(version) = node.at(view) {
+                    return Some(Seen { node, version, view });
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,147 @@
+//! Who owns a znode: nobody, a session, or the server (containers and TTLs).
+//!
+//! One number says it (`EphemeralType`):
+//!
+//! ```text
+//! 0                          persistent
+//! 0x8000000000000000         container
+//! 0xff0000 | ttl in 40 bits  TTL, where extended types are on
+//! else                       the session's id
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::cell::NodeRef;
+
+pub const CONTAINER_OWNER: i64 = i64::MIN;
+/// The longest TTL, in milliseconds.
+pub const TTL_MS_MAX: i64 = (1 << 40) - 1;
+const TTL_OWNER: i64 = 0xff << 56;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    Nobody,
+    Container,
+    /// Milliseconds without children or new data after which it goes.
+    Ttl(i64),
+    Session(i64),
+}
+
+impl Owner {
+    #[must_use]
+    pub const fn number(self) -> i64 {
+        match self {
+            Owner::Nobody => 0,
+            Owner::Container => CONTAINER_OWNER,
+            Owner::Ttl(ttl) => TTL_OWNER | ttl,
+            Owner::Session(session) => session,
+        }
+    }
+
+    #[must_use]
+    pub const fn of(number: i64, types: Types) -> Owner {
+        match number {
+            0 => Owner::Nobody,
+            CONTAINER_OWNER => Owner::Container,
+            _ if types.emulate_353 && number < 0 => Owner::Ttl(number & !CONTAINER_OWNER),
+            _ if types.extended && number >> 40 == TTL_OWNER >> 40 => {
+                Owner::Ttl(number & TTL_MS_MAX)
+            }
+            _ => Owner::Session(number),
+        }
+    }
+}
+
+/// How owner numbers are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Types {
+    /// `zookeeper.extendedTypesEnabled`: there are TTLs.
+    pub extended: bool,
+    /// `zookeeper.emulate353TTLNodes`: all negative owners are TTLs of 3.5.3.
+    pub emulate_353: bool,
+}
+
+/// The znodes with an owner, by owner, in the order of their paths.
+#[derive(Default)]
+pub(super) struct Owned {
+    sessions: BTreeMap<i64, BTreeSet<NodeRef>>,
+    containers: BTreeSet<NodeRef>,
+    ttls: BTreeSet<NodeRef>,
+    ephemeral_count: usize,
+}
+
+impl Owned {
+    pub(super) fn insert(&mut self, owner: Owner, node: NodeRef) {
+        match owner {
+            Owner::Nobody => {}
+            Owner::Container => {
+                self.containers.insert(node);
+            }
+            Owner::Ttl(_) => {
+                self.ttls.insert(node);
+            }
+            Owner::Session(session) => {
+                self.sessions.entry(session).or_default().insert(node);
+                self.ephemeral_count += 1;
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, owner: Owner, node: NodeRef) {
+        match owner {
+            Owner::Nobody => {}
+            Owner::Container => {
+                self.containers.remove(&node);
+            }
+            Owner::Ttl(_) => {
+                self.ttls.remove(&node);
+            }
+            Owner::Session(session) => {
+                let nodes = self.sessions.get_mut(&session).expect("it was inserted");
+                nodes.remove(&node);
+                if nodes.is_empty() {
+                    self.sessions.remove(&session);
+                }
+                self.ephemeral_count -= 1;
+            }
+        }
+    }
+
+    pub(super) fn of_session(&self, session: i64) -> impl Iterator<Item = NodeRef> + '_ {
+        self.sessions.get(&session).into_iter().flatten().copied()
+    }
+
+    pub(super) fn sessions(&self) -> impl Iterator<Item = i64> + '_ {
+        self.sessions.keys().copied()
+    }
+
+    pub(super) fn containers(&self) -> impl Iterator<Item = NodeRef> + '_ {
+        self.containers.iter().copied()
+    }
+
+    pub(super) fn ttls(&self) -> impl Iterator<Item = NodeRef> + '_ {
+        self.ttls.iter().copied()
+    }
+
+    pub(super) fn ephemeral_count(&self) -> usize {
+        self.ephemeral_count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_one_number() {
+        let types = Types { extended: true, emulate_353: false };
+        for owner in
+            [Owner::Nobody, Owner::Container, Owner::Ttl(60_000), Owner::Session(0x1000_0000_0001)]
+        {
+            assert_eq!(Owner::of(owner.number(), types), owner);
+        }
+        assert_eq!(Owner::Ttl(60_000).number() as u64, 0xff00_0000_0000_ea60);
+        let plain = Owner::of(Owner::Ttl(60_000).number(), Types::default());
+        assert!(matches!(plain, Owner::Session(_)));
+    }
+}
