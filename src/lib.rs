@@ -12,13 +12,13 @@ pub mod ensemble;
 pub mod metrics;
 pub mod record;
 
-pub mod acl;
 pub mod auth;
 pub mod config;
 pub mod storage;
 pub mod tree;
 pub mod zab;
 
+pub mod acl;
 pub mod exchange;
 
 pub mod pipeline;

@@ -3,6 +3,7 @@
 //! `Display` is what ZooKeeper prints: zxids and session ids in lower-case hex with `0x`.
 
 use std::fmt;
+use std::net::IpAddr;
 
 /// A place in history: the epoch in the high 32 bits, a counter in the low 32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +101,24 @@ impl Deadline {
     }
 }
 
+/// An address as Java prints it: IPv6 in eight groups without zeros in front, none left out. An
+/// IPv4 address in IPv6's clothes is an IPv4 address to Java.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressText(pub IpAddr);
+
+impl fmt::Display for AddressText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.to_canonical() {
+            IpAddr::V4(address) => address.fmt(f),
+            IpAddr::V6(address) => {
+                let [first, rest @ ..] = address.segments();
+                write!(f, "{first:x}")?;
+                rest.iter().try_for_each(|group| write!(f, ":{group:x}"))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,5 +129,14 @@ mod tests {
         assert_eq!(zxid.to_string(), "0x300000007");
         assert_eq!((zxid.epoch(), zxid.counter()), (Epoch(3), 7));
         assert_eq!(SessionId(-1).to_string(), "0xffffffffffffffff");
+    }
+
+    #[test]
+    fn addresses_print_as_java_prints_them() {
+        let text = |address: &str| AddressText(address.parse().unwrap()).to_string();
+        assert_eq!(text("127.0.0.1"), "127.0.0.1");
+        assert_eq!(text("::1"), "0:0:0:0:0:0:0:1");
+        assert_eq!(text("2001:db8::ff00:42:8329"), "2001:db8:0:0:0:ff00:42:8329");
+        assert_eq!(text("::ffff:10.0.0.1"), "10.0.0.1");
     }
 }
