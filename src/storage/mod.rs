@@ -1,1 +1,265 @@
-//! (being written)
+//! ZooKeeper's files as bytes: logs, snapshots, epochs, and what is kept beside them.
+//!
+//! Bytes in, bytes out: nothing here opens a file or knows the tree. Whoever does the reading and
+//! writing owes what the rules below rest on.
+//!
+//! | file | here | what it is for |
+//! |---|---|---|
+//! | `txnlog.rs` | `append_txn`, `append_record`, `padded_bytes` | the log's bytes |
+//! | `segment.rs` | `Segment`, `cut_after` | one log being written, lengths last; truncation |
+//! | `watermark.rs` | `Watermark` | how far the log is durable |
+//! | `replay.rs` | `Replay`, `replay`, `LogReader` | logs back into transactions; torn or damaged |
+//! | `snapshot.rs` | `SnapshotWriter`, `SnapshotReader` | a snapshot, written and read in chunks |
+//! | `compression.rs` | `Encoder`, `Decoder` | gzip and snappy around a snapshot |
+//! | `epoch.rs` | `decode_epoch`, `encode_epoch` | acceptedEpoch and currentEpoch |
+//! | this one | `Listing`, `FileName`, `is_quick_valid` | names; what is needed; what may go |
+//!
+//! A restart, from a directory's names:
+//!
+//! ```text
+//! Listing::new(names)
+//!   snapshots(), newest first, that are is_quick_valid:  Decoder, SnapshotReader    -> Z
+//!   Watermark::decode
+//!   logs_after(Z), oldest first:                         Replay::log                -> txns > Z
+//!   Replay::finish                                                                  -> cuts
+//! ```
+//!
+//! What the writer of the files owes:
+//!
+//! - A log's header, its directory entry and a watermark that names it are durable before its
+//!   first record is appended; its first record has the zxid that its name says.
+//! - A log is synced and cut to end with its last record (`Segment::end`) before the next one is
+//!   created.
+//! - The watermark is stored after the sync it tells of, never before. It need not be synced
+//!   except as above.
+//! - What `Replayed::cuts` names is cut or removed, durably, before a new log is created.
+//! - Truncation moves the watermark back, durably, before it cuts.
+
+pub mod replay;
+pub mod segment;
+pub mod txnlog;
+pub mod watermark;
+
+use crate::types::Zxid;
+
+/// How a snapshot is compressed: by its name when reading, by a setting when writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    #[default]
+    None,
+    Gzip,
+    /// The stream format of snappy-java, not the official framing.
+    Snappy,
+}
+
+impl Compression {
+    /// What a snapshot's name ends with.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Compression::None => "",
+            Compression::Gzip => ".gz",
+            Compression::Snappy => ".snappy",
+        }
+    }
+}
+
+/// What a name in `version-2` stands for, read as ZooKeeper reads it (`Util.getZxidFromName`):
+/// split at dots, the second part in hex, further parts not looked at but for the compression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileName {
+    Log(Zxid),
+    Snapshot(Zxid, Compression),
+}
+
+impl FileName {
+    #[must_use]
+    pub fn parse(name: &str) -> Option<FileName> {
+        // What follows the last dot counts only if it is not empty, as in Java's `split`.
+        let mut parts = name.trim_end_matches('.').split('.');
+        let kind = parts.next()?;
+        let zxid = i64::from_str_radix(parts.next()?, 16).ok().filter(|zxid| 0 <= *zxid);
+        match (kind, zxid) {
+            ("log", Some(zxid)) => Some(FileName::Log(Zxid(zxid))),
+            ("snapshot", Some(zxid)) => {
+                let compression = match parts.next_back() {
+                    Some(last) if last.eq_ignore_ascii_case("gz") => Compression::Gzip,
+                    Some(last) if last.eq_ignore_ascii_case("snappy") => Compression::Snappy,
+                    _ => Compression::None,
+                };
+                Some(FileName::Snapshot(Zxid(zxid), compression))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The name of the log whose first transaction is `zxid`.
+#[must_use]
+pub fn log_name(zxid: Zxid) -> String {
+    format!("log.{:x}", zxid.0)
+}
+
+/// The name of the snapshot of the state after `zxid`.
+#[must_use]
+pub fn snapshot_name(zxid: Zxid, compression: Compression) -> String {
+    format!("snapshot.{:x}{}", zxid.0, compression.suffix())
+}
+
+/// One log of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    pub name: String,
+    /// Its first transaction.
+    pub start: Zxid,
+    pub bytes: u64,
+}
+
+/// One snapshot of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotFile {
+    pub name: String,
+    pub zxid: Zxid,
+    pub compression: Compression,
+    pub bytes: u64,
+}
+
+/// What a data directory holds. Logs and snapshots may lie in two directories; their names tell
+/// which.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Oldest first.
+    logs: Vec<LogFile>,
+    /// Newest first.
+    snapshots: Vec<SnapshotFile>,
+    /// Began as logs or snapshots and are not used: leftovers of a write (`.tmp`), copies of a log
+    /// that is there, and names without a zxid.
+    unused: Vec<String>,
+}
+
+impl Listing {
+    /// From the names in `version-2`, with their sizes.
+    #[must_use]
+    pub fn new(files: impl IntoIterator<Item = (String, u64)>) -> Listing {
+        let mut listing = Listing::default();
+        for (name, bytes) in files {
+            match FileName::parse(&name) {
+                _ if is_leftover(&name) => listing.unused.push(name),
+                Some(FileName::Log(start)) => listing.logs.push(LogFile { name, start, bytes }),
+                Some(FileName::Snapshot(zxid, compression)) => {
+                    listing.snapshots.push(SnapshotFile { name, zxid, compression, bytes });
+                }
+                None if name.starts_with("log.") || name.starts_with("snapshot.") => {
+                    listing.unused.push(name);
+                }
+                None => {}
+            }
+        }
+        // Of two logs with one start, say `log.5` and `log.5.fixed`, the plain name comes first.
+        listing.logs.sort_by(|a, b| (a.start, &a.name).cmp(&(b.start, &b.name)));
+        listing.logs.dedup_by(|copy, kept| {
+            let is_copy = copy.start == kept.start;
+            if is_copy {
+                listing.unused.push(std::mem::take(&mut copy.name));
+            }
+            is_copy
+        });
+        listing.snapshots.sort_by(|a, b| (b.zxid, &a.name).cmp(&(a.zxid, &b.name)));
+        listing.unused.sort();
+        listing
+    }
+
+    /// All logs, oldest first.
+    #[must_use]
+    pub fn logs(&self) -> &[LogFile] {
+        &self.logs
+    }
+
+    /// The snapshots a server looks at when it starts: newest first, at most 100.
+    #[must_use]
+    pub fn snapshots(&self) -> &[SnapshotFile] {
+        &self.snapshots[..self.snapshots.len().min(100)]
+    }
+
+    /// Leftovers of writes that a crash has broken off: to be removed at the start.
+    pub fn leftovers(&self) -> impl Iterator<Item = &str> {
+        self.unused.iter().map(String::as_str).filter(|name| is_leftover(name))
+    }
+
+    /// The logs that hold the transactions after `zxid`: the last that begins at or before the one
+    /// after it, and all later. Logs do not overlap, so nothing before can matter.
+    #[must_use]
+    pub fn logs_after(&self, zxid: Zxid) -> &[LogFile] {
+        let later = self.logs.partition_point(|log| log.start.0 <= zxid.0.saturating_add(1));
+        &self.logs[later.saturating_sub(1)..]
+    }
+
+    /// What may be deleted so that the newest `retain` snapshots that are `valid` can still be
+    /// loaded and brought up to date, and all of `keep` too.
+    ///
+    /// ZooKeeper keeps by the quick check alone (`PurgeTxnLog`); `keep` says what more must stay.
+    #[must_use]
+    pub fn purgeable(
+        &self,
+        retain: usize,
+        valid: impl Fn(&SnapshotFile) -> bool,
+        keep: Keep,
+    ) -> Vec<&str> {
+        let retained = self.snapshots.iter().filter(|file| valid(file)).take(retain.max(1));
+        let Some(base) = retained.map(|file| file.zxid).last() else { return Vec::new() };
+        let truncatable = keep.committed.and_then(|committed| {
+            self.snapshots.iter().find(|file| file.zxid <= committed && valid(file))
+        });
+        let base = [keep.loads, truncatable.map(|file| file.zxid)]
+            .into_iter()
+            .flatten()
+            .fold(base, Zxid::min);
+        let first_log = self.logs.iter().rfind(|log| log.start <= base).map(|log| log.start);
+        let first_log = first_log.unwrap_or(base);
+        let logs = self.logs.iter().filter(|log| log.start < first_log).map(|log| &log.name);
+        let snapshots = self.snapshots.iter().filter(|file| file.zxid < base);
+        let unused = self.unused.iter().filter(|name| match FileName::parse(name) {
+            Some(FileName::Log(zxid)) => zxid < first_log,
+            Some(FileName::Snapshot(zxid, _)) => zxid < base,
+            None => true,
+        });
+        logs.chain(snapshots.map(|file| &file.name)).chain(unused).map(String::as_str).collect()
+    }
+}
+
+/// What a purge must leave beyond the newest few snapshots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest snapshot that was loaded, or that was written and synced: the quick check may
+    /// pass damaged ones, and this one is sound.
+    pub loads: Option<Zxid>,
+    /// The last transaction that a quorum committed: the newest snapshot up to there stays, so
+    /// that what comes after can be truncated. `None` standalone.
+    pub committed: Option<Zxid>,
+}
+
+fn is_leftover(name: &str) -> bool {
+    name.ends_with(".tmp")
+}
+
+/// A name that must not be in this directory when logs and snapshots have one each: ZooKeeper does
+/// not start then.
+#[must_use]
+pub fn is_misplaced(name: &str, in_log_directory: bool) -> bool {
+    name.starts_with(if in_log_directory { "snapshot." } else { "log." })
+}
+
+/// How many bytes of a snapshot's head and tail `is_quick_valid` looks at.
+pub const QUICK_BYTES: usize = 8;
+
+/// Whether a snapshot is worth loading, judged by its ends: a crash while it was written leaves
+/// one that is not. `head` and `tail` are its first and last `QUICK_BYTES` bytes, or all it has.
+/// Damage in between is found by loading it (`SnapStream.isValidSnapshot`).
+#[must_use]
+pub fn is_quick_valid(file: &SnapshotFile, head: &[u8], tail: &[u8]) -> bool {
+    match file.compression {
+        Compression::None => 10 <= file.bytes && tail.ends_with(b"\0\0\0\x01/"),
+        Compression::Gzip => head.starts_with(&[0x1f, 0x8b]),
+        Compression::Snappy => head.starts_with(b"\x82SNAPPY\0"),
+    }
+}

@@ -1,0 +1,598 @@
+//! Logs back into transactions, and a torn tail told from damage.
+//!
+//! Every crash leaves a torn tail: bytes behind the last sync, of which any part may be missing.
+//! They were never acknowledged and may be dropped. Anything else that cannot be read is damage,
+//! and dropping that would serve a history with a hole, or without what was acknowledged. The
+//! format does not tell the two apart: a broken length or end mark reads as the end of the log.
+//! Three things do:
+//!
+//! ```text
+//! the watermark    what ends before it is damaged, what ends behind it is torn (watermark.rs)
+//! continuity       the next log must go on where this one ended, or begin a later epoch
+//! what follows     without a watermark, a whole record behind the end says damage
+//! ```
+//!
+//! | a log that ends before its bytes do | last log | earlier log |
+//! |---|---|---|
+//! | below the watermark | damaged | damaged |
+//! | behind the watermark | torn | as below |
+//! | the next log goes on with zxid+1 | | torn |
+//! | a later epoch begins, nothing whole behind the end | | torn, unless sealed by us |
+//! | a later epoch begins, a whole record behind the end | | damaged |
+//! | no watermark, nothing whole behind the end | torn | |
+//! | no watermark, a whole record behind the end | damaged | |
+//! | anything else that is missing | | gap |
+//!
+//! What a snapshot already holds is never missed: only transactions after `from` count.
+//!
+//! After `FileTxnLog.FileTxnIterator`, which takes every end for the end of the log, looks for no
+//! gap, and stops the server on a wrong checksum wherever it is.
+
+use std::path::{Path, PathBuf};
+
+use crate::jute::record::Record as _;
+use crate::jute::{Malformed, Reader};
+use crate::record::op::code;
+use crate::record::persistence::LOG_MAGIC;
+use crate::record::txn::{TXN_DIGEST_BYTES, Txn, TxnDigest, TxnHeader};
+use crate::types::Zxid;
+
+use super::txnlog::{
+    self, END_MARK, FRAMING_BYTES, HEADER_BYTES, LENGTH_OFFSET, PAYLOAD_BYTES_MIN, PAYLOAD_OFFSET,
+    RECORD_BYTES_MIN,
+};
+use super::watermark::Watermark;
+
+/// One transaction where it lies in its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Where in the file the record begins.
+    pub offset: usize,
+    pub header: TxnHeader,
+    pub txn: Txn<'a>,
+    pub digest: Option<TxnDigest>,
+    /// Header, body and digest as they were logged: what a learner is sent.
+    pub payload: &'a [u8],
+}
+
+impl Record<'_> {
+    #[must_use]
+    pub fn zxid(&self) -> Zxid {
+        Zxid(self.header.zxid)
+    }
+
+    /// Where in the file the next record begins.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.offset + self.payload.len() + FRAMING_BYTES
+    }
+}
+
+/// Where the records of a log end, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    pub offset: usize,
+    pub cause: Cause,
+}
+
+/// Why there is no record at an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    #[error("the end of the log")]
+    End,
+    #[error("no header")]
+    NoHeader,
+    #[error("a checksum before a length of zero")]
+    LengthMissing,
+    #[error("an impossible length of {0}")]
+    Length(i32),
+    #[error("a record that goes beyond the end of the file")]
+    Cut,
+    #[error("a record without its end mark")]
+    EndMark,
+    #[error("a wrong checksum")]
+    Checksum,
+    /// Whole and as it was written, and still no transaction that we know.
+    #[error("a transaction that cannot be read: {0}")]
+    Unreadable(Malformed),
+}
+
+impl Cause {
+    /// No record begins here, rather than a broken one.
+    #[must_use]
+    pub fn is_end(self) -> bool {
+        self == Cause::End
+    }
+}
+
+/// The transactions of one log, in order, up to the first bytes that are none.
+#[derive(Clone, Debug)]
+pub struct LogReader<'a> {
+    log: &'a [u8],
+    offset: usize,
+    payload_bytes_max: usize,
+    stop: Option<Stop>,
+}
+
+impl<'a> LogReader<'a> {
+    /// Reads what follows the header; `None` if `log` does not begin with a log's. A payload
+    /// longer than `payload_bytes_max` ends the log: `jute::FIELD_BYTES_MAX`, unless configured.
+    #[must_use]
+    pub fn new(log: &'a [u8], payload_bytes_max: usize) -> Option<LogReader<'a>> {
+        let is_log = HEADER_BYTES <= log.len() && log.starts_with(&LOG_MAGIC.to_be_bytes());
+        is_log.then_some(LogReader { log, offset: HEADER_BYTES, payload_bytes_max, stop: None })
+    }
+
+    /// Where reading has stopped, once it has.
+    #[must_use]
+    pub fn stop(&self) -> Option<Stop> {
+        self.stop
+    }
+
+    fn read(&self) -> Result<Record<'a>, Cause> {
+        let payload = payload_at(self.log, self.offset, self.payload_bytes_max)?;
+        let mut reader = Reader::with_field_bytes_max(payload, self.payload_bytes_max);
+        let header = TxnHeader::read(&mut reader).map_err(Cause::Unreadable)?;
+        let txn = Txn::read(header.kind, &mut reader).map_err(Cause::Unreadable)?;
+        let digest = if TXN_DIGEST_BYTES <= reader.rest().len() {
+            Some(TxnDigest::read(&mut reader).map_err(Cause::Unreadable)?)
+        } else {
+            None
+        };
+        Ok(Record { offset: self.offset, header, txn, digest, payload })
+    }
+}
+
+impl<'a> Iterator for LogReader<'a> {
+    type Item = Record<'a>;
+
+    fn next(&mut self) -> Option<Record<'a>> {
+        if self.stop.is_some() {
+            return None;
+        }
+        match self.read() {
+            Ok(record) => {
+                self.offset = record.end();
+                Some(record)
+            }
+            Err(cause) => {
+                self.stop = Some(Stop { offset: self.offset, cause });
+                None
+            }
+        }
+    }
+}
+
+/// The payload of the record at `offset`, if there is a whole one.
+fn payload_at(log: &[u8], offset: usize, payload_bytes_max: usize) -> Result<&[u8], Cause> {
+    let rest = log.get(offset..).unwrap_or_default();
+    let Some((framing, rest)) = rest.split_at_checked(PAYLOAD_OFFSET) else {
+        return Err(if rest.iter().all(|&byte| byte == 0) { Cause::End } else { Cause::Cut });
+    };
+    let (checksum, length) = framing.split_at(LENGTH_OFFSET);
+    let checksum = u64::from_be_bytes(checksum.try_into().expect("eight bytes"));
+    let length = i32::from_be_bytes(length.try_into().expect("four bytes"));
+    if length == 0 {
+        return Err(if checksum == 0 { Cause::End } else { Cause::LengthMissing });
+    }
+    let payload_bytes = match usize::try_from(length) {
+        Ok(bytes) if bytes <= payload_bytes_max => bytes,
+        _ => return Err(Cause::Length(length)),
+    };
+    let Some((payload, rest)) = rest.split_at_checked(payload_bytes) else {
+        return Err(Cause::Cut);
+    };
+    match rest.first() {
+        Some(&END_MARK) if txnlog::checksum(payload) == checksum => Ok(payload),
+        Some(&END_MARK) => Err(Cause::Checksum),
+        Some(_) => Err(Cause::EndMark),
+        None => Err(Cause::Cut),
+    }
+}
+
+/// What follows the end of a log's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beyond {
+    /// Zeros or nothing: how a log ends that was closed, or padded and not written further.
+    Zeros,
+    /// Bytes that are no record: a crash, or damage.
+    Scraps,
+    /// A record that history would lack if the log ended here.
+    Record { offset: usize, zxid: Zxid },
+}
+
+/// Looks behind the end of a log for a whole record after `known`. The records between would
+/// have to fit in, so its zxid says whether it can belong here. Bytes made to look like many long
+/// records run the search out of its budget; the one it gave up at is then taken for real.
+fn beyond(log: &[u8], end: usize, known: Zxid, payload_bytes_max: usize) -> Beyond {
+    let Some(first) = non_zero_from(log, end) else { return Beyond::Zeros };
+    let mut budget = 4 * (log.len() - end) + (4 << 20);
+    // A record may begin with zeros, those of its checksum.
+    let mut offset = first.saturating_sub(PAYLOAD_OFFSET - 1).max(end);
+    while let Some(candidate) = log.get(offset..offset + RECORD_BYTES_MIN) {
+        if candidate[..PAYLOAD_OFFSET] == [0; PAYLOAD_OFFSET] {
+            let Some(next) = non_zero_from(log, offset) else { break };
+            offset = next - (PAYLOAD_OFFSET - 1);
+            continue;
+        }
+        if let Some((zxid, bytes)) = plausible(log, offset, end, known, payload_bytes_max) {
+            if budget < bytes || payload_at(log, offset, payload_bytes_max).is_ok() {
+                return Beyond::Record { offset, zxid };
+            }
+            budget -= bytes;
+        }
+        offset += 1;
+    }
+    Beyond::Scraps
+}
+
+/// Whether all but the checksum of a record at `offset` could be: its zxid and payload length.
+fn plausible(
+    log: &[u8],
+    offset: usize,
+    end: usize,
+    known: Zxid,
+    payload_bytes_max: usize,
+) -> Option<(Zxid, usize)> {
+    let (framing, rest) = log.get(offset..)?.split_at_checked(PAYLOAD_OFFSET)?;
+    // Adler-32 fills only four of the eight bytes.
+    let length = framing.strip_prefix(&[0; 4])?.get(4..)?;
+    let length = u32::from_be_bytes(length.try_into().ok()?) as usize;
+    if length < PAYLOAD_BYTES_MIN || payload_bytes_max < length || rest.get(length) != Some(&END_MARK)
+    {
+        return None;
+    }
+    let header = TxnHeader::read(&mut Reader::new(rest)).ok()?;
+    let zxid = Zxid(header.zxid);
+    let records_between = ((offset - end) / RECORD_BYTES_MIN) as i64;
+    let counted_from = if zxid.epoch() == known.epoch() { i64::from(known.counter()) } else { 0 };
+    let fits = known < zxid && i64::from(zxid.counter()) <= counted_from + records_between + 2;
+    (fits && is_logged_kind(header.kind)).then_some((zxid, length))
+}
+
+fn is_logged_kind(kind: i32) -> bool {
+    matches!(
+        kind,
+        code::CREATE_SESSION
+            | code::CLOSE_SESSION
+            | code::ERROR
+            | code::CREATE
+            | code::CREATE2
+            | code::CREATE_TTL
+            | code::CREATE_CONTAINER
+            | code::DELETE
+            | code::DELETE_CONTAINER
+            | code::SET_DATA
+            | code::SET_ACL
+            | code::RECONFIG
+            | code::CHECK
+            | code::MULTI
+    )
+}
+
+/// The first byte at or after `start` that is not zero. Padding is long: chunks first.
+fn non_zero_from(bytes: &[u8], start: usize) -> Option<usize> {
+    const CHUNK_BYTES: usize = 256;
+    let mut start = start;
+    for chunk in bytes.get(start..)?.chunks(CHUNK_BYTES) {
+        if chunk.iter().fold(0, |any, &byte| any | byte) != 0 {
+            break;
+        }
+        start += chunk.len();
+    }
+    let found = bytes[start..].iter().position(|&byte| byte != 0)?;
+    Some(start + found)
+}
+
+/// What is told of damage, whatever it is.
+const NEXT_STEP: &str = "nothing has been changed; restore the data directory from a copy, or, as \
+                         a member of an ensemble, empty it so that this server fetches it anew";
+
+/// Logs that cannot be replayed. A torn tail is not one: that is how every crash looks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplayError {
+    #[error("{}: not a transaction log (magic {magic:#010x}); {NEXT_STEP}", path.display())]
+    Magic { path: PathBuf, magic: u32 },
+    #[error(
+        "{}: damaged at byte {offset} ({cause}), after zxid {last}, but {evidence}; {NEXT_STEP}",
+        path.display()
+    )]
+    Damaged { path: PathBuf, offset: u64, cause: Cause, last: Zxid, evidence: Evidence },
+    #[error(
+        "{}: the transaction at byte {offset}, after zxid {last}, is whole but {malformed} of its \
+         payload; it was written by another version or another program; {NEXT_STEP}",
+        path.display()
+    )]
+    Unreadable { path: PathBuf, offset: u64, last: Zxid, malformed: Malformed },
+    #[error(
+        "{}: zxid {found} at byte {offset} does not go on from zxid {last}: transactions between \
+         are missing{}; {NEXT_STEP}",
+        path.display(),
+        Ended(ended.as_ref())
+    )]
+    Gap { path: PathBuf, offset: u64, last: Zxid, found: Zxid, ended: Option<(PathBuf, Stop)> },
+    #[error("{}: zxid {found} at byte {offset} comes after zxid {last}; {NEXT_STEP}", path.display())]
+    Order { path: PathBuf, offset: u64, last: Zxid, found: Zxid },
+    #[error(
+        "{}: begins with zxid {found} at byte {offset}, which its name does not say; {NEXT_STEP}",
+        path.display()
+    )]
+    Name { path: PathBuf, offset: u64, found: Zxid },
+    #[error(
+        "transactions up to zxid {} were synced to log.{:x} (byte {}), but history ends at zxid \
+         {last}; {NEXT_STEP}; if another server has cut this log since, remove {}",
+        watermark.zxid, watermark.log.0, watermark.offset, super::watermark::WATERMARK_NAME
+    )]
+    Lost { watermark: Watermark, last: Zxid },
+}
+
+/// Why an end cannot be a torn tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Evidence {
+    #[error("synced up to byte {offset}, zxid {zxid}")]
+    Watermark { offset: u64, zxid: Zxid },
+    #[error("zxid {zxid} follows at byte {offset}")]
+    Later { offset: u64, zxid: Zxid },
+    #[error("the log was complete when the next was begun")]
+    Sealed,
+    #[error("zxid {zxid} begins a later epoch in the next log")]
+    Epoch { zxid: Zxid },
+}
+
+/// How an error tells where the log before it ended.
+struct Ended<'a>(Option<&'a (PathBuf, Stop)>);
+
+impl std::fmt::Display for Ended<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some((path, Stop { offset, cause })) => {
+                write!(f, " ({} ends at byte {offset} with {cause})", path.display())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a replay goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The state that the transactions are applied to: a snapshot's zxid, or zero.
+    pub from: Zxid,
+    /// `None` for a directory that no server of ours has written yet.
+    pub watermark: Option<Watermark>,
+    /// `jute::FIELD_BYTES_MAX`, unless configured.
+    pub payload_bytes_max: usize,
+}
+
+/// What a replay came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// The last transaction, or `from`.
+    pub last: Zxid,
+    /// How many transactions there were after `from`.
+    pub txns: u64,
+    /// What to cut, durably, before a new log is begun: torn tails of the last logs.
+    pub cuts: Vec<Cut>,
+    /// Torn tails of earlier logs, which history went on from.
+    pub torn: Vec<Cut>,
+}
+
+/// A log that ends with bytes that are no record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    pub path: PathBuf,
+    /// Where the file has to end. Zero: it holds no header, and has to go.
+    pub offset: u64,
+    pub cause: Cause,
+}
+
+/// The logs of a directory, one after the other, oldest first. Each is dropped before the next is
+/// read: only one need be in memory.
+#[derive(Debug)]
+pub struct Replay {
+    options: Options,
+    /// The last record that was read, whether after `from` or not.
+    previous: Option<Zxid>,
+    /// Ends that the next record, or its absence, has to explain.
+    ends: Vec<End>,
+    /// Where the last log ended, for messages.
+    ended: Option<(PathBuf, Stop)>,
+    txns: u64,
+    torn: Vec<Cut>,
+}
+
+/// The end of one log, seen before what follows it.
+#[derive(Debug)]
+struct End {
+    path: PathBuf,
+    stop: Stop,
+    /// All that was known when it was reached.
+    known: Zxid,
+    beyond: Beyond,
+    /// Zeros behind the end of a log that was cut when it was sealed are damage too.
+    sealed: bool,
+    /// Behind the watermark of this very log.
+    unsynced: bool,
+}
+
+impl Replay {
+    #[must_use]
+    pub fn new(options: Options) -> Replay {
+        Replay { options, previous: None, ends: Vec::new(), ended: None, txns: 0, torn: Vec::new() }
+    }
+
+    /// Reads one log, whose name says that it begins with `start`, and hands over each transaction
+    /// after `from`.
+    pub fn log<E: From<ReplayError>>(
+        &mut self,
+        path: &Path,
+        start: Zxid,
+        log: &[u8],
+        mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let stop = match LogReader::new(log, self.options.payload_bytes_max) {
+            Some(mut reader) => {
+                let mut before: Option<Record<'_>> = None;
+                for record in &mut reader {
+                    // ZooKeeper appends a proposal it is sent twice (`FileTxnLog.append`).
+                    if before.as_ref().is_some_and(|before| before.payload == record.payload) {
+                        continue;
+                    }
+                    let start = before.is_none().then_some(start);
+                    if self.admit(path, start, &record)? {
+                        self.txns += 1;
+                        each(&record)?;
+                    }
+                    before = Some(record);
+                }
+                reader.stop().expect("a reader ends by stopping")
+            }
+            None => no_header(path, log)?,
+        };
+        Ok(self.on_end(path, start, log, stop)?)
+    }
+
+    /// All that is known: what was read, or what the snapshot holds.
+    fn known(&self) -> Zxid {
+        self.previous.map_or(self.options.from, |previous| previous.max(self.options.from))
+    }
+
+    /// Whether a record goes on from what is known, and is news.
+    fn admit(
+        &mut self,
+        path: &Path,
+        start: Option<Zxid>,
+        record: &Record<'_>,
+    ) -> Result<bool, ReplayError> {
+        let (offset, found) = (record.offset as u64, record.zxid());
+        if start.is_some_and(|start| start != found) {
+            return Err(ReplayError::Name { path: path.into(), offset, found });
+        }
+        if let Some(last) = self.previous.filter(|previous| found <= *previous) {
+            return Err(ReplayError::Order { path: path.into(), offset, last, found });
+        }
+        let (from, last) = (self.options.from, self.known());
+        self.previous = Some(found);
+        if found <= from {
+            self.ends.clear();
+            return Ok(false);
+        }
+        let is_next = found == last.next();
+        let begins_epoch = last.epoch() < found.epoch() && found.counter() == 1;
+        if !is_next && !begins_epoch {
+            let (path, ended) = (path.into(), self.ended.take());
+            return Err(ReplayError::Gap { path, offset, last, found, ended });
+        }
+        for end in self.ends.drain(..) {
+            if !is_next {
+                end.explain_by(Some(found))?;
+            }
+            if end.beyond != Beyond::Zeros {
+                self.torn.push(end.into_cut());
+            }
+        }
+        Ok(true)
+    }
+
+    fn on_end(
+        &mut self,
+        path: &Path,
+        start: Zxid,
+        log: &[u8],
+        stop: Stop,
+    ) -> Result<(), ReplayError> {
+        let known = self.known();
+        let path = path.to_path_buf();
+        let offset = stop.offset as u64;
+        if let Cause::Unreadable(malformed) = stop.cause {
+            return Err(ReplayError::Unreadable { path, offset, last: known, malformed });
+        }
+        let own = self.options.watermark.filter(|watermark| watermark.log == start);
+        if let Some(Watermark { offset: synced, zxid, .. }) = own
+            && offset < synced
+            && known < zxid
+        {
+            let evidence = Evidence::Watermark { offset: synced, zxid };
+            let cause = stop.cause;
+            return Err(ReplayError::Damaged { path, offset, cause, last: known, evidence });
+        }
+        let sealed = self.options.watermark.is_some_and(|watermark| {
+            watermark.sealed_since <= start && start < watermark.log && stop.offset < log.len()
+        });
+        let beyond = match stop.cause {
+            Cause::NoHeader if log.len() < HEADER_BYTES => Beyond::Scraps,
+            _ => beyond(log, stop.offset, known, self.options.payload_bytes_max),
+        };
+        self.ended = Some((path.clone(), stop));
+        if sealed || beyond != Beyond::Zeros || stop.cause == Cause::NoHeader {
+            let unsynced = own.is_some_and(|watermark| watermark.offset <= offset);
+            self.ends.push(End { path, stop, known, beyond, sealed, unsynced });
+        }
+        Ok(())
+    }
+
+    /// After the last log: what history came to, if all of it is there.
+    pub fn finish(mut self) -> Result<Replayed, ReplayError> {
+        let last = self.known();
+        let mut cuts = Vec::new();
+        for end in self.ends.drain(..) {
+            end.explain_by(None)?;
+            cuts.push(end.into_cut());
+        }
+        match self.options.watermark {
+            Some(watermark) if last < watermark.zxid => Err(ReplayError::Lost { watermark, last }),
+            _ => Ok(Replayed { last, txns: self.txns, cuts, torn: self.torn }),
+        }
+    }
+}
+
+impl End {
+    /// Whether history may go on after this end in a later epoch, with `next`, or not at all. That
+    /// it goes on with zxid+1 explains any end, and is not asked here.
+    fn explain_by(&self, next: Option<Zxid>) -> Result<(), ReplayError> {
+        let evidence = match (self.beyond, next) {
+            (_, Some(_)) if self.sealed => Evidence::Sealed,
+            (Beyond::Record { offset, zxid }, _)
+                if !self.unsynced && next.is_none_or(|next| zxid < next) =>
+            {
+                Evidence::Later { offset: offset as u64, zxid }
+            }
+            (_, Some(zxid)) if self.stop.cause == Cause::NoHeader => Evidence::Epoch { zxid },
+            _ => return Ok(()),
+        };
+        let Stop { offset, cause } = self.stop;
+        let (path, offset) = (self.path.clone(), offset as u64);
+        Err(ReplayError::Damaged { path, offset, cause, last: self.known, evidence })
+    }
+
+    fn into_cut(self) -> Cut {
+        Cut { path: self.path, offset: self.stop.offset as u64, cause: self.stop.cause }
+    }
+}
+
+/// The end of a file without a log's header: a crash may leave one short, or zero where its first
+/// page was lost. Anything else is some other file.
+fn no_header(path: &Path, log: &[u8]) -> Result<Stop, ReplayError> {
+    match log.first_chunk().map(|magic| u32::from_be_bytes(*magic)) {
+        Some(magic) if magic != 0 && HEADER_BYTES <= log.len() => {
+            Err(ReplayError::Magic { path: path.to_path_buf(), magic })
+        }
+        _ => Ok(Stop { offset: 0, cause: Cause::NoHeader }),
+    }
+}
+
+/// Replays logs that are all in memory: name, zxid in the name, bytes; oldest first.
+pub fn replay<'a, P: AsRef<Path>>(
+    logs: impl IntoIterator<Item = (P, Zxid, &'a [u8])>,
+    options: Options,
+    mut each: impl FnMut(&Record<'_>),
+) -> Result<Replayed, ReplayError> {
+    let mut replay = Replay::new(options);
+    for (path, start, log) in logs {
+        replay.log(path.as_ref(), start, log, |record| {
+            each(record);
+            Ok::<(), ReplayError>(())
+        })?;
+    }
+    replay.finish()
+}
