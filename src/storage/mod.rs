@@ -35,8 +35,11 @@
 //! - What `Replayed::cuts` names is cut or removed, durably, before a new log is created.
 //! - Truncation moves the watermark back, durably, before it cuts.
 
+pub mod compression;
+pub mod epoch;
 pub mod replay;
 pub mod segment;
+pub mod snapshot;
 pub mod txnlog;
 pub mod watermark;
 

@@ -238,7 +238,9 @@ fn plausible(
     // Adler-32 fills only four of the eight bytes.
     let length = framing.strip_prefix(&[0; 4])?.get(4..)?;
     let length = u32::from_be_bytes(length.try_into().ok()?) as usize;
-    if length < PAYLOAD_BYTES_MIN || payload_bytes_max < length || rest.get(length) != Some(&END_MARK)
+    if length < PAYLOAD_BYTES_MIN
+        || payload_bytes_max < length
+        || rest.get(length) != Some(&END_MARK)
     {
         return None;
     }

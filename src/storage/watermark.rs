@@ -103,4 +103,3 @@ impl Watermark {
         (magic == MAGIC).then_some((u64::from_be_bytes(sequence), watermark))
     }
 }
-
