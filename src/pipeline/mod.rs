@@ -1,24 +1,116 @@
 //! The pipeline: what the pinned core runs. Everything that orders writes.
 //!
-//! (API first; the inside is being written.)
+//! | file | what is in it |
+//! |---|---|
+//! | `mod.rs` | `Pipeline`: `step`, what the pinned core runs |
+//! | `prep.rs` | a request into a transaction, or an error |
+//! | `prep_multi.rs` | all or nothing |
+//! | `commit.rs` | what waits for its commit: answers and changes, in order |
+//! | `tracker.rs` | who is alive: timeouts and expiry |
+//! | `password.rs` | session passwords, as `java.util.Random` makes them |
+//! | `reaper.rs` | empty containers and dead TTL znodes |
+//! | `snapshots.rs` | when the log rolls and a snapshot is taken; the tree as its records |
+//! | `restore.rs` | a data directory's records into a running state |
+//!
+//! A write is one pass: checked against the newest state, applied to the tree (seen by nobody),
+//! encoded into the log, its answer and its changes put behind those before. `Input::Synced`
+//! commits: what is covered is published and handed to the shards. There is no second copy of
+//! "what the tree will be": the tree itself is that, and views keep it from readers.
 
+mod commit;
+mod password;
+mod prep;
+mod prep_multi;
+mod reaper;
+mod restore;
+mod snapshots;
+mod tracker;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::exchange::{Applied, Requests, Touched};
-use crate::tree::TreeReader;
-use crate::types::{Now, SessionId, Zxid};
+use commit::Gathered;
+pub use password::{is_password, password};
+use prep::{Create, Prep, Scratch, decode};
+use reaper::Reaper;
+pub use reaper::Settings as ReaperSettings;
+pub use restore::{Restore, RestoreError, Restored};
+use snapshots::Roll;
+pub use snapshots::{RollSettings, SnapshotJob};
+pub use tracker::SessionInfo;
+use tracker::Tracker;
 
-/// All that can happen to the pipeline.
+use crate::auth::Providers;
+use crate::exchange::{Applied, ConnectionId, Outcome, Request, Requests, ShardId, Touched, Want};
+use crate::jute::Reader;
+use crate::jute::Write as _;
+use crate::jute::record::Record as _;
+use crate::record::code::Code;
+use crate::record::data::Stat;
+use crate::record::op::code;
+use crate::record::proto::{Create2Response, PathOnly};
+use crate::record::txn::{CreateKind, DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
+use crate::storage::txnlog;
+use crate::tree::{self, TreeReader, TreeWriter};
+use crate::types::{Now, ServerId, SessionId, Zxid};
+use crate::zab::standalone::Standalone;
+
+/// What a pipeline is told at birth.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// In the top byte of session ids; a standalone server is 1 there.
+    pub server: ServerId,
+    pub shards: usize,
+    pub tick_ms: i64,
+    pub providers: Arc<Providers>,
+    /// `zookeeper.skipACL=yes`.
+    pub skip_acl: bool,
+    pub enforce_quota: bool,
+    pub reconfig_enabled: bool,
+    /// `zookeeper.closeSessionTxn.enabled`: a closeSession lists what it deletes.
+    pub close_session_lists_paths: bool,
+    pub tree: tree::Settings,
+    pub roll: RollSettings,
+    pub reaper: ReaperSettings,
+    /// For what is random (when logs roll): the same seed, the same run.
+    pub seed: u64,
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<Mutant>,
+}
+
+/// Seeded bugs, for proving the simulation's checkers. Never in a release.
+#[cfg(feature = "mutants")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Answers go out when the log is asked to append, not when it is durable.
+    AnswerBeforeSync,
+    /// A multi that fails keeps what its first operations did.
+    MultiAppliedPartly,
+    /// Closing a session leaves its ephemerals.
+    EphemeralsSurviveClose,
+    /// A parent's count of creates goes back by one with each delete.
+    SequenceGoesBack,
+    /// A session comes back whatever its password.
+    PasswordNotChecked,
+    /// Sessions expire a tick early.
+    ExpiresEarly,
+    /// A client that has seen more than this server is let in.
+    FutureClientAccepted,
+    /// The wrong code for a delete that finds children.
+    WrongErrorCode,
+}
+
+/// All that can happen to the pipeline. What is not listed cannot sway it.
 pub enum Input<'a> {
     Requests(&'a Requests),
     Touched(&'a Touched),
     /// The local log is durable up to and including this zxid.
     Synced(Zxid),
-    /// A snapshot that `Output::snapshot` asked for is on the disk, durable.
-    SnapshotTaken(Zxid),
-    /// A snapshot was asked for by an operator.
+    /// A snapshot that `Output::snapshot` asked for was written, or failed.
+    SnapshotEnded,
+    /// An operator asks for a snapshot.
     SnapshotAsked,
-    /// Often enough for session expiry: at least every half tickTime.
+    /// At least every half tickTime.
     Tick,
 }
 
@@ -44,18 +136,546 @@ pub struct Output {
     pub snapshot: Option<SnapshotJob>,
 }
 
-/// A snapshot to be written: the tree as of `zxid`, held still by a reader of its own.
-pub struct SnapshotJob {
-    pub zxid: Zxid,
-    pub sessions: Vec<(SessionId, i32)>,
-    pub reader: TreeReader,
+impl Output {
+    /// Where the next record goes.
+    fn records(&mut self, zxid: Zxid, new_file: bool) -> &mut Vec<u8> {
+        if new_file || self.appends.is_empty() {
+            self.appends.push(Append { new_file, first: zxid, ..Append::default() });
+        }
+        let append = self.appends.last_mut().expect("one was pushed if there was none");
+        append.last = zxid;
+        &mut append.records
+    }
 }
 
-pub struct Pipeline;
+/// What the pipeline knows, for reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub zxid: Zxid,
+    pub znodes: usize,
+    pub ephemerals: usize,
+    pub data_bytes: i64,
+    pub sessions: usize,
+    /// Requests that wait for their commit.
+    pub outstanding: usize,
+}
+
+pub struct Pipeline {
+    settings: Settings,
+    tree: TreeWriter,
+    tracker: Tracker,
+    zab: Standalone,
+    gathered: Gathered,
+    /// Sessions as of the last commit, for snapshots.
+    sessions: BTreeMap<SessionId, i32>,
+    roll: Roll,
+    reaper: Reaper,
+    scratch: Scratch,
+}
 
 impl Pipeline {
+    /// Goes on from what was on the disk.
+    #[must_use]
+    pub fn new(now: Now, settings: Settings, restored: Restored) -> Pipeline {
+        let Restored { mut tree, sessions, last, .. } = restored;
+        tree.publish(last);
+        let known = sessions.iter().map(|(&session, &timeout_ms)| (session, timeout_ms));
+        let tracker = Tracker::new(now, settings.tick_ms, settings.server, settings.shards, known);
+        Pipeline {
+            tracker,
+            zab: Standalone::new(last),
+            gathered: Gathered::new(last, tree.digest()),
+            roll: Roll::new(settings.roll, settings.seed),
+            reaper: Reaper::new(now, settings.reaper),
+            scratch: Scratch::default(),
+            sessions,
+            tree,
+            settings,
+        }
+    }
+
+    /// A reader at the committed state, for a shard or a snapshot.
+    pub fn reader(&mut self) -> TreeReader {
+        self.tree.reader()
+    }
+
+    /// Before anything else happens: sessions that are gone but still own znodes are closed, by
+    /// transactions like any other, so that every copy of the history agrees.
+    pub fn start(&mut self, now: Now, out: &mut Output) {
+        let orphaned: Vec<SessionId> = self
+            .tree
+            .owning_sessions()
+            .filter(|session| !self.tracker.is_alive(*session))
+            .collect();
+        for session in orphaned {
+            self.close_session(now, session, 0, out);
+        }
+        self.seal(out);
+    }
+
     /// The only door: one input in, its consequences appended to `out`.
     pub fn step(&mut self, now: Now, input: Input<'_>, out: &mut Output) {
-        let _ = (now, input, out);
+        match input {
+            Input::Requests(requests) => self.on_requests(now, requests, out),
+            Input::Touched(touched) => self.on_touched(touched),
+            Input::Synced(zxid) => self.on_synced(zxid, out),
+            Input::SnapshotEnded => self.roll.on_snapshot_ended(),
+            Input::SnapshotAsked => self.roll.ask_for_snapshot(),
+            Input::Tick => self.on_tick(now, out),
+        }
+        self.snapshot_if_due(out);
+        debug_assert_eq!(self.broken_invariant(), None);
+    }
+
+    fn on_requests(&mut self, now: Now, requests: &Requests, out: &mut Output) {
+        for request in &requests.requests {
+            self.on_request(now, requests.shard, request, requests.body(request), out);
+        }
+        self.seal(out);
+    }
+
+    fn on_request(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        request: &Request,
+        body: &[u8],
+        out: &mut Output,
+    ) {
+        let from = (shard, request.connection);
+        match request.want {
+            Want::Open { timeout_ms, last_zxid_seen } => {
+                self.on_open(now, from, timeout_ms, last_zxid_seen, out);
+            }
+            Want::Resume { timeout_ms, last_zxid_seen, password } => {
+                self.on_resume(now, from, request.session, timeout_ms, last_zxid_seen, &password);
+            }
+            _ if !self.tracker.is_alive(request.session) => {
+                self.answer(from, request, self.zab.proposed(), Code::SessionExpired, |_| ());
+            }
+            Want::Sync => match PathOnly::read(&mut Reader::new(body)) {
+                Ok(path) => {
+                    self.answer(from, request, self.zab.proposed(), Code::Ok, |out| path.write(out))
+                }
+                Err(_) => self.malformed(from, request),
+            },
+            Want::Ephemerals => self.on_ephemerals(from, request, body),
+            Want::Close => self.on_close(now, from, request, out),
+            Want::Write { op: code::MULTI } => self.on_multi(now, from, request, body, out),
+            Want::Write { op } => self.on_write(now, from, request, op, body, out),
+        }
+    }
+
+    // ---- sessions ---------------------------------------------------------------------------
+
+    fn on_open(
+        &mut self,
+        now: Now,
+        from: (ShardId, ConnectionId),
+        timeout_ms: i32,
+        last_zxid_seen: Zxid,
+        out: &mut Output,
+    ) {
+        if self.is_ahead(last_zxid_seen) {
+            self.gathered.reply(from, self.zab.proposed(), Outcome::Dropped);
+            return;
+        }
+        let session = self.tracker.open(now, timeout_ms, from);
+        let header = self.header(now, session, 0, code::CREATE_SESSION);
+        let txn = Txn::CreateSession { timeout_ms };
+        self.log(&header, true, |out| txn.write(out), out);
+        self.gathered.session_opened(session, timeout_ms);
+        let outcome = Outcome::Connected { session, timeout_ms, password: password(session) };
+        self.gathered.reply(from, Zxid(header.zxid), outcome);
+    }
+
+    fn on_resume(
+        &mut self,
+        now: Now,
+        from: (ShardId, ConnectionId),
+        session: SessionId,
+        timeout_ms: i32,
+        last_zxid_seen: Zxid,
+        claimed: &[u8; 16],
+    ) {
+        let zxid = self.zab.proposed();
+        if self.is_ahead(last_zxid_seen) {
+            self.gathered.reply(from, zxid, Outcome::Dropped);
+            return;
+        }
+        let is_password = is_password(session, claimed);
+        #[cfg(feature = "mutants")]
+        let is_password = is_password || self.settings.mutant == Some(Mutant::PasswordNotChecked);
+        // The password comes first: who does not know it must not disturb the session's own
+        // connection.
+        let before =
+            if is_password { self.tracker.resume(now, session, timeout_ms, from) } else { None };
+        let Some(before) = before else {
+            self.gathered.reply(from, zxid, Outcome::Refused);
+            return;
+        };
+        if let Some(before) = before.filter(|before| *before != from) {
+            self.gathered.reply(before, zxid, Outcome::Dropped);
+        }
+        let outcome = Outcome::Connected { session, timeout_ms, password: password(session) };
+        self.gathered.reply(from, zxid, outcome);
+    }
+
+    /// Whether a client has seen what this server has not: it must find another.
+    fn is_ahead(&self, last_zxid_seen: Zxid) -> bool {
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(Mutant::FutureClientAccepted) {
+            return false;
+        }
+        self.zab.committed() < last_zxid_seen
+    }
+
+    fn on_close(
+        &mut self,
+        now: Now,
+        from: (ShardId, ConnectionId),
+        request: &Request,
+        out: &mut Output,
+    ) {
+        let (zxid, _) = self.close_session(now, request.session, request.xid.0, out);
+        let outcome = Outcome::Answer {
+            xid: request.xid,
+            err: Code::Ok,
+            body: Default::default(),
+            close: true,
+        };
+        self.gathered.reply(from, zxid, outcome);
+    }
+
+    /// Ends a session: one transaction deletes all it owns. Says where it was connected.
+    fn close_session(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        cxid: i32,
+        out: &mut Output,
+    ) -> (Zxid, Option<(ShardId, ConnectionId)>) {
+        let connection = self.tracker.close(session);
+        let header = self.header(now, session, cxid, code::CLOSE_SESSION);
+        let paths: Vec<String> = self.tree.ephemerals_of(session).map(str::to_owned).collect();
+        #[cfg(feature = "mutants")]
+        let paths = match self.settings.mutant {
+            Some(Mutant::EphemeralsSurviveClose) => Vec::new(),
+            _ => paths,
+        };
+        let listed = self.settings.close_session_lists_paths;
+        let paths =
+            listed.then(|| paths.iter().map(|path| path.as_str().into()).collect::<Vec<_>>());
+        let txn = Txn::CloseSession { paths };
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(Mutant::EphemeralsSurviveClose) {
+            self.log(&header, true, |out| txn.write(out), out);
+            self.gathered.session_closed(session);
+            return (Zxid(header.zxid), connection);
+        }
+        self.tree.apply(&header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
+        self.log(&header, true, |out| txn.write(out), out);
+        self.gathered.session_closed(session);
+        (Zxid(header.zxid), connection)
+    }
+
+    fn on_touched(&mut self, touched: &Touched) {
+        for &(session, heard_ms) in &touched.heard {
+            self.tracker.touch(session, heard_ms);
+        }
+        self.tracker.on_report(touched.shard, touched.as_of_ms);
+    }
+
+    fn on_tick(&mut self, now: Now, out: &mut Output) {
+        #[cfg(feature = "mutants")]
+        let now = match self.settings.mutant {
+            Some(Mutant::ExpiresEarly) => Now {
+                monotonic_ms: now.monotonic_ms + 2 * self.settings.tick_ms,
+                wall_ms: now.wall_ms,
+            },
+            _ => now,
+        };
+        for session in self.tracker.due(now) {
+            let (zxid, connection) = self.close_session(now, session, 0, out);
+            tracing::info!(%session, "expired");
+            if let Some(connection) = connection {
+                self.gathered.reply(connection, zxid, Outcome::Dropped);
+            }
+        }
+        for path in self.reaper.due(now, &self.tree) {
+            self.reap(now, &path, out);
+        }
+        self.seal(out);
+        self.tree.reclaim(usize::MAX);
+    }
+
+    fn reap(&mut self, now: Now, path: &str, out: &mut Output) {
+        let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &[] };
+        // It may have got a child since it was looked at.
+        let Ok(txn) = prep.delete_container(path) else { return };
+        let header = self.header(now, SessionId(0), 0, txn.kind());
+        self.tree.apply(&header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
+        self.log(&header, true, |out| txn.write(out), out);
+    }
+
+    fn on_ephemerals(&mut self, from: (ShardId, ConnectionId), request: &Request, body: &[u8]) {
+        let Ok(PathOnly { path: prefix }) = PathOnly::read(&mut Reader::new(body)) else {
+            self.malformed(from, request);
+            return;
+        };
+        let prefix = prefix.as_deref().map_or("", str::trim);
+        let prefix = if prefix == "/" { "" } else { prefix };
+        let paths: Vec<&str> =
+            self.tree.ephemerals_of(request.session).filter(|p| p.starts_with(prefix)).collect();
+        self.gathered.answer(from, request.xid, self.zab.proposed(), Code::Ok, |out| {
+            out.put_count(Some(paths.len()));
+            for path in paths {
+                out.put_text(path);
+            }
+        });
+    }
+
+    // ---- writes -----------------------------------------------------------------------------
+
+    fn on_write(
+        &mut self,
+        now: Now,
+        from: (ShardId, ConnectionId),
+        request: &Request,
+        op: i32,
+        body: &[u8],
+        out: &mut Output,
+    ) {
+        let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &request.ids };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut body = Reader::new(body);
+        let txn = match op {
+            code::CREATE | code::CREATE2 | code::CREATE_CONTAINER | code::CREATE_TTL => {
+                Create::read(op, &mut body).and_then(|create| prep.create(create, &mut scratch))
+            }
+            code::DELETE => decode(&mut body).and_then(|delete| prep.delete(delete)),
+            code::SET_DATA => decode(&mut body).and_then(|set| prep.set_data(set)),
+            code::SET_ACL => decode(&mut body).and_then(|set| prep.set_acl(set, &mut scratch)),
+            code::RECONFIG if !self.settings.reconfig_enabled => Err(Code::ReconfigDisabled),
+            // A standalone server has no ensemble to change.
+            _ => Err(Code::Unimplemented),
+        };
+        #[cfg(feature = "mutants")]
+        let txn = match (self.settings.mutant, txn) {
+            (Some(Mutant::WrongErrorCode), Err(Code::NotEmpty)) => Err(Code::BadVersion),
+            (_, txn) => txn,
+        };
+        match txn {
+            Ok(txn) => {
+                let header = self.header(now, request.session, request.xid.0, txn.kind());
+                self.tree.apply(&header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
+                #[cfg(feature = "mutants")]
+                self.corrupt_sequence(&header, &txn);
+                self.log(&header, true, |out| txn.write(out), out);
+                self.gathered.answer(from, request.xid, Zxid(header.zxid), Code::Ok, |out| {
+                    write_result(out, op, &txn, &self.tree)
+                });
+            }
+            Err(Code::MarshallingError) => self.malformed(from, request),
+            Err(err) => self.refuse(now, from, request, err, out),
+        }
+        self.scratch = scratch;
+    }
+
+    #[cfg(feature = "mutants")]
+    fn corrupt_sequence(&mut self, header: &TxnHeader, txn: &Txn<'_>) {
+        if self.settings.mutant == Some(Mutant::SequenceGoesBack)
+            && let Txn::Delete { path } = txn
+        {
+            self.tree.set_back_cversion(Zxid(header.zxid), path);
+        }
+    }
+
+    /// A request that fails its checks is a transaction too: an error, with a zxid of its own.
+    fn refuse(
+        &mut self,
+        now: Now,
+        from: (ShardId, ConnectionId),
+        request: &Request,
+        err: Code,
+        out: &mut Output,
+    ) {
+        let header = self.header(now, request.session, request.xid.0, code::ERROR);
+        self.log(&header, false, |out| out.put_i32(err.number()), out);
+        self.answer(from, request, Zxid(header.zxid), err, |_| ());
+    }
+
+    /// A body that cannot be read is nobody's but this client's: nothing to order or to log.
+    fn malformed(&mut self, from: (ShardId, ConnectionId), request: &Request) {
+        self.answer(from, request, self.zab.proposed(), Code::MarshallingError, |_| ());
+    }
+
+    fn answer(
+        &mut self,
+        from: (ShardId, ConnectionId),
+        request: &Request,
+        zxid: Zxid,
+        err: Code,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) {
+        self.gathered.answer(from, request.xid, zxid, err, body);
+    }
+
+    fn header(&mut self, now: Now, session: SessionId, cxid: i32, kind: i32) -> TxnHeader {
+        let zxid = self.zab.propose().0;
+        TxnHeader { client_id: session.0, cxid, zxid, time: now.wall_ms, kind }
+    }
+
+    /// Writes the record of a transaction that the tree has taken, and lets it stand.
+    fn log(
+        &mut self,
+        header: &TxnHeader,
+        digested: bool,
+        body: impl FnOnce(&mut Vec<u8>),
+        out: &mut Output,
+    ) {
+        let zxid = Zxid(header.zxid);
+        let records = out.records(zxid, self.roll.take_new_file());
+        let start = records.len();
+        txnlog::append_record(records, |payload| {
+            header.write(payload);
+            body(payload);
+            if digested && self.settings.tree.digest {
+                let tree_digest = self.tree.digest() as i64;
+                TxnDigest { version: DIGEST_VERSION, tree_digest }.write(payload);
+            }
+        });
+        let bytes = records.len() - start;
+        self.roll.on_record(bytes as u64);
+        self.tree.settle(zxid);
+    }
+
+    // ---- commit -----------------------------------------------------------------------------
+
+    /// Ends a step: what it gathered waits for its commit, or goes out at once if there is
+    /// nothing to wait for.
+    fn seal(&mut self, out: &mut Output) {
+        self.gathered.seal(self.zab.proposed(), self.tree.digest());
+        let committed = self.zab.committed();
+        #[cfg(feature = "mutants")]
+        let committed = match self.settings.mutant {
+            Some(Mutant::AnswerBeforeSync) => self.zab.proposed(),
+            _ => committed,
+        };
+        self.release(committed, out);
+    }
+
+    fn on_synced(&mut self, zxid: Zxid, out: &mut Output) {
+        let committed = self.zab.on_synced(zxid);
+        self.release(committed, out);
+        self.tree.reclaim(RECLAIM_PER_COMMIT);
+    }
+
+    fn release(&mut self, committed: Zxid, out: &mut Output) {
+        let sessions = &mut self.sessions;
+        let released = self.gathered.release(committed, &mut out.applied, |session, timeout_ms| {
+            match timeout_ms {
+                Some(timeout_ms) => sessions.insert(session, timeout_ms),
+                None => sessions.remove(&session),
+            };
+        });
+        if let Some(zxid) = released {
+            self.tree.publish(zxid);
+        }
+    }
+
+    fn snapshot_if_due(&mut self, out: &mut Output) {
+        if out.snapshot.is_none() && self.roll.take_snapshot_due() {
+            out.snapshot = Some(self.snapshot_job());
+        }
+    }
+
+    /// A snapshot of what is committed.
+    pub fn snapshot_job(&mut self) -> SnapshotJob {
+        let (zxid, digest) = self.gathered.released();
+        SnapshotJob {
+            zxid,
+            digest: self.settings.tree.digest.then_some(digest),
+            sessions: self.sessions.iter().map(|(&session, &timeout)| (session, timeout)).collect(),
+            acls: self.tree.acl_lists(),
+            reader: self.tree.reader(),
+        }
+    }
+
+    // ---- reports ----------------------------------------------------------------------------
+
+    #[must_use]
+    pub fn report(&self) -> Report {
+        Report {
+            zxid: self.zab.committed(),
+            znodes: self.tree.znode_count(),
+            ephemerals: self.tree.ephemeral_count(),
+            data_bytes: self.tree.data_bytes(),
+            sessions: self.tracker.count(),
+            outstanding: self.gathered.outstanding(),
+        }
+    }
+
+    /// All live sessions, soonest to expire first.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionInfo> + '_ {
+        self.tracker.sessions()
+    }
+
+    /// The sessions that own ephemerals, and these.
+    pub fn ephemerals(&self) -> impl Iterator<Item = (SessionId, Vec<&str>)> {
+        self.tree
+            .owning_sessions()
+            .map(|session| (session, self.tree.ephemerals_of(session).collect()))
+    }
+
+    /// The state of all committed and proposed transactions, for checkers.
+    #[must_use]
+    pub fn tree(&self) -> &TreeWriter {
+        &self.tree
+    }
+
+    /// What does not hold, by name.
+    #[must_use]
+    pub fn broken_invariant(&self) -> Option<&'static str> {
+        if self.zab.proposed() < self.zab.committed() {
+            return Some("committed <= proposed");
+        }
+        if self.tree.mark() != 0 {
+            return Some("no transaction is left open");
+        }
+        if self.tree.published() > self.zab.committed() {
+            return Some("only what is committed is published");
+        }
+        self.tracker.broken_invariant()
+    }
+}
+
+/// How much is freed after a commit, at most: more than one commit retires, so that what a long
+/// snapshot held back drains, yet never a pause.
+const RECLAIM_PER_COMMIT: usize = 50_000;
+
+/// The body of a successful write's reply.
+fn write_result(out: &mut Vec<u8>, op: i32, txn: &Txn<'_>, tree: &TreeWriter) {
+    let stat = |path: &str| tree.newest(path).expect("just written").stat();
+    match txn {
+        Txn::Create { path, kind, .. } => {
+            let path_only =
+                op == code::CREATE && matches!(kind, CreateKind::Node { create2: false, .. });
+            if path_only {
+                out.put_text(path);
+            } else {
+                let stat: Stat = stat(path);
+                Create2Response { path: Some(path.as_ref().into()), stat }.write(out);
+            }
+        }
+        Txn::SetData { path, .. } | Txn::SetAcl { path, .. } => stat(path).write(out),
+        Txn::CreateSession { .. }
+        | Txn::CloseSession { .. }
+        | Txn::Error { .. }
+        | Txn::Delete { .. }
+        | Txn::DeleteContainer { .. }
+        | Txn::Reconfig { .. }
+        | Txn::Check { .. }
+        | Txn::Multi(_) => {}
     }
 }

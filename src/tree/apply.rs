@@ -275,3 +275,16 @@ fn owned(text: AclText<'_>) -> Acl {
     let own = |text: Option<std::borrow::Cow<'_, str>>| text.unwrap_or_default().into_owned();
     Acl { perms: text.perms, id: Id { scheme: own(text.id.scheme), id: own(text.id.id) } }
 }
+
+#[cfg(feature = "mutants")]
+impl TreeWriter {
+    /// A seeded bug: the parent of `path` forgets one create.
+    pub fn set_back_cversion(&mut self, zxid: Zxid, path: &str) {
+        let Some(parent) = self.store.find(&path[..path.rfind('/').unwrap_or(0)]) else { return };
+        let version = parent.live().expect("a parent lives");
+        let stat = version.stat();
+        let stat = StatPersisted { cversion: stat.cversion - 1, ..stat };
+        let (children, acl) = (version.child_count(), version.acl().cloned());
+        self.push(parent, zxid.0, stat, children, NextData::Same, acl);
+    }
+}

@@ -307,7 +307,11 @@ impl TreeWriter {
 
     /// An ACL list with the number that the snapshot's znodes know it by.
     pub fn load_acl(&mut self, number: i64, acls: Vec<Acl>) -> LoadedAcl {
-        LoadedAcl(Some(self.acls.load(number, acls)))
+        match &acls[..] {
+            // ZooKeeper numbers the open ACL too where a client named it.
+            [only] if only.is_open() => LoadedAcl::OPEN,
+            _ => LoadedAcl(Some(self.acls.load(number, acls))),
+        }
     }
 
     /// A znode of a snapshot, parents first; the root's path is empty. `None` where the parent is

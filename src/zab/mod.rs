@@ -1,1 +1,9 @@
-//! (being written)
+//! Zab: how servers agree on one order of transactions.
+//!
+//! A transaction is bytes and a zxid here; what a znode is, this floor does not know.
+//!
+//! ```text
+//! committed <= synced by a quorum <= proposed
+//! ```
+
+pub mod standalone;

@@ -1,0 +1,212 @@
+//! What waits for its commit: answers and changes, in the order of history.
+//!
+//! Every step's share is sealed into one batch with the zxid that it ends at. Batches go out in
+//! order, each once all its transactions are committed. An answer without a transaction of its
+//! own (a sync, a session that comes back) waits with those before it, which is all that its
+//! place in the order asks for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::exchange::{
+    Applied, Change, ChangeKind, ConnectionId, Item, Outcome, Reply, ShardId, Span,
+};
+use crate::record::code::Code;
+use crate::record::data::Acl;
+use crate::tree::change::Changes;
+use crate::types::{SessionId, Xid, Zxid};
+
+/// Batches that are kept for use again, at most.
+const SPARE_MAX: usize = 64;
+/// Buffers beyond this are given back rather than kept.
+const SPARE_BYTES_MAX: usize = 1 << 20;
+
+struct Sealed {
+    batch: Arc<Applied>,
+    /// The tree's digest after it.
+    digest: u64,
+    /// Sessions that open (with their timeout) or close with it.
+    sessions: Vec<(SessionId, Option<i32>)>,
+}
+
+pub(super) struct Gathered {
+    /// The batch that the current step adds to.
+    open: Applied,
+    sessions: Vec<(SessionId, Option<i32>)>,
+    sealed: VecDeque<Sealed>,
+    /// Handed out, to be used again once no shard holds them.
+    lent: VecDeque<Arc<Applied>>,
+    /// What the last batch that went out ended at, and the digest there.
+    released: (Zxid, u64),
+    outstanding: usize,
+}
+
+/// How far a batch has come.
+#[derive(Clone, Copy)]
+pub(super) struct Mark {
+    items: usize,
+    paths: usize,
+    bodies: usize,
+}
+
+impl Gathered {
+    pub(super) fn new(zxid: Zxid, digest: u64) -> Gathered {
+        Gathered {
+            open: Applied::default(),
+            sessions: Vec::new(),
+            sealed: VecDeque::new(),
+            lent: VecDeque::new(),
+            released: (zxid, digest),
+            outstanding: 0,
+        }
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            items: self.open.items.len(),
+            paths: self.open.paths.len(),
+            bodies: self.open.bodies.len(),
+        }
+    }
+
+    pub(super) fn truncate(&mut self, mark: Mark) {
+        self.open.items.truncate(mark.items);
+        self.open.paths.truncate(mark.paths);
+        self.open.bodies.truncate(mark.bodies);
+    }
+
+    /// Takes the changes of the transaction `zxid`.
+    pub(super) fn changes(&mut self, zxid: Zxid) -> impl Changes + '_ {
+        Watched { open: &mut self.open, zxid }
+    }
+
+    pub(super) fn body(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Span {
+        let start = self.open.bodies.len();
+        write(&mut self.open.bodies);
+        Span::since(start, self.open.bodies.len())
+    }
+
+    pub(super) fn answer(
+        &mut self,
+        (shard, connection): (ShardId, ConnectionId),
+        xid: Xid,
+        zxid: Zxid,
+        err: Code,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let body = self.body(body);
+        self.reply((shard, connection), zxid, Outcome::Answer { xid, err, body, close: false });
+    }
+
+    pub(super) fn reply(
+        &mut self,
+        (shard, connection): (ShardId, ConnectionId),
+        zxid: Zxid,
+        outcome: Outcome,
+    ) {
+        self.open.items.push(Item::Reply(Reply { shard, connection, zxid, outcome }));
+        self.outstanding += 1;
+    }
+
+    pub(super) fn session_opened(&mut self, session: SessionId, timeout_ms: i32) {
+        self.sessions.push((session, Some(timeout_ms)));
+    }
+
+    pub(super) fn session_closed(&mut self, session: SessionId) {
+        self.sessions.push((session, None));
+    }
+
+    /// Ends the open batch at `zxid`, where the tree has `digest`.
+    pub(super) fn seal(&mut self, zxid: Zxid, digest: u64) {
+        let last = self.sealed.back().map_or(self.released.0, |sealed| sealed.batch.zxid);
+        assert!(last <= zxid, "history goes forward");
+        if self.open.items.is_empty() && last == zxid {
+            return;
+        }
+        let next = self.spare();
+        let mut batch = std::mem::replace(&mut self.open, next);
+        batch.zxid = zxid;
+        let sessions = std::mem::take(&mut self.sessions);
+        self.sealed.push_back(Sealed { batch: Arc::new(batch), digest, sessions });
+    }
+
+    /// An empty batch, if possible one that all shards are done with.
+    fn spare(&mut self) -> Applied {
+        while let Some(lent) = self.lent.pop_front() {
+            match Arc::try_unwrap(lent) {
+                Ok(mut batch) if batch.bodies.capacity() <= SPARE_BYTES_MAX => {
+                    batch.clear();
+                    return batch;
+                }
+                Ok(_) => {}
+                Err(lent) => {
+                    self.lent.push_front(lent);
+                    break;
+                }
+            }
+        }
+        Applied::default()
+    }
+
+    /// Hands out what is committed. Says where the last batch ends, if there was any.
+    pub(super) fn release(
+        &mut self,
+        committed: Zxid,
+        out: &mut Vec<Arc<Applied>>,
+        mut session: impl FnMut(SessionId, Option<i32>),
+    ) -> Option<Zxid> {
+        let mut released = None;
+        while let Some(sealed) = self.sealed.front()
+            && sealed.batch.zxid <= committed
+        {
+            let Some(Sealed { batch, digest, sessions }) = self.sealed.pop_front() else { break };
+            for (id, timeout_ms) in sessions {
+                session(id, timeout_ms);
+            }
+            let replies = |item: &&Item| matches!(item, Item::Reply(_));
+            self.outstanding -= batch.items.iter().filter(replies).count();
+            self.released = (batch.zxid, digest);
+            released = Some(batch.zxid);
+            if self.lent.len() < SPARE_MAX {
+                self.lent.push_back(Arc::clone(&batch));
+            }
+            out.push(batch);
+        }
+        released
+    }
+
+    /// Where the last batch that went out ended, and the tree's digest there.
+    pub(super) fn released(&self) -> (Zxid, u64) {
+        self.released
+    }
+
+    /// Replies that wait.
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+}
+
+struct Watched<'g> {
+    open: &'g mut Applied,
+    zxid: Zxid,
+}
+
+impl Changes for Watched<'_> {
+    fn change(
+        &mut self,
+        kind: ChangeKind,
+        path: &str,
+        acl: Option<&Arc<[Acl]>>,
+        parent_acl: Option<&Arc<[Acl]>>,
+    ) {
+        let start = self.open.paths.len();
+        self.open.paths.push_str(path);
+        self.open.items.push(Item::Change(Change {
+            kind,
+            zxid: self.zxid,
+            path: Span::since(start, self.open.paths.len()),
+            acl: acl.cloned(),
+            parent_acl: parent_acl.cloned(),
+        }));
+    }
+}

@@ -1,0 +1,221 @@
+//! A multi: all or nothing.
+//!
+//! Each operation is checked and done in its turn, so that it sees what those before it did. If
+//! one fails, what was done is undone, and the record in the log says which one and why: those
+//! before it as they were, an error for it, and -2 for those after it. Nothing of such a record
+//! is applied.
+
+use super::prep::{Create, Prep, Scratch, decode};
+use super::{Pipeline, write_result};
+use crate::exchange::{ConnectionId, Request, ShardId};
+use crate::jute::Reader;
+use crate::jute::Write as _;
+use crate::jute::record::Record as _;
+use crate::record::code::Code;
+use crate::record::op::{CreateMode, code};
+use crate::record::proto::{MULTI_END, MultiHeader, PathVersion, SetDataRequest};
+use crate::record::txn::{CreateKind, Txn, TxnHeader};
+use crate::types::{Now, Zxid};
+
+use super::Output;
+use crate::exchange::Outcome;
+
+/// One operation of a multi, as it was asked for.
+#[derive(Clone, Debug)]
+enum Operation<'a> {
+    Create(Create<'a>),
+    Delete(PathVersion<'a>),
+    SetData(SetDataRequest<'a>),
+    Check(PathVersion<'a>),
+}
+
+impl<'a> Operation<'a> {
+    fn read(kind: i32, body: &mut Reader<'a>) -> Result<Operation<'a>, Code> {
+        Ok(match kind {
+            code::CREATE | code::CREATE2 | code::CREATE_CONTAINER | code::CREATE_TTL => {
+                Operation::Create(normalized(Create::read(kind, body)?)?)
+            }
+            code::DELETE => {
+                let delete: PathVersion<'a> = decode(body)?;
+                if delete.path.is_none() {
+                    return Err(Code::MarshallingError);
+                }
+                Operation::Delete(delete)
+            }
+            code::SET_DATA => Operation::SetData(decode(body)?),
+            code::CHECK => Operation::Check(decode(body)?),
+            _ => return Err(Code::MarshallingError),
+        })
+    }
+
+    /// The type of the result: what asks for a stat is answered as create2.
+    fn result_kind(&self) -> i32 {
+        match self {
+            Operation::Create(create) => match create.op {
+                code::CREATE => code::CREATE,
+                _ => code::CREATE2,
+            },
+            Operation::Delete(_) => code::DELETE,
+            Operation::SetData(_) => code::SET_DATA,
+            Operation::Check(_) => code::CHECK,
+        }
+    }
+}
+
+/// In a multi the flags can change which operation a create is (`MultiOperationRecord`, `Op`).
+fn normalized(create: Create<'_>) -> Result<Create<'_>, Code> {
+    let mode = CreateMode::from_flags(create.flags);
+    let op = match (create.op, mode) {
+        // Answered for this operation alone.
+        (code::CREATE_TTL, None) => code::CREATE_TTL,
+        (code::CREATE_TTL, Some(mode)) if mode.is_ttl() => code::CREATE_TTL,
+        (code::CREATE_TTL, Some(CreateMode::Container)) => code::CREATE_CONTAINER,
+        (code::CREATE_TTL, Some(_)) => code::CREATE,
+        (_, None) => return Err(Code::MarshallingError),
+        (_, Some(mode)) if mode.is_ttl() => return Err(Code::MarshallingError),
+        (_, Some(CreateMode::Container)) => code::CREATE_CONTAINER,
+        (op, Some(_)) => op,
+    };
+    let ttl = if op == code::CREATE_TTL { create.ttl } else { -1 };
+    Ok(Create { op, ttl, ..create })
+}
+
+fn read_operations<'a>(body: &mut Reader<'a>) -> Result<Vec<Operation<'a>>, Code> {
+    let mut operations = Vec::new();
+    loop {
+        let header: MultiHeader = decode(body)?;
+        if header.done {
+            return Ok(operations);
+        }
+        operations.push(Operation::read(header.kind, body)?);
+    }
+}
+
+impl Prep<'_> {
+    fn operation<'s>(
+        &self,
+        operation: Operation<'s>,
+        scratch: &'s mut Scratch,
+    ) -> Result<Txn<'s>, Code> {
+        match operation {
+            Operation::Create(create) => self.create(create, scratch),
+            Operation::Delete(delete) => self.delete(delete),
+            Operation::SetData(set) => self.set_data(set),
+            Operation::Check(check) => self.check(check),
+        }
+    }
+}
+
+impl Pipeline {
+    pub(super) fn on_multi(
+        &mut self,
+        now: Now,
+        from: (ShardId, ConnectionId),
+        request: &Request,
+        body: &[u8],
+        out: &mut Output,
+    ) {
+        let Ok(operations) = read_operations(&mut Reader::new(body)) else {
+            self.malformed(from, request);
+            return;
+        };
+        let header = self.header(now, request.session, request.xid.0, code::MULTI);
+        let zxid = Zxid(header.zxid);
+        let mark = (self.tree.mark(), self.gathered.mark());
+        let (mut record, mut results) = (Vec::new(), Vec::new());
+        record.put_count(Some(operations.len()));
+        let mut failed = None;
+        for (at, operation) in operations.iter().enumerate() {
+            match self.operation(&header, request, operation.clone(), &mut record, &mut results) {
+                Ok(()) => {}
+                Err(err) => {
+                    failed = Some((at, err));
+                    break;
+                }
+            }
+        }
+        match failed {
+            None => MULTI_END.write(&mut results),
+            Some((failing, err)) => {
+                #[cfg(feature = "mutants")]
+                let keeps = self.settings.mutant == Some(super::Mutant::MultiAppliedPartly);
+                #[cfg(not(feature = "mutants"))]
+                let keeps = false;
+                if !keeps {
+                    self.tree.undo_to(mark.0);
+                    self.gathered.truncate(mark.1);
+                }
+                results.clear();
+                for at in 0..operations.len() {
+                    let err = match at.cmp(&failing) {
+                        std::cmp::Ordering::Less => Code::Ok,
+                        std::cmp::Ordering::Equal => err,
+                        std::cmp::Ordering::Greater => Code::RuntimeInconsistency,
+                    };
+                    if at >= failing {
+                        put_operation(&mut record, &Txn::Error { err: err.number() });
+                    }
+                    MultiHeader { kind: code::ERROR, done: false, err: err.number() }
+                        .write(&mut results);
+                    results.put_i32(err.number());
+                }
+                MULTI_END.write(&mut results);
+            }
+        }
+        self.log(&header, true, |out| out.extend_from_slice(&record), out);
+        let body = self.gathered.body(|out| out.extend_from_slice(&results));
+        let outcome = Outcome::Answer { xid: request.xid, err: Code::Ok, body, close: false };
+        self.gathered.reply(from, zxid, outcome);
+    }
+
+    /// Checks one operation and does it; its record and its result are appended.
+    fn operation(
+        &mut self,
+        header: &TxnHeader,
+        request: &Request,
+        operation: Operation<'_>,
+        record: &mut Vec<u8>,
+        results: &mut Vec<u8>,
+    ) -> Result<(), Code> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let kind = operation.result_kind();
+        let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &request.ids };
+        let done = prep.operation(operation, &mut scratch).map(|txn| {
+            self.tree.apply(header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
+            put_operation(record, &logged(&txn));
+            MultiHeader { kind, done: false, err: 0 }.write(results);
+            write_result(results, kind, &txn, &self.tree);
+        });
+        self.scratch = scratch;
+        done
+    }
+}
+
+/// A create2 in a multi is logged as a create: ZooKeeper 3.8 would pass over what follows it.
+fn logged<'a>(txn: &Txn<'a>) -> Txn<'a> {
+    match txn.clone() {
+        Txn::Create {
+            kind: CreateKind::Node { create2: true, ephemeral },
+            path,
+            data,
+            acl,
+            parent_cversion,
+        } => Txn::Create {
+            kind: CreateKind::Node { create2: false, ephemeral },
+            path,
+            data,
+            acl,
+            parent_cversion,
+        },
+        txn => txn,
+    }
+}
+
+fn put_operation(record: &mut Vec<u8>, txn: &Txn<'_>) {
+    record.put_i32(txn.kind());
+    let start = record.len();
+    record.put_i32(0);
+    txn.write(record);
+    let length = i32::try_from(record.len() - start - 4).expect("below 2 GiB");
+    record[start..start + 4].copy_from_slice(&length.to_be_bytes());
+}

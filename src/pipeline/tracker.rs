@@ -1,0 +1,252 @@
+//! Who is alive: sessions, their timeouts, and the buckets in which they expire.
+//!
+//! A deadline is rounded up to the next tick after it, so that sessions expire in whole buckets:
+//! a silent one lives at least its timeout and less than a tick longer.
+//!
+//! ```text
+//! deadline = ((heard + timeout) / tick + 1) * tick
+//! ```
+//!
+//! Shards say once per tick whom they heard. A bucket is let go only when every shard has
+//! reported since, so that a shard that stalls costs nobody the session. No shard decides that
+//! a session is dead. After `SessionTrackerImpl` and `ExpiryQueue`.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::exchange::{ConnectionId, ShardId};
+use crate::types::{Now, ServerId, SessionId};
+
+/// A session as long as it may do anything.
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    timeout_ms: i32,
+    /// The end of its bucket, on the monotonic clock.
+    deadline_ms: i64,
+    /// Where it is connected, or was last.
+    connection: Option<(ShardId, ConnectionId)>,
+}
+
+/// What the tracker says of a session, for reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionInfo {
+    pub session: SessionId,
+    pub timeout_ms: i32,
+    pub deadline_ms: i64,
+}
+
+#[derive(Debug)]
+pub(super) struct Tracker {
+    tick_ms: i64,
+    sessions: HashMap<SessionId, Session, foldhash::fast::FixedState>,
+    buckets: BTreeMap<i64, BTreeSet<SessionId>>,
+    next: SessionId,
+    /// By shard: all that it heard up to here is known.
+    reported_ms: Vec<i64>,
+}
+
+impl Tracker {
+    /// With the sessions that the disk knows: each begins with its full timeout.
+    #[must_use]
+    pub(super) fn new(
+        now: Now,
+        tick_ms: i64,
+        server: ServerId,
+        shards: usize,
+        known: impl IntoIterator<Item = (SessionId, i32)>,
+    ) -> Tracker {
+        assert!(tick_ms > 0);
+        let mut tracker = Tracker {
+            tick_ms,
+            sessions: HashMap::default(),
+            buckets: BTreeMap::new(),
+            next: SessionId(first_session(now, server)),
+            reported_ms: vec![now.monotonic_ms; shards],
+        };
+        for (session, timeout_ms) in known {
+            tracker.insert(now, session, timeout_ms, None);
+            // The clock may have been set back since that id was given out.
+            if session.0 >> 56 == tracker.next.0 >> 56 && session >= tracker.next {
+                tracker.next = SessionId(session.0 + 1);
+            }
+        }
+        tracker
+    }
+
+    /// A new session and its id.
+    pub(super) fn open(
+        &mut self,
+        now: Now,
+        timeout_ms: i32,
+        connection: (ShardId, ConnectionId),
+    ) -> SessionId {
+        let session = self.next;
+        self.next = SessionId(session.0 + 1);
+        self.insert(now, session, timeout_ms, Some(connection));
+        session
+    }
+
+    fn insert(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        timeout_ms: i32,
+        connection: Option<(ShardId, ConnectionId)>,
+    ) {
+        let deadline_ms = self.deadline(now.monotonic_ms, timeout_ms);
+        let previous =
+            self.sessions.insert(session, Session { timeout_ms, deadline_ms, connection });
+        if let Some(previous) = previous {
+            self.leave_bucket(session, previous.deadline_ms);
+        }
+        self.buckets.entry(deadline_ms).or_default().insert(session);
+    }
+
+    #[must_use]
+    pub(super) fn is_alive(&self, session: SessionId) -> bool {
+        self.sessions.contains_key(&session)
+    }
+
+    /// A session is back, on another connection. Says where it was before; `None` where there is
+    /// no such session.
+    pub(super) fn resume(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        timeout_ms: i32,
+        connection: (ShardId, ConnectionId),
+    ) -> Option<Option<(ShardId, ConnectionId)>> {
+        let before = self.sessions.get(&session)?.connection;
+        self.insert(now, session, timeout_ms, Some(connection));
+        Some(before)
+    }
+
+    /// The session was heard from at `heard_ms`.
+    pub(super) fn touch(&mut self, session: SessionId, heard_ms: i64) {
+        let Some(known) = self.sessions.get(&session).copied() else { return };
+        let deadline_ms = self.deadline(heard_ms, known.timeout_ms);
+        if known.deadline_ms < deadline_ms {
+            self.leave_bucket(session, known.deadline_ms);
+            self.buckets.entry(deadline_ms).or_default().insert(session);
+            self.sessions.insert(session, Session { deadline_ms, ..known });
+        }
+    }
+
+    /// All that a shard heard up to `as_of_ms` has been told by `touch`.
+    pub(super) fn on_report(&mut self, shard: ShardId, as_of_ms: i64) {
+        if let Some(reported) = self.reported_ms.get_mut(usize::from(shard.0)) {
+            *reported = as_of_ms.max(*reported);
+        }
+    }
+
+    /// The session is over. Says where it was connected.
+    pub(super) fn close(&mut self, session: SessionId) -> Option<(ShardId, ConnectionId)> {
+        let closed = self.sessions.remove(&session)?;
+        self.leave_bucket(session, closed.deadline_ms);
+        closed.connection
+    }
+
+    /// The sessions whose time has come, in the order of their ids within a bucket. They are
+    /// still known; `close` ends them.
+    #[must_use]
+    pub(super) fn due(&self, now: Now) -> Vec<SessionId> {
+        let heard_until =
+            self.reported_ms.iter().copied().min().unwrap_or(i64::MAX).saturating_add(self.tick_ms);
+        let until = now.monotonic_ms.min(heard_until);
+        self.buckets.range(..=until).flat_map(|(_, sessions)| sessions).copied().collect()
+    }
+
+    fn leave_bucket(&mut self, session: SessionId, deadline_ms: i64) {
+        let bucket = self.buckets.get_mut(&deadline_ms).expect("every session is in a bucket");
+        bucket.remove(&session);
+        if bucket.is_empty() {
+            self.buckets.remove(&deadline_ms);
+        }
+    }
+
+    fn deadline(&self, heard_ms: i64, timeout_ms: i32) -> i64 {
+        ((heard_ms + i64::from(timeout_ms)) / self.tick_ms + 1) * self.tick_ms
+    }
+
+    #[must_use]
+    pub(super) fn count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// All sessions, soonest to expire first.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionInfo> + '_ {
+        self.buckets.iter().flat_map(move |(&deadline_ms, sessions)| {
+            sessions.iter().map(move |&session| SessionInfo {
+                session,
+                timeout_ms: self.sessions[&session].timeout_ms,
+                deadline_ms,
+            })
+        })
+    }
+
+    /// What does not hold, by name.
+    #[must_use]
+    pub(super) fn broken_invariant(&self) -> Option<&'static str> {
+        let in_buckets: usize = self.buckets.values().map(BTreeSet::len).sum();
+        (in_buckets != self.sessions.len()).then_some("each session is in one bucket")
+    }
+}
+
+/// The first id that a server gives out: its number in the top byte, 40 bits of time, and 16
+/// bits for the sessions of one millisecond. ZooKeeper takes the monotonic clock, which may
+/// begin again after a reboot; we take the wall clock.
+fn first_session(now: Now, server: ServerId) -> i64 {
+    let time = ((now.wall_ms << 24) as u64 >> 8) as i64;
+    match time | server.0 << 56 {
+        // Would be the mark of a container.
+        i64::MIN => i64::MIN + 1,
+        id => id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: (ShardId, ConnectionId) = (ShardId(0), ConnectionId { slot: 0, generation: 0 });
+
+    fn at(monotonic_ms: i64) -> Now {
+        Now { monotonic_ms, wall_ms: 1_800_000_000_000 }
+    }
+
+    fn tracker() -> Tracker {
+        Tracker::new(at(0), 1_000, ServerId(1), 1, [])
+    }
+
+    #[test]
+    fn a_silent_session_expires_within_a_tick_after_its_timeout() {
+        let mut tracker = tracker();
+        let session = tracker.open(at(500), 4_000, HERE);
+        tracker.on_report(HERE.0, 4_999);
+        assert_eq!(tracker.due(at(4_999)), []);
+        tracker.on_report(HERE.0, 5_000);
+        assert_eq!(tracker.due(at(5_000)), [session]);
+        assert_eq!(tracker.close(session), Some(HERE));
+        assert!(!tracker.is_alive(session));
+        assert_eq!(tracker.broken_invariant(), None);
+    }
+
+    #[test]
+    fn nobody_expires_while_a_shard_is_behind_with_its_report() {
+        let mut tracker = tracker();
+        let session = tracker.open(at(0), 2_000, HERE);
+        tracker.on_report(HERE.0, 1_000);
+        assert_eq!(tracker.due(at(60_000)), []);
+        tracker.touch(session, 59_000);
+        tracker.on_report(HERE.0, 60_000);
+        assert_eq!(tracker.due(at(60_000)), []);
+    }
+
+    #[test]
+    fn ids_go_on_after_those_on_the_disk() {
+        let fresh = tracker().open(at(0), 1, HERE);
+        assert_eq!(fresh.0 >> 56, 1);
+        let later = SessionId(fresh.0 + 1_000_000);
+        let mut tracker = Tracker::new(at(0), 1_000, ServerId(1), 1, [(later, 4_000)]);
+        assert_eq!(tracker.open(at(0), 1, HERE), SessionId(later.0 + 1));
+    }
+}
