@@ -438,7 +438,7 @@ type Slot = CachePadded<AtomicI64>;
 // ---------------------------------------------------------------------------------------------
 
 /// A znode of the writer's: linked, so alive for as long as the writer does not reclaim.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct NodeRef(NonNull<Node>);
 
 // SAFETY: only a `Store` makes use of one, and it goes with the `Store` to another thread.
@@ -740,7 +740,8 @@ impl Store {
     }
 
     /// The transaction of `zxid` stands: what its version of `node` replaced may be freed once
-    /// no view is below `zxid`.
+    /// no view is below `zxid`. Once for each of its znodes, children that it deleted before
+    /// their parents.
     pub(super) fn settle(&mut self, node: NodeRef, zxid: i64) {
         self.superseded.push_back((zxid, node));
     }
@@ -771,7 +772,7 @@ impl Store {
             && zxid <= lowest_view
         {
             self.superseded.pop_front();
-            budget = budget.saturating_sub(1 + self.free_below(node, lowest_view));
+            budget = budget.saturating_sub(1 + self.free_below(node, zxid, lowest_view));
         }
         while budget > 0
             && let Some(&(published, _)) = self.retired.front()
@@ -783,8 +784,8 @@ impl Store {
     }
 
     /// Frees the versions of `node` that no view at or above `lowest_view` can see, and unlinks
-    /// the node if all that is left is a tombstone. Says how many versions it freed.
-    fn free_below(&mut self, node: NodeRef, lowest_view: i64) -> usize {
+    /// the node if all that is left is the tombstone of `zxid`. Says how many versions it freed.
+    fn free_below(&mut self, node: NodeRef, zxid: i64, lowest_view: i64) -> usize {
         let mut version = node.node().newest();
         while let Some(seen) = version
             && seen.zxid > lowest_view
@@ -802,9 +803,9 @@ impl Store {
             doomed = *owned.prev.get_mut();
             freed += 1;
         }
-        let is_newest =
-            ptr::from_ref(lowest).cast_mut() == node.node().head.load(Ordering::Relaxed);
-        if lowest.is_tombstone() && is_newest {
+        let is_newest = ptr::eq(lowest, node.node().head.load(Ordering::Relaxed));
+        // Only its own entry, the last there is of this node: those before still name it.
+        if lowest.is_tombstone() && lowest.zxid == zxid && is_newest {
             assert!(
                 node.node().first_child.load(Ordering::Relaxed).is_null(),
                 "a znode is unlinked after its children"

@@ -27,6 +27,7 @@ pub mod digest;
 pub mod ephemerals;
 pub mod quota;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use acl_cache::AclCache;
@@ -466,6 +467,13 @@ impl TreeWriter {
 
     /// The open transaction stands.
     pub fn settle(&mut self, zxid: Zxid) {
+        if self.open.len() > 2 {
+            // Each znode once, where it was touched last.
+            let mut seen = HashSet::with_hasher(foldhash::fast::FixedState::default());
+            self.open.reverse();
+            self.open.retain(|node| seen.insert(*node));
+            self.open.reverse();
+        }
         for node in self.open.drain(..) {
             self.store.settle(node, zxid.0);
         }
@@ -584,3 +592,6 @@ impl LoadedAcl {
     /// What -1 stands for.
     pub const OPEN: LoadedAcl = LoadedAcl(None);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! The tree against a plain model of it, under many readers, and with every view that there was.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use proptest::prelude::*;
+
+use super::change::Unwatched;
+use super::*;
+use crate::record::code::Code;
+use crate::record::data::AclBytes;
+use crate::record::txn::{CreateKind, Txn, TxnHeader};
+
+fn header(zxid: i64) -> TxnHeader {
+    TxnHeader { client_id: 7, cxid: 0, zxid, time: 1_000 + zxid, kind: 0 }
+}
+
+fn create<'a>(path: &'a str, data: &'a [u8]) -> Txn<'a> {
+    Txn::Create {
+        kind: CreateKind::Node { create2: false, ephemeral: path.ends_with('e') },
+        path: path.into(),
+        data: Some(data),
+        acl: AclBytes::OPEN,
+        parent_cversion: -1,
+    }
+}
+
+fn set<'a>(path: &'a str, data: &'a [u8]) -> Txn<'a> {
+    Txn::SetData { path: path.into(), data: Some(data), version: 1 }
+}
+
+fn delete(path: &str) -> Txn<'_> {
+    Txn::Delete { path: path.into() }
+}
+
+fn commit(tree: &mut TreeWriter, zxid: i64, txn: &Txn<'_>) -> Code {
+    let code = tree.apply(&header(zxid), txn, &mut Unwatched);
+    tree.settle(Zxid(zxid));
+    tree.publish(Zxid(zxid));
+    code
+}
+
+/// What a reader sees, whole.
+fn seen(reader: &TreeReader) -> BTreeMap<String, (Vec<u8>, i64, Vec<String>)> {
+    reader
+        .walk()
+        .map(|znode| {
+            let mut children: Vec<String> = znode.children().map(str::to_owned).collect();
+            assert_eq!(children.len(), znode.child_count());
+            children.sort();
+            let data = znode.data().unwrap_or_default().to_vec();
+            (znode.path().to_owned(), (data, znode.stat().mzxid, children))
+        })
+        .collect()
+}
+
+/// The digest, computed afresh.
+fn digest_of(tree: &mut TreeWriter) -> u64 {
+    let reader = tree.reader();
+    reader
+        .walk()
+        .filter(|znode| digest::counts(znode.path()))
+        .map(|znode| {
+            let prefix = digest::prefix(znode.path(), znode.data());
+            u64::from(digest::znode(prefix, &znode.stat_persisted()))
+        })
+        .fold(0, u64::wrapping_add)
+}
+
+#[test]
+fn a_view_shows_its_zxid_and_nothing_later() {
+    let mut tree = TreeWriter::new(Settings::default());
+    commit(&mut tree, 1, &create("/a", b"1"));
+    let mut reader = tree.reader();
+    commit(&mut tree, 2, &set("/a", b"2"));
+    commit(&mut tree, 3, &create("/a/b", b""));
+    commit(&mut tree, 4, &delete("/a/b"));
+    commit(&mut tree, 5, &delete("/a"));
+    let data = |reader: &TreeReader| reader.get("/a").map(|znode| znode.data().unwrap().to_vec());
+    assert_eq!(data(&reader), Some(b"1".to_vec()));
+    reader.advance(Zxid(2));
+    assert_eq!(data(&reader), Some(b"2".to_vec()));
+    assert_eq!(reader.get("/a").unwrap().child_count(), 0);
+    reader.advance(Zxid(3));
+    assert_eq!(reader.get("/a").unwrap().children().collect::<Vec<_>>(), ["b"]);
+    reader.advance(Zxid(5));
+    assert_eq!(data(&reader), None);
+    tree.reclaim(usize::MAX);
+    commit(&mut tree, 6, &create("/a", b"6"));
+    reader.advance(Zxid(6));
+    assert_eq!(data(&reader), Some(b"6".to_vec()));
+    tree.reclaim(usize::MAX);
+    assert!(tree.waiting_to_be_freed() <= 4, "what was superseded is freed");
+}
+
+#[test]
+fn what_was_undone_was_never_there() {
+    let mut tree = TreeWriter::new(Settings::default());
+    commit(&mut tree, 1, &create("/a", b"1"));
+    commit(&mut tree, 2, &create("/a/e", b"1"));
+    let (before, digest) = (seen(&tree.reader()), tree.digest());
+    let counts = |tree: &TreeWriter| {
+        (tree.znode_count(), tree.ephemeral_count(), tree.data_bytes(), tree.mark())
+    };
+    let counted = counts(&tree);
+    let reader = tree.reader();
+    let header = header(3);
+    for txn in [set("/a", b"2"), create("/a/f", b"x"), delete("/a/e"), create("/a/e", b"2")] {
+        assert_eq!(tree.apply(&header, &txn, &mut Unwatched), Code::Ok);
+    }
+    tree.undo_to(0);
+    assert_eq!((seen(&reader), tree.digest(), counts(&tree)), (before.clone(), digest, counted));
+    drop(reader);
+    tree.reclaim(usize::MAX);
+    assert_eq!(seen(&tree.reader()), before);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Create(usize, u8),
+    Set(usize, u8),
+    Delete(usize),
+    /// Several at once, taken back or not.
+    Try(Vec<(usize, u8)>, bool),
+    Reader,
+    Advance(usize),
+    Drop(usize),
+    Reclaim(usize),
+}
+
+const PATHS: [&str; 9] =
+    ["/a", "/a/b", "/a/c", "/a/b/e", "/d", "/d/e", "/d/e2", "/zookeeper/x", "/f"];
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let path = 0..PATHS.len();
+    let step = prop_oneof![
+        4 => (path.clone(), any::<u8>()).prop_map(|(path, byte)| Step::Create(path, byte)),
+        3 => (path.clone(), any::<u8>()).prop_map(|(path, byte)| Step::Set(path, byte)),
+        3 => path.clone().prop_map(Step::Delete),
+        1 => (proptest::collection::vec((path, any::<u8>()), 1..4), any::<bool>())
+            .prop_map(|(parts, stays)| Step::Try(parts, stays)),
+        1 => Just(Step::Reader),
+        2 => any::<usize>().prop_map(Step::Advance),
+        1 => any::<usize>().prop_map(Step::Drop),
+        2 => (0_usize..20).prop_map(Step::Reclaim),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+/// The model: every state that ever was, by zxid.
+type States = BTreeMap<i64, BTreeMap<String, (Vec<u8>, i64, Vec<String>)>>;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is written, undone, freed and read: a reader sees the state of its view, and the
+    /// running digest is the one computed afresh.
+    #[test]
+    fn every_view_shows_the_state_that_was(steps in steps()) {
+        let mut tree = TreeWriter::new(Settings::default());
+        let mut states = States::new();
+        states.insert(0, seen(&tree.reader()));
+        let mut readers: Vec<TreeReader> = Vec::new();
+        let mut zxid = 0;
+        for step in steps {
+            let txns: Vec<(usize, u8, u8)> = match &step {
+                Step::Create(path, byte) => vec![(*path, *byte, 0)],
+                Step::Set(path, byte) => vec![(*path, *byte, 1)],
+                Step::Delete(path) => vec![(*path, 0, 2)],
+                Step::Try(parts, _) => parts.iter().map(|(p, b)| (*p, *b, *b % 3)).collect(),
+                _ => Vec::new(),
+            };
+            if !txns.is_empty() {
+                zxid += 1;
+                for (path, byte, kind) in txns {
+                    let data = [byte];
+                    let txn = match kind {
+                        0 => create(PATHS[path], &data),
+                        1 => set(PATHS[path], &data),
+                        _ => delete(PATHS[path]),
+                    };
+                    // ZooKeeper checks before it makes a transaction; so does this.
+                    let has_children = tree.newest(PATHS[path]).is_some_and(|z| z.child_count() > 0);
+                    let exists = tree.newest(PATHS[path]).is_some();
+                    if (kind == 2 && has_children) || (kind == 0) == exists {
+                        continue;
+                    }
+                    tree.apply(&header(zxid), &txn, &mut Unwatched);
+                }
+                if let Step::Try(_, false) = step {
+                    tree.undo_to(0);
+                }
+                tree.settle(Zxid(zxid));
+                tree.publish(Zxid(zxid));
+                states.insert(zxid, seen(&tree.reader()));
+                prop_assert_eq!(digest_of(&mut tree), tree.digest());
+                prop_assert_eq!(states[&zxid].len(), tree.znode_count());
+            }
+            match step {
+                Step::Reader => readers.push(tree.reader()),
+                Step::Advance(which) if !readers.is_empty() => {
+                    let count = readers.len();
+                    let reader = &mut readers[which % count];
+                    let next = reader.view().0 + 1;
+                    if next <= zxid {
+                        reader.advance(Zxid(next));
+                    }
+                }
+                Step::Drop(which) if !readers.is_empty() => {
+                    let count = readers.len();
+                    readers.swap_remove(which % count);
+                }
+                Step::Reclaim(budget) => tree.reclaim(budget),
+                _ => {}
+            }
+            for reader in &readers {
+                prop_assert_eq!(&seen(reader), &states[&reader.view().0]);
+            }
+        }
+        drop(tree);
+        for reader in &readers {
+            prop_assert_eq!(&seen(reader), &states[&reader.view().0]);
+        }
+    }
+}
+
+#[test]
+fn the_index_grows_and_shrinks_under_readers() {
+    let mut tree = TreeWriter::new(Settings::default());
+    let mut zxid = 0;
+    for round in 0..3 {
+        for n in 0..3_000 {
+            zxid += 1;
+            commit(&mut tree, zxid, &create(&format!("/n{n}"), b"x"));
+        }
+        let reader = tree.reader();
+        for n in 0..3_000 {
+            zxid += 1;
+            commit(&mut tree, zxid, &delete(&format!("/n{n}")));
+            tree.reclaim(10);
+        }
+        assert_eq!(reader.get("/").unwrap().child_count(), 3_001, "round {round}");
+        assert!((0..3_000).all(|n| reader.get(&format!("/n{n}")).is_some()));
+        drop(reader);
+        tree.reclaim(usize::MAX);
+        assert_eq!(tree.znode_count(), 4);
+    }
+}
+
+/// Two readers and a writer on threads of their own. Each transaction sets two znodes to the same
+/// number and renews a third: no view may show them apart.
+#[test]
+fn readers_on_other_cores_see_whole_transactions() {
+    let mut tree = TreeWriter::new(Settings::default());
+    for (zxid, path) in [(1, "/l"), (2, "/r"), (3, "/x")] {
+        commit(&mut tree, zxid, &create(path, b"0"));
+    }
+    let published = Arc::new(AtomicI64::new(3));
+    let done = Arc::new(AtomicBool::new(false));
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let mut reader = tree.reader();
+            let (published, done) = (Arc::clone(&published), Arc::clone(&done));
+            std::thread::spawn(move || {
+                let mut reads = 0_u64;
+                while !done.load(Ordering::Acquire) {
+                    reader.advance(Zxid(published.load(Ordering::Acquire)));
+                    for _ in 0..20 {
+                        let left = reader.get("/l").unwrap();
+                        let right = reader.get("/r").unwrap();
+                        assert_eq!(left.data(), right.data());
+                        let renewed = reader.get("/x").unwrap();
+                        assert!(renewed.stat().czxid <= reader.view().0);
+                        assert_eq!(reader.get("/").unwrap().children().count(), 4);
+                        reads += 1;
+                    }
+                }
+                reads
+            })
+        })
+        .collect();
+    for zxid in 4..20_000_i64 {
+        let data = zxid.to_string();
+        let parts = vec![
+            set("/l", data.as_bytes()),
+            delete("/x"),
+            set("/r", data.as_bytes()),
+            create("/x", data.as_bytes()),
+        ];
+        commit(&mut tree, zxid, &Txn::Multi(parts));
+        published.store(zxid, Ordering::Release);
+        tree.reclaim(100);
+    }
+    done.store(true, Ordering::Release);
+    for thread in threads {
+        assert!(thread.join().expect("a reader saw a torn transaction") > 0);
+    }
+}
