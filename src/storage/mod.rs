@@ -28,14 +28,15 @@
 //!
 //! - A log's header, its directory entry and a watermark that names it are durable before its
 //!   first record is appended; its first record has the zxid that its name says.
-//! - A log is synced and cut to end with its last record (`Segment::end`) before the next one is
-//!   created.
-//! - The watermark is stored after the sync it tells of, never before. It need not be synced
-//!   except as above.
+//! - A log is synced before the next one is created.
+//! - The watermark is stored after the sync it tells of, never before, and need not be synced
+//!   except as above. It is told the end of each epoch (`Watermark::end_epoch`).
 //! - What `Replayed::cuts` names is cut or removed, durably, before a new log is created.
-//! - Truncation moves the watermark back, durably, before it cuts.
+//! - Truncation moves the watermark back (`Watermark::truncate`), durably, before it cuts.
 
 pub mod compression;
+#[cfg(test)]
+mod damage;
 pub mod epoch;
 pub mod replay;
 pub mod segment;

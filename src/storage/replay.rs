@@ -17,7 +17,7 @@
 //! | below the watermark | damaged | damaged |
 //! | behind the watermark | torn | as below |
 //! | the next log goes on with zxid+1 | | torn |
-//! | a later epoch begins, nothing whole behind the end | | torn, unless sealed by us |
+//! | a later epoch begins, nothing whole behind the end | | torn, unless more was synced |
 //! | a later epoch begins, a whole record behind the end | | damaged |
 //! | no watermark, nothing whole behind the end | torn | |
 //! | no watermark, a whole record behind the end | damaged | |
@@ -335,8 +335,6 @@ pub enum Evidence {
     Watermark { offset: u64, zxid: Zxid },
     #[error("zxid {zxid} follows at byte {offset}")]
     Later { offset: u64, zxid: Zxid },
-    #[error("the log was complete when the next was begun")]
-    Sealed,
     #[error("zxid {zxid} begins a later epoch in the next log")]
     Epoch { zxid: Zxid },
 }
@@ -411,8 +409,6 @@ struct End {
     /// All that was known when it was reached.
     known: Zxid,
     beyond: Beyond,
-    /// Zeros behind the end of a log that was cut when it was sealed are damage too.
-    sealed: bool,
     /// Behind the watermark of this very log.
     unsynced: bool,
 }
@@ -480,7 +476,9 @@ impl Replay {
             return Ok(false);
         }
         let is_next = found == last.next();
-        let begins_epoch = last.epoch() < found.epoch() && found.counter() == 1;
+        let begins_epoch = last.epoch() < found.epoch()
+            && found.counter() == 1
+            && self.skipped_end(last, found).is_none();
         if !is_next && !begins_epoch {
             let (path, ended) = (path.into(), self.ended.take());
             return Err(ReplayError::Gap { path, offset, last, found, ended });
@@ -494,6 +492,10 @@ impl Replay {
             }
         }
         Ok(true)
+    }
+
+    fn skipped_end(&self, last: Zxid, next: Zxid) -> Option<Zxid> {
+        self.options.watermark?.skipped_end(last, next)
     }
 
     fn on_end(
@@ -518,17 +520,14 @@ impl Replay {
             let cause = stop.cause;
             return Err(ReplayError::Damaged { path, offset, cause, last: known, evidence });
         }
-        let sealed = self.options.watermark.is_some_and(|watermark| {
-            watermark.sealed_since <= start && start < watermark.log && stop.offset < log.len()
-        });
         let beyond = match stop.cause {
             Cause::NoHeader if log.len() < HEADER_BYTES => Beyond::Scraps,
             _ => beyond(log, stop.offset, known, self.options.payload_bytes_max),
         };
         self.ended = Some((path.clone(), stop));
-        if sealed || beyond != Beyond::Zeros || stop.cause == Cause::NoHeader {
+        if beyond != Beyond::Zeros || stop.cause == Cause::NoHeader {
             let unsynced = own.is_some_and(|watermark| watermark.offset <= offset);
-            self.ends.push(End { path, stop, known, beyond, sealed, unsynced });
+            self.ends.push(End { path, stop, known, beyond, unsynced });
         }
         Ok(())
     }
@@ -553,7 +552,6 @@ impl End {
     /// it goes on with zxid+1 explains any end, and is not asked here.
     fn explain_by(&self, next: Option<Zxid>) -> Result<(), ReplayError> {
         let evidence = match (self.beyond, next) {
-            (_, Some(_)) if self.sealed => Evidence::Sealed,
             (Beyond::Record { offset, zxid }, _)
                 if !self.unsynced && next.is_none_or(|next| zxid < next) =>
             {

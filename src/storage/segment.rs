@@ -77,22 +77,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Segment<B> {
             return Err(Full { needed: framed.len(), room: self.room() });
         }
         let target = &mut self.bytes.as_mut()[self.end..self.end + framed.len()];
-        let mut at = 0;
-        while at < framed.len() {
-            let after = at + txnlog::first_record_bytes(&framed[at..]);
-            let (length, payload) = (at + LENGTH_OFFSET, at + PAYLOAD_OFFSET);
-            target[at..length].copy_from_slice(&framed[at..length]);
-            target[payload..after].copy_from_slice(&framed[payload..after]);
-            at = after;
-        }
-        let mut at = 0;
-        while at < framed.len() {
-            compiler_fence(Ordering::SeqCst);
-            let (length, payload) = (at + LENGTH_OFFSET, at + PAYLOAD_OFFSET);
-            target[length..payload].copy_from_slice(&framed[length..payload]);
-            at += txnlog::first_record_bytes(&framed[at..]);
-        }
+        store_without_lengths(target, framed);
         compiler_fence(Ordering::SeqCst);
+        publish_lengths(target, framed);
         self.end += framed.len();
         Ok(())
     }
@@ -117,6 +104,29 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Segment<B> {
     }
 }
 
+/// Stores all of `framed` but the records' lengths.
+fn store_without_lengths(target: &mut [u8], framed: &[u8]) {
+    let mut start = 0;
+    while start < framed.len() {
+        let end = start + txnlog::first_record_bytes(&framed[start..]);
+        let (length, payload) = (start + LENGTH_OFFSET, start + PAYLOAD_OFFSET);
+        target[start..length].copy_from_slice(&framed[start..length]);
+        target[payload..end].copy_from_slice(&framed[payload..end]);
+        start = end;
+    }
+}
+
+/// Stores the records' lengths, first to last.
+fn publish_lengths(target: &mut [u8], framed: &[u8]) {
+    let mut start = 0;
+    while start < framed.len() {
+        let (length, payload) = (start + LENGTH_OFFSET, start + PAYLOAD_OFFSET);
+        target[length..payload].copy_from_slice(&framed[length..payload]);
+        compiler_fence(Ordering::SeqCst);
+        start += txnlog::first_record_bytes(&framed[start..]);
+    }
+}
+
 /// Where to cut a log so that it ends with the last transaction up to `zxid`: the end of that
 /// record, or of the header if there is none. `None` if what is before the cut cannot be trusted:
 /// the log does not read up to there.
@@ -134,4 +144,89 @@ pub fn cut_after(log: &[u8], zxid: Zxid, record_bytes_max: usize) -> Option<usiz
         cut = record.end();
     }
     reader.stop().is_some_and(|stop| stop.cause.is_end()).then_some(cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::damage::history;
+    use super::*;
+    use crate::jute::FIELD_BYTES_MAX;
+
+    fn zxids(log: &[u8]) -> Vec<i64> {
+        let reader = LogReader::new(log, FIELD_BYTES_MAX).unwrap();
+        reader.map(|record| record.header.zxid).collect()
+    }
+
+    fn framed(zxids: std::ops::RangeInclusive<i64>) -> Vec<u8> {
+        history(zxids)[HEADER_BYTES..].to_vec()
+    }
+
+    #[test]
+    fn a_segment_holds_the_bytes_of_a_log() {
+        let mut segment = Segment::create(vec![0; 4096]);
+        segment.append(&framed(1..=1)).unwrap();
+        segment.append(&framed(2..=5)).unwrap();
+        let whole = history(1..=5);
+        assert_eq!(segment.end(), whole.len());
+        assert_eq!(segment.bytes()[..whole.len()], whole);
+        assert!(segment.bytes()[whole.len()..].iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_changes_nothing() {
+        let mut segment = Segment::create(vec![0; 512]);
+        segment.append(&framed(1..=2)).unwrap();
+        let (before, end) = (segment.bytes().to_vec(), segment.end());
+        let batch = framed(3..=30);
+        let full = Full { needed: batch.len(), room: 512 - end };
+        assert_eq!(segment.append(&batch), Err(full));
+        assert_eq!((segment.bytes(), segment.end()), (&before[..], end));
+        let mut longer = before;
+        longer.resize(4096, 0);
+        segment.remap(longer);
+        segment.append(&batch).unwrap();
+        assert_eq!(zxids(segment.bytes()), Vec::from_iter(1..=30));
+    }
+
+    #[test]
+    fn a_record_is_not_there_until_its_length_is() {
+        let batch = framed(1..=3);
+        let mut log = history(1..=0);
+        log.resize(HEADER_BYTES + batch.len(), 0);
+        store_without_lengths(&mut log[HEADER_BYTES..], &batch);
+        assert_eq!(zxids(&log), []);
+        let mut start = 0;
+        for zxid in 1..=3 {
+            let end = start + txnlog::first_record_bytes(&batch[start..]);
+            publish_lengths(&mut log[HEADER_BYTES + start..], &batch[start..end]);
+            assert_eq!(zxids(&log), Vec::from_iter(1..=zxid));
+            start = end;
+        }
+        assert_eq!(log[HEADER_BYTES..], batch);
+    }
+
+    #[test]
+    fn a_log_is_cut_after_the_last_transaction_that_stays() {
+        // 1, 2, 5, 6: as after a change of epoch.
+        let log = [history(1..=2), framed(5..=6), vec![0; 100]].concat();
+        let kept = |zxid| {
+            let cut = cut_after(&log, Zxid(zxid), FIELD_BYTES_MAX).unwrap();
+            zxids(&log[..cut])
+        };
+        assert_eq!(kept(0), []);
+        assert_eq!(kept(2), [1, 2]);
+        assert_eq!(kept(3), [1, 2]);
+        assert_eq!(kept(6), [1, 2, 5, 6]);
+        assert_eq!(kept(9), [1, 2, 5, 6]);
+    }
+
+    #[test]
+    fn a_log_that_breaks_off_before_the_cut_has_none() {
+        let mut log = history(1..=5);
+        let end = log.len();
+        log[end - 1] = 0;
+        assert!(cut_after(&log, Zxid(3), FIELD_BYTES_MAX).is_some());
+        assert_eq!(cut_after(&log, Zxid(4), FIELD_BYTES_MAX), None);
+        assert_eq!(cut_after(b"ZKSN", Zxid(4), FIELD_BYTES_MAX), None);
+    }
 }

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! file = slot at 0, slot at 4096, zero elsewhere                           8192 bytes
-//! slot = "RKMARK" 0 1, u64 sequence, i64 sealed since, i64 log, u64 offset, i64 zxid, u32 CRC-32
+//! slot = "RKMARK" 0 1, u64 sequence, i64 log, u64 offset, i64 zxid, i64 epoch ends[8], u32 CRC-32
 //! ```
 //!
 //! Sequence `n` goes to slot `n % 2`, and the newest slot that is whole counts: a torn write
@@ -16,13 +16,18 @@
 
 use crate::types::Zxid;
 
+use super::txnlog::HEADER_BYTES;
+
 /// The file's name, beside `version-2` in the directory for logs.
 pub const WATERMARK_NAME: &str = "ringkeeper.watermark";
 /// How long the file is.
 pub const WATERMARK_FILE_BYTES: usize = 2 * SLOT_DISTANCE;
 /// How much of a slot is written.
-pub const SLOT_BYTES: usize = 52;
+pub const SLOT_BYTES: usize = 8 * FIELDS + 4;
 
+const FIELDS: usize = 5 + EPOCH_ENDS;
+/// How many epochs back a missing end is noticed. A snapshot that is newer makes it moot.
+const EPOCH_ENDS: usize = 8;
 /// A page apart, so that no torn page spoils both.
 const SLOT_DISTANCE: usize = 4096;
 const MAGIC: [u8; 8] = *b"RKMARK\0\x01";
@@ -31,15 +36,15 @@ const CHECKED_BYTES: usize = SLOT_BYTES - 4;
 /// Everything up to here is on stable storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermark {
-    /// Logs that begin at or after this and before `log` were sealed by us: cut to end with their
-    /// last record, and synced, before their successor was created.
-    pub sealed_since: Zxid,
     /// The log being written: the zxid in its name.
     pub log: Zxid,
     /// The end of its last synced record.
     pub offset: u64,
     /// That record's zxid, or the last one before this log if it has no synced record yet.
     pub zxid: Zxid,
+    /// The last zxid of each of the epochs before, newest first, and zero where there was none.
+    /// Within an epoch a missing transaction leaves a gap; at its end only this tells.
+    pub epoch_ends: [Zxid; EPOCH_ENDS],
 }
 
 /// A file that holds something, and no whole slot.
@@ -48,18 +53,40 @@ pub struct Watermark {
 pub struct WatermarkDamaged;
 
 impl Watermark {
+    /// The watermark of a log that has no synced record yet, after the transaction `zxid`.
+    #[must_use]
+    pub fn new(log: Zxid, zxid: Zxid) -> Watermark {
+        let epoch_ends = [Zxid::ZERO; EPOCH_ENDS];
+        Watermark { log, offset: HEADER_BYTES as u64, zxid, epoch_ends }
+    }
+
+    /// Notes that `zxid` was the last of its epoch: the next transaction in the log is of a later
+    /// one.
+    pub fn end_epoch(&mut self, zxid: Zxid) {
+        self.epoch_ends.rotate_right(1);
+        self.epoch_ends[0] = zxid;
+    }
+
+    /// Forgets what comes after `zxid`, which ends at `offset` in `log`: before truncating there.
+    pub fn truncate(&mut self, log: Zxid, offset: u64, zxid: Zxid) {
+        (self.log, self.offset, self.zxid) = (log, offset, zxid);
+        self.epoch_ends.iter_mut().filter(|end| zxid < **end).for_each(|end| *end = Zxid::ZERO);
+    }
+
+    /// The end of an epoch that history skips by going from `last` to `next`.
+    #[must_use]
+    pub fn skipped_end(&self, last: Zxid, next: Zxid) -> Option<Zxid> {
+        self.epoch_ends.iter().copied().find(|end| last < *end && *end < next)
+    }
+
     /// The slot's bytes for the `sequence`th write, and the offset in the file where they go.
     #[must_use]
     pub fn encode(&self, sequence: u64) -> (u64, [u8; SLOT_BYTES]) {
         let mut slot = [0; SLOT_BYTES];
-        let fields = [
-            MAGIC,
-            sequence.to_be_bytes(),
-            self.sealed_since.0.to_be_bytes(),
-            self.log.0.to_be_bytes(),
-            self.offset.to_be_bytes(),
-            self.zxid.0.to_be_bytes(),
-        ];
+        let zxids = [self.zxid].into_iter().chain(self.epoch_ends);
+        let fields = [MAGIC, sequence.to_be_bytes(), self.log.0.to_be_bytes()].into_iter();
+        let fields = fields.chain([self.offset.to_be_bytes()]);
+        let fields = fields.chain(zxids.map(|zxid| zxid.0.to_be_bytes()));
         for (place, field) in slot.chunks_exact_mut(8).zip(fields) {
             place.copy_from_slice(&field);
         }
@@ -89,17 +116,80 @@ impl Watermark {
         if checksum != crc32fast::hash(checked).to_be_bytes() {
             return None;
         }
-        let mut fields = [[0; 8]; CHECKED_BYTES / 8];
+        let mut fields = [[0; 8]; FIELDS];
         for (field, bytes) in fields.iter_mut().zip(checked.chunks_exact(8)) {
             field.copy_from_slice(bytes);
         }
-        let [magic, sequence, sealed_since, log, offset, zxid] = fields;
+        let [magic, sequence, log, offset, zxid, epoch_ends @ ..] = fields;
         let watermark = Watermark {
-            sealed_since: Zxid(i64::from_be_bytes(sealed_since)),
             log: Zxid(i64::from_be_bytes(log)),
             offset: u64::from_be_bytes(offset),
             zxid: Zxid(i64::from_be_bytes(zxid)),
+            epoch_ends: epoch_ends.map(|end| Zxid(i64::from_be_bytes(end))),
         };
         (magic == MAGIC).then_some((u64::from_be_bytes(sequence), watermark))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watermark(zxid: i64) -> Watermark {
+        let mut watermark = Watermark::new(Zxid(5), Zxid(zxid));
+        watermark.offset = 100 * zxid as u64;
+        watermark.end_epoch(Zxid(3));
+        watermark
+    }
+
+    fn store(file: &mut [u8], sequence: u64) {
+        let (offset, slot) = watermark(sequence as i64).encode(sequence);
+        file[offset as usize..][..SLOT_BYTES].copy_from_slice(&slot);
+    }
+
+    #[test]
+    fn the_newest_whole_slot_counts() {
+        let mut file = vec![0; WATERMARK_FILE_BYTES];
+        assert_eq!(Watermark::decode(&[]), Ok(None));
+        assert_eq!(Watermark::decode(&file), Ok(None));
+        for sequence in 1..6 {
+            store(&mut file, sequence);
+            let newest = Some((sequence, watermark(sequence as i64)));
+            assert_eq!(Watermark::decode(&file), Ok(newest));
+        }
+    }
+
+    #[test]
+    fn a_torn_or_damaged_slot_leaves_the_one_before() {
+        let mut file = vec![0; WATERMARK_FILE_BYTES];
+        store(&mut file, 6);
+        let before = file.clone();
+        store(&mut file, 7);
+        for torn in 0..SLOT_BYTES {
+            let mut image = file.clone();
+            image[SLOT_DISTANCE + torn..].copy_from_slice(&before[SLOT_DISTANCE + torn..]);
+            let expected = Some((6, watermark(6)));
+            assert_eq!(Watermark::decode(&image), Ok(expected), "torn at {torn}");
+            for bit in 0..8 {
+                let mut image = file.clone();
+                image[SLOT_DISTANCE + torn] ^= 1 << bit;
+                assert_eq!(Watermark::decode(&image), Ok(expected), "bit {bit} of {torn}");
+            }
+        }
+        file[0] = 0;
+        file[SLOT_DISTANCE] = 0;
+        assert_eq!(Watermark::decode(&file), Err(WatermarkDamaged));
+        assert_eq!(Watermark::decode(&file[..60]), Err(WatermarkDamaged));
+    }
+
+    #[test]
+    fn truncation_forgets_the_ends_it_cuts_off() {
+        let mut watermark = watermark(9);
+        watermark.end_epoch(Zxid(7));
+        assert_eq!(watermark.skipped_end(Zxid(6), Zxid(8)), Some(Zxid(7)));
+        assert_eq!(watermark.skipped_end(Zxid(7), Zxid(8)), None);
+        watermark.truncate(Zxid(2), 400, Zxid(4));
+        assert_eq!(watermark.skipped_end(Zxid(4), Zxid(8)), None);
+        assert_eq!(watermark.skipped_end(Zxid(1), Zxid(8)), Some(Zxid(3)));
     }
 }
