@@ -88,7 +88,7 @@ pub enum AuthFailed {
 }
 
 /// The schemes of a server.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Providers {
     settings: Settings,
 }
@@ -98,12 +98,6 @@ enum Provider<'a> {
     Digest(&'a DigestSettings),
     Sasl(&'a SaslSettings),
     Ensemble(&'a [String]),
-}
-
-impl Default for Providers {
-    fn default() -> Providers {
-        Providers { settings: Settings::default() }
-    }
 }
 
 impl Providers {
