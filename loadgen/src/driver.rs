@@ -1,0 +1,799 @@
+//! Connections over threads: connect, pace, warm up, measure, close.
+//!
+//! ```text
+//! connect ── go ──── warm-up ────┬──── measured ────┬── drain ── close
+//!                              begin               end
+//! ```
+//!
+//! Each thread owns its connections and an epoll set, and shares nothing with the others while
+//! it measures. In a closed loop a reply brings the next request, and what is counted is what
+//! was answered between begin and end. In an open loop requests are due at fixed moments,
+//! whatever the server does; what is counted is what was due between begin and end, and its
+//! latency runs from the moment it was due, so that a stall is charged to all it delayed.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::Fault;
+use crate::client::{Arrival, Connection, Lost};
+use crate::sys::{self, Interest, Poll, Ready};
+use crate::workload::{Asked, Op, Source, multi_error};
+
+/// How long a server may take to accept a connection and to make its session.
+const CONNECT_WITHIN: Duration = Duration::from_secs(60);
+/// How many sessions of one thread are being made at once: below the usual accept backlog.
+const CONNECTING_MAX: usize = 32;
+/// How long what is in flight at the end may take to be answered.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// How long closing the sessions may take.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// The longest wait of a thread, so that it pings in time and sees the end.
+const TURN_MAX: Duration = Duration::from_millis(20);
+
+/// When requests are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// As many in flight as allowed, always.
+    Closed,
+    /// None: sessions are only kept alive.
+    Idle,
+    /// So many a second over all connections, whatever is answered.
+    Open { per_second: f64 },
+}
+
+/// How long requests are made.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Span {
+    Timed {
+        warmup: Duration,
+        duration: Duration,
+    },
+    /// Until the sources have nothing more to ask.
+    UntilDone,
+}
+
+/// How the sources' requests are driven.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Connections go to these in turn.
+    pub servers: Vec<SocketAddr>,
+    /// How many requests a connection may have in flight.
+    pub depth: usize,
+    pub session_timeout_ms: i32,
+    pub pace: Pace,
+    pub span: Span,
+}
+
+/// A thread's connections, by their numbers over all threads, and what they ask.
+pub struct Crew<S> {
+    pub connections: Vec<usize>,
+    pub source: S,
+}
+
+/// Splits connections over threads, as evenly as it goes.
+#[must_use]
+pub fn split(connections: usize, threads: usize) -> Vec<Vec<usize>> {
+    (0..threads.clamp(1, connections.max(1)))
+        .map(|thread| (thread..connections).step_by(threads.max(1)).collect())
+        .collect()
+}
+
+/// What was seen of one operation.
+#[derive(Clone, Debug)]
+pub struct OpTally {
+    /// Nanoseconds of each right reply.
+    pub latency_ns: Histogram<u64>,
+    pub errors: BTreeMap<i32, u64>,
+    /// Replies that said OK and were not of the length that a right one has.
+    pub malformed: u64,
+}
+
+/// The longest latency that is told apart.
+const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
+
+impl OpTally {
+    fn new() -> OpTally {
+        let latency_ns = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3);
+        OpTally {
+            latency_ns: latency_ns.expect("bounds that a histogram can have"),
+            errors: BTreeMap::new(),
+            malformed: 0,
+        }
+    }
+}
+
+/// What a thread, and then all of them, have seen.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub ops: BTreeMap<Op, OpTally>,
+    /// Right replies in each second since begin.
+    pub per_second: Vec<u64>,
+    /// Connections that were lost, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Requests that never had a reply, those that never left included.
+    pub unanswered: u64,
+    /// Watch events.
+    pub events: u64,
+}
+
+impl Tally {
+    fn merge(&mut self, other: Tally) {
+        for (op, theirs) in other.ops {
+            let ours = self.ops.entry(op).or_insert_with(OpTally::new);
+            ours.latency_ns.add(&theirs.latency_ns).expect("histograms of the same bounds");
+            ours.malformed += theirs.malformed;
+            for (err, count) in theirs.errors {
+                *ours.errors.entry(err).or_default() += count;
+            }
+        }
+        if self.per_second.len() < other.per_second.len() {
+            self.per_second.resize(other.per_second.len(), 0);
+        }
+        for (ours, theirs) in self.per_second.iter_mut().zip(other.per_second) {
+            *ours += theirs;
+        }
+        for (reason, count) in other.dropped {
+            *self.dropped.entry(reason).or_default() += count;
+        }
+        self.unanswered += other.unanswered;
+        self.events += other.events;
+    }
+}
+
+/// The moments of a run at which a caller may want to look at the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Unconnected,
+    Begin,
+    /// A second has passed; so many replies in it, over all threads.
+    Second {
+        elapsed: Duration,
+        replies: u64,
+    },
+    End,
+}
+
+/// How a run went.
+pub struct Driven<S> {
+    pub tally: Tally,
+    /// Between begin and end.
+    pub seconds: f64,
+    pub sources: Vec<S>,
+}
+
+/// Runs all crews, each on a thread of its own, and calls `at` at each moment.
+pub fn drive<S: Source>(
+    plan: &Plan,
+    crews: Vec<Crew<S>>,
+    at: &mut dyn FnMut(Moment) -> Result<(), Fault>,
+) -> Result<Driven<S>, Fault> {
+    let connections: usize = crews.iter().map(|crew| crew.connections.len()).sum();
+    let allowed = sys::raise_open_files().map_err(Fault::Open)?;
+    if allowed < connections as u64 + 32 {
+        return Err(Fault::OpenFiles { connections, allowed });
+    }
+    at(Moment::Unconnected)?;
+    let threads = crews.len();
+    let replies = AtomicU64::new(0);
+    thread::scope(|scope| {
+        let (to_main, from_threads) = mpsc::channel();
+        let mut gates = Vec::new();
+        let mut handles = Vec::new();
+        for (number, crew) in crews.into_iter().enumerate() {
+            let (open_gate, gate) = mpsc::channel();
+            let (to_main, replies) = (to_main.clone(), &replies);
+            gates.push(open_gate);
+            handles.push(scope.spawn(move || {
+                let share = Share { thread: number, threads };
+                let ran = Worker::connect(plan, share, crew, replies)
+                    .and_then(|worker| worker.run(&to_main, &gate));
+                if ran.is_err() {
+                    // Main may have given up already, and needs no word then.
+                    let _ = to_main.send(Word::Failed);
+                }
+                ran
+            }));
+        }
+        let conducted = conduct(plan.span, threads, &from_threads, gates, &replies, at);
+        let mut tally = Tally::default();
+        let mut sources = Vec::new();
+        let mut failed = None;
+        for handle in handles {
+            match handle.join().expect("a thread that panics ends the process") {
+                Ok((theirs, source)) => {
+                    tally.merge(theirs);
+                    sources.push(source);
+                }
+                Err(Fault::GivenUp) => {}
+                Err(fault) => failed = Some(fault),
+            }
+        }
+        match failed {
+            Some(fault) => Err(fault),
+            None => Ok(Driven { tally, seconds: conducted?, sources }),
+        }
+    })
+}
+
+/// What a thread tells the one that conducts.
+enum Word {
+    Connected,
+    /// It asks nothing more and has all replies.
+    Drained,
+    Failed,
+}
+
+/// Lets the threads go once all are connected, keeps the time, and returns the measured seconds.
+fn conduct(
+    span: Span,
+    threads: usize,
+    words: &Receiver<Word>,
+    gates: Vec<Sender<Instant>>,
+    replies: &AtomicU64,
+    at: &mut dyn FnMut(Moment) -> Result<(), Fault>,
+) -> Result<f64, Fault> {
+    for _ in 0..threads {
+        // Dropping the gates is how the others hear that one could not connect.
+        let Ok(Word::Connected) = words.recv() else { return Err(Fault::GivenUp) };
+    }
+    let (warmup, duration) = match span {
+        Span::Timed { warmup, duration } => (warmup, Some(duration)),
+        Span::UntilDone => (Duration::ZERO, None),
+    };
+    let mut drained = 0;
+    if warmup.is_zero() {
+        at(Moment::Begin)?;
+    }
+    let start = Instant::now();
+    for gate in gates {
+        // A thread that has ended says so with its result.
+        let _ = gate.send(start);
+    }
+    let mut wait_until = |moment: Instant| -> bool {
+        while drained < threads {
+            match words.recv_timeout(moment.saturating_duration_since(Instant::now())) {
+                Ok(Word::Drained | Word::Failed) => drained += 1,
+                Ok(Word::Connected) | Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected) => return true,
+            }
+        }
+        true
+    };
+    if !warmup.is_zero() {
+        wait_until(start + warmup);
+        at(Moment::Begin)?;
+    }
+    let begin = start + warmup;
+    let mut seen = replies.load(Ordering::Relaxed);
+    for second in 1.. {
+        let tick = begin + Duration::from_secs(second);
+        let end = duration.map(|duration| begin + duration);
+        let all_drained = wait_until(end.map_or(tick, |end| end.min(tick)));
+        if all_drained || end.is_some_and(|end| end <= tick) {
+            break;
+        }
+        let now = replies.load(Ordering::Relaxed);
+        at(Moment::Second { elapsed: begin.elapsed(), replies: now - seen })?;
+        seen = now;
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    at(Moment::End)?;
+    Ok(duration.map_or(seconds, |duration| duration.as_secs_f64()))
+}
+
+/// Which of how many threads this is.
+#[derive(Clone, Copy)]
+struct Share {
+    thread: usize,
+    threads: usize,
+}
+
+/// One thread's connections while they run.
+struct Worker<'a, S> {
+    plan: &'a Plan,
+    source: S,
+    poll: Poll,
+    /// By token; `None` once lost.
+    lines: Vec<Option<Line>>,
+    /// How many are not lost.
+    live: usize,
+    chunk: Vec<u8>,
+    /// Those with new requests in this turn.
+    touched: Vec<usize>,
+    phase: Phase,
+    clock: Clock,
+    dues: Dues,
+    pings: Pings,
+    tally: Tally,
+    replies: &'a AtomicU64,
+}
+
+/// A connection, and what epoll waits for on it.
+struct Line {
+    server: SocketAddr,
+    connection: Connection<Asked>,
+    interest: Interest,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// So many have their session.
+    Connecting {
+        greeted: usize,
+    },
+    Asking,
+    /// What is in flight is waited for until then.
+    Draining {
+        until_ns: u64,
+    },
+    Closing,
+}
+
+/// The moments of a run, in nanoseconds since its start.
+#[derive(Clone, Copy)]
+struct Clock {
+    start: Instant,
+    begin_ns: u64,
+    /// No request is due from here on.
+    end_ns: u64,
+}
+
+impl Clock {
+    fn now_ns(&self) -> u64 {
+        nanos(self.start.elapsed())
+    }
+
+    fn is_measured(&self, moment_ns: u64) -> bool {
+        (self.begin_ns..self.end_ns).contains(&moment_ns)
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The moments at which an open loop's requests are due; none in the other loops.
+#[derive(Clone, Copy)]
+struct Dues {
+    /// The one that is due next, counted over this thread's own.
+    next: u64,
+    /// Nanoseconds between two of this thread.
+    period_ns: Option<f64>,
+    offset_ns: f64,
+    /// The connection whose turn it is.
+    turn: usize,
+}
+
+impl Dues {
+    fn of(pace: Pace, share: Share) -> Dues {
+        let between_ns = match pace {
+            Pace::Closed | Pace::Idle => None,
+            Pace::Open { per_second } => Some(1e9 / per_second),
+        };
+        Dues {
+            next: 0,
+            period_ns: between_ns.map(|between_ns| between_ns * share.threads as f64),
+            offset_ns: between_ns.unwrap_or(0.0) * share.thread as f64,
+            turn: 0,
+        }
+    }
+
+    /// When the next request is due.
+    fn next_ns(&self) -> Option<u64> {
+        self.period_ns.map(|period_ns| (self.offset_ns + self.next as f64 * period_ns) as u64)
+    }
+
+    /// How many are due in the measured time and have not been made.
+    fn left(&self, clock: &Clock) -> u64 {
+        let Some(period_ns) = self.period_ns else { return 0 };
+        let before = |moment_ns: u64| {
+            ((moment_ns as f64 - self.offset_ns) / period_ns).ceil().max(0.0) as u64
+        };
+        before(clock.end_ns).saturating_sub(before(clock.begin_ns).max(self.next))
+    }
+}
+
+/// Pings go round over all connections, evenly, so that each is pinged once in `every`.
+#[derive(Clone, Copy)]
+struct Pings {
+    since: Instant,
+    every: Duration,
+    sent: u64,
+}
+
+impl Pings {
+    /// A third of the session timeout, so that one may be lost.
+    fn new(timeout_ms: i32) -> Pings {
+        let every = Duration::from_millis(timeout_ms.max(3).unsigned_abs().into()) / 3;
+        Pings { since: Instant::now(), every, sent: 0 }
+    }
+}
+
+impl<'a, S: Source> Worker<'a, S> {
+    /// Opens the connections and waits for all their sessions.
+    fn connect(
+        plan: &'a Plan,
+        share: Share,
+        crew: Crew<S>,
+        replies: &'a AtomicU64,
+    ) -> Result<Worker<'a, S>, Fault> {
+        let mut worker = Worker {
+            plan,
+            source: crew.source,
+            poll: Poll::new().map_err(Fault::Poll)?,
+            lines: Vec::with_capacity(crew.connections.len()),
+            live: 0,
+            chunk: Vec::new(),
+            touched: Vec::new(),
+            phase: Phase::Connecting { greeted: 0 },
+            clock: Clock { start: Instant::now(), begin_ns: 0, end_ns: u64::MAX },
+            dues: Dues::of(plan.pace, share),
+            pings: Pings::new(plan.session_timeout_ms),
+            tally: Tally::default(),
+            replies,
+        };
+        let all = crew.connections.len();
+        for number in crew.connections {
+            worker.open(plan.servers[number % plan.servers.len()])?;
+            worker.wait_for_sessions((worker.live + 1).saturating_sub(CONNECTING_MAX))?;
+        }
+        worker.wait_for_sessions(all)?;
+        worker.pings = Pings::new(worker.shortest_timeout_ms());
+        worker.phase = Phase::Asking;
+        Ok(worker)
+    }
+
+    fn open(&mut self, server: SocketAddr) -> Result<(), Fault> {
+        let fault = |source| Fault::Connect { server, source };
+        let mut connection = Connection::open(server, self.plan.session_timeout_ms, CONNECT_WITHIN)
+            .map_err(fault)?;
+        connection.set_nonblocking().map_err(fault)?;
+        connection.flush().map_err(fault)?;
+        let interest = Interest::Read;
+        self.poll.add(&connection, self.lines.len(), interest).map_err(Fault::Poll)?;
+        self.lines.push(Some(Line { server, connection, interest }));
+        self.live += 1;
+        Ok(())
+    }
+
+    /// Waits until so many connections have their session.
+    fn wait_for_sessions(&mut self, count: usize) -> Result<(), Fault> {
+        let since = Instant::now();
+        while let Phase::Connecting { greeted } = self.phase
+            && greeted < count
+        {
+            self.turn(TURN_MAX)?;
+            if CONNECT_WITHIN <= since.elapsed() {
+                let (sessions, within) = (count - greeted, CONNECT_WITHIN);
+                return Err(Fault::NoSession { sessions, within });
+            }
+        }
+        Ok(())
+    }
+
+    fn shortest_timeout_ms(&self) -> i32 {
+        let greetings = self.lines.iter().flatten().filter_map(|line| line.connection.greeting());
+        greetings.map(|greeting| greeting.timeout_ms).min().unwrap_or(i32::MAX)
+    }
+
+    fn run(
+        mut self,
+        to_main: &Sender<Word>,
+        gate: &Receiver<Instant>,
+    ) -> Result<(Tally, S), Fault> {
+        // Main outlives its threads; were it gone, the gate would say so.
+        let _ = to_main.send(Word::Connected);
+        let start = loop {
+            match gate.try_recv() {
+                Ok(start) => break start,
+                Err(TryRecvError::Empty) => self.turn(Duration::from_millis(1))?,
+                Err(TryRecvError::Disconnected) => return Err(Fault::GivenUp),
+            }
+        };
+        let (begin_ns, end_ns) = match self.plan.span {
+            Span::Timed { warmup, duration } => (nanos(warmup), nanos(warmup + duration)),
+            Span::UntilDone => (0, u64::MAX),
+        };
+        self.clock = Clock { start, begin_ns, end_ns };
+        if self.plan.pace == Pace::Closed {
+            self.ask_first()?;
+        }
+        while 0 < self.live {
+            let now_ns = self.clock.now_ns();
+            if self.phase == Phase::Asking && end_ns <= now_ns {
+                self.drain();
+            }
+            self.ask_due(now_ns)?;
+            if let Phase::Draining { until_ns } = self.phase
+                && (self.is_quiet() || until_ns <= now_ns)
+            {
+                break;
+            }
+            self.turn(self.patience(now_ns))?;
+        }
+        self.tally.unanswered += self.dues.left(&self.clock);
+        for line in self.lines.iter().flatten() {
+            self.tally.unanswered += unanswered(&line.connection, self.plan.pace, &self.clock);
+        }
+        let _ = to_main.send(Word::Drained);
+        self.close()?;
+        Ok((self.tally, self.source))
+    }
+
+    /// In a closed loop: fills all connections. From then on each reply brings a request.
+    fn ask_first(&mut self) -> Result<(), Fault> {
+        for token in 0..self.lines.len() {
+            let now_ns = self.clock.now_ns();
+            let Some(line) = &mut self.lines[token] else { continue };
+            for _ in 0..self.plan.depth {
+                if !self.source.ask(token, now_ns, &mut line.connection) {
+                    self.drain();
+                    break;
+                }
+            }
+            self.flush_or_lose(token)?;
+            if self.phase != Phase::Asking {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// In an open loop: makes the requests that are due, as far as the connections have room.
+    fn ask_due(&mut self, now_ns: u64) -> Result<(), Fault> {
+        let mut touched = mem::take(&mut self.touched);
+        while let Some(due_ns) = self.dues.next_ns()
+            && due_ns <= now_ns
+            && due_ns < self.clock.end_ns
+        {
+            let (count, depth) = (self.lines.len(), self.plan.depth);
+            let has_room = |line: &Line| line.connection.in_flight() < depth;
+            let next = (0..count)
+                .map(|step| (self.dues.turn + step) % count)
+                .find(|&token| self.lines[token].as_ref().is_some_and(has_room));
+            let Some(token) = next else { break };
+            if let Some(line) = &mut self.lines[token] {
+                self.source.ask(token, due_ns, &mut line.connection);
+            }
+            self.dues.next += 1;
+            self.dues.turn = (token + 1) % count;
+            touched.push(token);
+        }
+        // One that was touched twice has nothing left to flush the second time.
+        for token in touched.drain(..) {
+            self.flush_or_lose(token)?;
+        }
+        self.touched = touched;
+        Ok(())
+    }
+
+    /// How long to wait for the sockets.
+    fn patience(&self, now_ns: u64) -> Duration {
+        let end_ns = match self.phase {
+            Phase::Asking => self.clock.end_ns,
+            Phase::Connecting { .. } | Phase::Draining { .. } | Phase::Closing => u64::MAX,
+        };
+        let due_ns = match self.dues.next_ns() {
+            // What is due already waits for room, which a reply brings.
+            Some(due_ns) if now_ns < due_ns => due_ns,
+            _ => u64::MAX,
+        };
+        Duration::from_nanos(end_ns.min(due_ns).saturating_sub(now_ns)).min(TURN_MAX)
+    }
+
+    /// Nothing is asked any more for its own sake.
+    fn drain(&mut self) {
+        let until_ns = self.clock.now_ns() + nanos(DRAIN_WITHIN);
+        self.phase = Phase::Draining { until_ns };
+    }
+
+    /// Nothing is in flight, and nothing due is left to make.
+    fn is_quiet(&self) -> bool {
+        self.dues.left(&self.clock) == 0
+            && self.lines.iter().flatten().all(|line| line.connection.in_flight() == 0)
+    }
+
+    /// Waits for the sockets and does what they are ready for, then pings.
+    fn turn(&mut self, timeout: Duration) -> Result<(), Fault> {
+        self.poll.wait(timeout).map_err(Fault::Poll)?;
+        let mut position = 0;
+        while let Some(ready) = self.poll.ready(position) {
+            position += 1;
+            if let Err(lost) = self.on_ready(ready) {
+                self.on_lost(ready.token, lost)?;
+            }
+        }
+        self.ping_due()
+    }
+
+    fn on_ready(&mut self, ready: Ready) -> Result<(), Lost> {
+        let Some(line) = &mut self.lines[ready.token] else { return Ok(()) };
+        if ready.readable {
+            let mut input = line.connection.receive(&mut self.chunk)?;
+            let now_ns = self.clock.now_ns();
+            let mut replies = 0;
+            while let Some(arrival) = line.connection.take(&mut input)? {
+                match arrival {
+                    Arrival::Connected => {
+                        if let Phase::Connecting { greeted } = &mut self.phase {
+                            *greeted += 1;
+                        }
+                    }
+                    Arrival::Reply { tag, err, body } => {
+                        replies += 1;
+                        self.tally.note(self.plan.pace, &self.clock, now_ns, &tag, err, body);
+                        if self.phase == Phase::Asking
+                            && self.plan.pace == Pace::Closed
+                            && !self.source.ask(ready.token, now_ns, &mut line.connection)
+                        {
+                            let until_ns = now_ns + nanos(DRAIN_WITHIN);
+                            self.phase = Phase::Draining { until_ns };
+                        }
+                    }
+                    Arrival::Event { .. } => self.tally.events += 1,
+                    Arrival::Pong => {}
+                    Arrival::Ended => return Err(Lost::Closed),
+                }
+            }
+            line.connection.keep(input);
+            self.replies.fetch_add(replies, Ordering::Relaxed);
+        }
+        self.flush(ready.token)
+    }
+
+    fn flush(&mut self, token: usize) -> Result<(), Lost> {
+        let Some(line) = &mut self.lines[token] else { return Ok(()) };
+        let interest = if line.connection.flush()? { Interest::Read } else { Interest::ReadWrite };
+        if interest != line.interest {
+            self.poll.change(&line.connection, token, interest)?;
+            line.interest = interest;
+        }
+        Ok(())
+    }
+
+    fn flush_or_lose(&mut self, token: usize) -> Result<(), Fault> {
+        self.flush(token).or_else(|lost| self.on_lost(token, lost))
+    }
+
+    fn on_lost(&mut self, token: usize, lost: Lost) -> Result<(), Fault> {
+        // Its socket closes with it, which takes it out of the epoll set.
+        let Some(line) = self.lines[token].take() else { return Ok(()) };
+        self.live -= 1;
+        match self.phase {
+            Phase::Connecting { .. } => {
+                return Err(Fault::Connect { server: line.server, source: lost });
+            }
+            Phase::Asking | Phase::Draining { .. } => {
+                *self.tally.dropped.entry(lost.to_string()).or_default() += 1;
+                self.tally.unanswered += unanswered(&line.connection, self.plan.pace, &self.clock);
+            }
+            Phase::Closing => {}
+        }
+        Ok(())
+    }
+
+    /// Pings the connections whose turn it is and that have nothing in flight.
+    fn ping_due(&mut self) -> Result<(), Fault> {
+        let count = self.lines.len() as u64;
+        let rounds = self.pings.since.elapsed().as_secs_f64() / self.pings.every.as_secs_f64();
+        let due = (rounds * count as f64) as u64;
+        // Whoever was away for long pings each once, not once for every round missed.
+        self.pings.sent = self.pings.sent.max(due.saturating_sub(count));
+        while self.pings.sent < due {
+            let token = (self.pings.sent % count) as usize;
+            self.pings.sent += 1;
+            if let Some(line) = &mut self.lines[token]
+                && line.connection.greeting().is_some()
+                && line.connection.in_flight() == 0
+            {
+                line.connection.ping();
+                self.flush_or_lose(token)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the sessions, so that none is left for the server to expire.
+    fn close(&mut self) -> Result<(), Fault> {
+        self.phase = Phase::Closing;
+        for token in 0..self.lines.len() {
+            if let Some(line) = &mut self.lines[token] {
+                line.connection.close();
+            }
+            self.flush_or_lose(token)?;
+        }
+        let since = Instant::now();
+        while 0 < self.live && since.elapsed() < CLOSE_WITHIN {
+            self.turn(TURN_MAX)?;
+        }
+        Ok(())
+    }
+}
+
+/// The requests of the measured time that a connection has no reply to.
+fn unanswered(connection: &Connection<Asked>, pace: Pace, clock: &Clock) -> u64 {
+    let is_owed = |asked: &&Asked| match pace {
+        Pace::Open { .. } => clock.is_measured(asked.due_ns),
+        Pace::Closed | Pace::Idle => true,
+    };
+    connection.unanswered().filter(is_owed).count() as u64
+}
+
+impl Tally {
+    /// Counts a reply, if it belongs to the measured time.
+    fn note(
+        &mut self,
+        pace: Pace,
+        clock: &Clock,
+        now_ns: u64,
+        asked: &Asked,
+        err: i32,
+        body: &[u8],
+    ) {
+        let is_measured = match pace {
+            Pace::Open { .. } => clock.is_measured(asked.due_ns),
+            Pace::Closed | Pace::Idle => clock.is_measured(now_ns),
+        };
+        if !is_measured {
+            return;
+        }
+        let op = self.ops.entry(asked.op).or_insert_with(OpTally::new);
+        if err != 0 {
+            *op.errors.entry(err).or_default() += 1;
+        } else if body.len() == asked.reply_bytes {
+            op.latency_ns.saturating_record(now_ns.saturating_sub(asked.due_ns));
+            if clock.is_measured(now_ns) {
+                let second = ((now_ns - clock.begin_ns) / 1_000_000_000) as usize;
+                if self.per_second.len() <= second {
+                    self.per_second.resize(second + 1, 0);
+                }
+                self.per_second[second] += 1;
+            }
+        } else if asked.op == Op::Multi
+            && let Some(err) = multi_error(body)
+        {
+            *op.errors.entry(err).or_default() += 1;
+        } else {
+            op.malformed += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_split_evenly_and_each_once() {
+        let split = split(10, 4);
+        assert_eq!(split.iter().map(Vec::len).collect::<Vec<_>>(), [3, 3, 2, 2]);
+        let mut all = split.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..10).collect::<Vec<_>>());
+        assert_eq!(super::split(2, 8).len(), 2);
+    }
+
+    #[test]
+    fn two_threads_make_the_rate_together_and_in_turn() {
+        let dues =
+            |thread| Dues::of(Pace::Open { per_second: 1000.0 }, Share { thread, threads: 2 });
+        assert_eq!((dues(0).next_ns(), dues(1).next_ns()), (Some(0), Some(1_000_000)));
+        let clock = Clock { start: Instant::now(), begin_ns: 2_000_000, end_ns: 10_000_000 };
+        // 2, 4, 6, 8 ms and 3, 5, 7, 9 ms.
+        assert_eq!((dues(0).left(&clock), dues(1).left(&clock)), (4, 4));
+        let mut late = dues(0);
+        late.next = 4;
+        assert_eq!(late.next_ns(), Some(8_000_000));
+        assert_eq!(late.left(&clock), 1);
+        late.next = 5;
+        assert_eq!(late.left(&clock), 0);
+        assert_eq!(Dues::of(Pace::Closed, Share { thread: 0, threads: 1 }).left(&clock), 0);
+    }
+}

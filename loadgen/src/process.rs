@@ -1,0 +1,187 @@
+//! What a process costs, from `/proc`, and servers that we start ourselves.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Fault;
+use crate::client::Session;
+use crate::sys;
+
+/// What a process had used up at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    pub cpu_seconds: f64,
+    pub resident_bytes: u64,
+    pub resident_peak_bytes: u64,
+}
+
+impl Usage {
+    pub fn of(pid: u32) -> Result<Usage, Fault> {
+        Usage::read(&pid.to_string())
+            .map_err(|source| Fault::Process { what: format!("process {pid}"), source })
+    }
+
+    pub fn of_self() -> Result<Usage, Fault> {
+        Usage::read("self")
+            .map_err(|source| Fault::Process { what: "this process".to_owned(), source })
+    }
+
+    fn read(pid: &str) -> io::Result<Usage> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let odd = |what| io::Error::other(format!("/proc/{pid}/{what} is not as expected"));
+        Ok(Usage {
+            cpu_seconds: cpu_ticks(&stat).ok_or_else(|| odd("stat"))? as f64
+                / sys::ticks_per_second() as f64,
+            resident_bytes: kib_of(&status, "VmRSS").ok_or_else(|| odd("status"))? * 1024,
+            resident_peak_bytes: kib_of(&status, "VmHWM").ok_or_else(|| odd("status"))? * 1024,
+        })
+    }
+}
+
+/// User and system time out of `/proc/PID/stat`. The command's name, in parentheses, may hold
+/// anything, parentheses and spaces included; the last `)` ends it.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// A line such as `VmRSS:      1234 kB` of `/proc/PID/status`.
+fn kib_of(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+/// How long a server may take to end when asked to, before it is made to.
+const END_WITHIN: Duration = Duration::from_secs(10);
+/// How often a server that is starting is tried.
+const TRY_EVERY: Duration = Duration::from_micros(200);
+
+/// A server that we started. It ends when this is dropped.
+pub struct Started {
+    child: Child,
+    command: String,
+    pub since: Instant,
+}
+
+impl Started {
+    /// Starts a program. The process must become the server (a script ends in `exec`), for its
+    /// costs are read by its pid.
+    pub fn start(program: &str, args: &[String]) -> Result<Started, Fault> {
+        let text = [&[program.to_owned()], args].concat().join(" ");
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        sys::belongs_to_us(&mut command);
+        let since = Instant::now();
+        match command.spawn() {
+            Ok(child) => Ok(Started { child, command: text, since }),
+            Err(source) => Err(Fault::Process { what: text, source }),
+        }
+    }
+
+    /// Starts a line of shell, which becomes its program.
+    pub fn start_line(line: &str) -> Result<Started, Fault> {
+        Started::start("sh", &["-c".to_owned(), format!("exec {line}")])
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until `server` answers a read; the time since the start of the process.
+    pub fn first_reply(&mut self, server: SocketAddr, within: Duration) -> Result<Duration, Fault> {
+        loop {
+            if let Ok(mut session) = Session::connect(server, 10_000, within)
+                && session.exists("/").is_ok()
+            {
+                let elapsed = self.since.elapsed();
+                session.close();
+                return Ok(elapsed);
+            }
+            if let Some(status) = self.child.try_wait().ok().flatten() {
+                return Err(Fault::EndedEarly { command: self.command.clone(), status });
+            }
+            if within <= self.since.elapsed() {
+                return Err(Fault::NoAnswer { server, within });
+            }
+            thread::sleep(TRY_EVERY);
+        }
+    }
+
+    /// Asks the server to end, waits for that, and says how long it took.
+    pub fn end(mut self) -> Duration {
+        self.end_now()
+    }
+
+    fn end_now(&mut self) -> Duration {
+        let since = Instant::now();
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return Duration::ZERO;
+        }
+        // It may have ended by itself in between; then there is nothing left to do.
+        let _ = sys::terminate_group(self.pid());
+        while since.elapsed() < END_WITHIN {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return since.elapsed();
+            }
+            thread::sleep(TRY_EVERY);
+        }
+        let _ = sys::kill_group(self.pid());
+        let _ = self.child.wait();
+        since.elapsed()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.end_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_is_found_behind_any_name() {
+        let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 1 0 99 1000 200";
+        assert_eq!(cpu_ticks(stat), Some(200));
+        assert_eq!(cpu_ticks("42 (cut S 1"), None);
+        assert_eq!(cpu_ticks(""), None);
+    }
+
+    #[test]
+    fn memory_is_read_in_kib() {
+        let status = "Name:\tjava\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n";
+        assert_eq!(kib_of(status, "VmRSS"), Some(1024));
+        assert_eq!(kib_of(status, "VmHWM"), Some(2048));
+        assert_eq!(kib_of(status, "Vm"), None);
+    }
+
+    #[test]
+    fn our_own_usage_can_be_read() {
+        let usage = Usage::of_self().unwrap();
+        assert!(0 < usage.resident_bytes);
+        assert!(usage.resident_bytes <= usage.resident_peak_bytes);
+    }
+
+    #[test]
+    fn a_server_that_ends_at_once_is_told_from_one_that_is_slow() {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut ended = Started::start("sh", &["-c".to_owned(), "exit 3".to_owned()]).unwrap();
+        let error = ended.first_reply(nowhere, Duration::from_secs(20)).unwrap_err();
+        assert!(matches!(error, Fault::EndedEarly { .. }), "{error}");
+        let mut slow = Started::start("sleep", &["600".to_owned()]).unwrap();
+        let error = slow.first_reply(nowhere, Duration::from_millis(20)).unwrap_err();
+        assert!(matches!(error, Fault::NoAnswer { .. }), "{error}");
+        assert!(slow.end() < END_WITHIN);
+    }
+}
