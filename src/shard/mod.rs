@@ -1,2 +1,645 @@
-//! x
+//! A session core: what it does with its clients' bytes and with the pipeline's announcements.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `mod.rs` | `Shard` and its doors |
+//! | `connection.rs` | one client: how far it has come, what is under way |
+//! | `buffer.rs` | bytes in and out, pooled while connections are idle |
+//! | `connect.rs` | four-letter words, ConnectRequest, ConnectResponse |
+//! | `dispatch.rs` | frames to requests; which are answered here, which go on; who waits |
+//! | `read.rs` | what is answered from the tree |
+//! | `watch.rs` | who watches what |
+//! | `set_watches.rs` | watches asked for, brought back, looked for and given up |
+//! | `applied.rs` | what was committed: fire watches, give answers, move the view |
+//! | `throttle.rs` | new connections by token bucket |
+//! | `report.rs` | the shard as plain values, for four-letter words and metrics |
+//!
+//! **Order.** A connection's requests are acted on as they came. Those for the pipeline are
+//! handed on at once, one behind the other; a request that is answered here waits, and all behind
+//! it with it, until the pipeline has answered those before it. So nothing is ever reordered, and
+//! nothing needs to be remembered of a request that waits: its bytes stay where they are.
+//!
+//! **View.** Requests are answered from the tree as of one zxid, which moves only in
+//! `on_applied`, after the watches of all changes up to there have fired and the answers of that
+//! batch are written. So a client has an event before it can see what caused it.
+//!
+//! **Memory** grows with the bytes that came, never with a length that was announced.
+
+mod applied;
+mod buffer;
+mod connect;
+mod connection;
+mod dispatch;
+mod read;
+mod report;
+mod set_watches;
+mod throttle;
 mod watch;
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::acl;
+use crate::auth::Providers;
+use crate::exchange::{ConnectionId, Requests, ShardId, Touched};
+use crate::record::code::Code;
+use crate::record::data::{Acl, Id};
+use crate::tree::TreeReader;
+use crate::types::{Deadline, Now, SessionId};
+
+use buffer::Pool;
+use connection::{Connection, State, Traffic};
+use throttle::TokenBucket;
+use watch::Watches;
+
+pub use connection::{Close, Stats};
+pub use report::{ConnectionInfo, Counters, WatchInfo};
+pub use throttle::ConnectThrottle;
+
+/// What a shard is told by the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `jute.maxbuffer`, inclusive: the longest frame.
+    pub frame_bytes_max: usize,
+    pub session_timeout_min_ms: i32,
+    pub session_timeout_max_ms: i32,
+    pub providers: Arc<Providers>,
+    /// `zookeeper.skipACL=yes`.
+    pub skip_acl: bool,
+    /// A connection without a session by then is closed.
+    pub sessionless_timeout_ms: i64,
+    /// How much longer than its session's timeout a connection may be silent; and how long a
+    /// closed one may take to read what is left for it.
+    pub silence_slack_ms: i64,
+    /// `zookeeper.globalOutstandingLimit`, this shard's part of it: with so many requests at the
+    /// pipeline, a connection that has one there waits.
+    pub outstanding_max: usize,
+    /// Requests above this count towards `large_requests_bytes_max`; `None`: none does.
+    pub large_request_bytes: Option<usize>,
+    /// A connection whose large request would exceed this, with those under way, is closed.
+    pub large_requests_bytes_max: usize,
+    /// `zookeeper.throttled_op_wait_time`: a request that waited longer is refused. `None`: off.
+    pub throttled_op_wait_ms: Option<i64>,
+    /// `zookeeper.connection_throttle_*`; `None`: off.
+    pub connect_throttle: Option<ConnectThrottle>,
+    /// A connection whose requests wait is not read from while more than this is unread.
+    pub input_bytes_max: usize,
+    /// With so much unwritten, a connection's further requests wait.
+    pub output_bytes_max: usize,
+    /// With so much unwritten, one more event closes the connection: it does not read.
+    pub output_bytes_ceiling: usize,
+    /// Makes the places of paths in tables unpredictable; nothing that can be seen depends on it.
+    pub hash_seed: u64,
+}
+
+/// What a step asks of the shell. The shell's to keep and to empty; steps append.
+#[derive(Debug)]
+pub struct Output {
+    /// For the pipeline.
+    pub requests: Requests,
+    /// Connections to look at (`Shard::outgoing`): there is something to write, or they end.
+    pub ready: Vec<ConnectionId>,
+    /// Four-letter words to answer (`Shard::answer_word`).
+    pub words: Vec<Word>,
+    /// For the pipeline, after each tick.
+    pub touched: Option<Touched>,
+}
+
+/// A four-letter word that a client asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    pub connection: ConnectionId,
+    pub word: [u8; 4],
+    /// What follows `stmk`.
+    pub mask: Option<i64>,
+}
+
+impl Output {
+    #[must_use]
+    pub fn new(shard: ShardId) -> Output {
+        Output {
+            requests: Requests::new(shard),
+            ready: Vec::new(),
+            words: Vec::new(),
+            touched: None,
+        }
+    }
+}
+
+/// What the shell needs to know of a connection to serve it.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// To be written; `Shard::on_written` says how much of it was.
+    pub bytes: &'a [u8],
+    /// Whether to go on reading. While not, `Shard` will name the connection in `Output::ready`
+    /// once it is time, or `on_written` changes it.
+    pub wants_read: bool,
+    /// Whether the connection ends. After the flush means: write `bytes`, say that no more comes,
+    /// and read what still comes until the client is done, so that the last reply arrives.
+    pub close: Option<Close>,
+}
+
+/// Seeded bugs, each of which the simulator's checkers must catch. Only with the feature
+/// `mutants`, which is never on in a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    ReplyBeforeEvent,
+    DropEvent,
+    DoubleEvent,
+    ViewBeforeEvents,
+    ReadBeforeView,
+    ReadOvertakesWrite,
+    EventWithoutAcl,
+}
+
+/// One session core: a state machine without clocks, sockets or threads.
+pub struct Shard {
+    id: ShardId,
+    connections: Connections,
+    core: Core,
+    /// Connections that got an answer in this batch. Here to be reused, like the next three.
+    answered: Vec<ConnectionId>,
+    hit: Vec<u32>,
+    hit_before: Vec<u32>,
+    event: Vec<u8>,
+}
+
+/// All of a shard but its connections, so that one connection and the rest can be had at once.
+struct Core {
+    settings: Settings,
+    tree: TreeReader,
+    watches: Watches,
+    pool: Pool,
+    connect_throttle: Option<TokenBucket>,
+    /// Requests that the pipeline has not answered, of all connections.
+    outstanding: usize,
+    /// Of those, the bytes of the large ones.
+    large_bytes: usize,
+    /// The ids of who is only an address, and how many connections it has.
+    addresses: BTreeMap<IpAddr, (Arc<[Id]>, u32)>,
+    /// Connections heard since the last tick, and some that have ended since.
+    heard: Vec<ConnectionId>,
+    /// Sessions heard since the last tick whose connection is no more.
+    heard_last: Vec<(SessionId, i64)>,
+    /// Whom to look at when, for being silent too long. A connection is in here many times; the
+    /// entry that counts is the one at its `look`.
+    looks: BTreeMap<Deadline, Vec<ConnectionId>>,
+    counters: Counters,
+    #[cfg(feature = "mutants")]
+    mutant: Option<Mutant>,
+}
+
+/// One connection in one step, with all that the step may change of it.
+struct Step<'a> {
+    now: Now,
+    id: ConnectionId,
+    connection: &'a mut Connection,
+    traffic: &'a mut Traffic,
+    out: &'a mut Output,
+}
+
+/// How finely silence is measured.
+const LOOK_STEP_MS: i64 = 500;
+
+impl Shard {
+    #[must_use]
+    pub fn new(id: ShardId, settings: Settings, tree: TreeReader) -> Shard {
+        assert!(settings.session_timeout_min_ms <= settings.session_timeout_max_ms);
+        assert!(settings.output_bytes_max <= settings.output_bytes_ceiling);
+        Shard {
+            id,
+            connections: Connections::default(),
+            core: Core {
+                tree,
+                watches: Watches::new(settings.hash_seed),
+                pool: Pool::default(),
+                connect_throttle: settings.connect_throttle.map(TokenBucket::new),
+                outstanding: 0,
+                large_bytes: 0,
+                addresses: BTreeMap::new(),
+                heard: Vec::new(),
+                heard_last: Vec::new(),
+                looks: BTreeMap::new(),
+                counters: Counters::default(),
+                #[cfg(feature = "mutants")]
+                mutant: None,
+                settings,
+            },
+            answered: Vec::new(),
+            hit: Vec::new(),
+            hit_before: Vec::new(),
+            event: Vec::new(),
+        }
+    }
+
+    #[cfg(feature = "mutants")]
+    pub fn set_mutant(&mut self, mutant: Option<Mutant>) {
+        self.core.mutant = mutant;
+    }
+
+    /// A client has come.
+    pub fn on_accept(&mut self, now: Now, remote: SocketAddr) -> ConnectionId {
+        let (ids, count) = self
+            .core
+            .addresses
+            .entry(remote.ip())
+            .or_insert_with(|| (self.core.settings.providers.at_accept(remote.ip()).into(), 0));
+        *count += 1;
+        let connection = Connection::new(remote, Arc::clone(ids), now);
+        let id = self.connections.insert(Box::new(connection));
+        let connection = self.connections.find(id).expect("inserted");
+        self.core.look_again(now, id, connection);
+        id
+    }
+
+    /// Bytes of a client have come. They are used here and now: the caller may reuse the buffer.
+    pub fn on_bytes(&mut self, now: Now, id: ConnectionId, bytes: &[u8], out: &mut Output) {
+        self.core.counters.bytes_received += bytes.len() as u64;
+        self.step(now, id, out, |core, step| {
+            core.hear(step);
+            if step.connection.is_deaf() {
+                return;
+            }
+            if step.traffic.input.is_empty() {
+                let used = core.take_in(step, bytes);
+                step.traffic.input.tail().extend_from_slice(&bytes[used..]);
+            } else {
+                step.traffic.input.tail().extend_from_slice(bytes);
+                // What waits goes on when what it waits for has happened.
+                if !step.traffic.is_waiting {
+                    core.go_on(step);
+                }
+            }
+        });
+    }
+
+    /// The first `count` bytes of `outgoing` have been written.
+    pub fn on_written(&mut self, now: Now, id: ConnectionId, count: usize, out: &mut Output) {
+        self.core.counters.bytes_sent += count as u64;
+        self.step(now, id, out, |core, step| {
+            step.traffic.output.use_up(count);
+            if step.traffic.is_waiting {
+                core.go_on(step);
+            }
+        });
+    }
+
+    /// A client will send no more. Whoever asked a four-letter word may still read the answer.
+    pub fn on_end_of_input(&mut self, now: Now, id: ConnectionId, out: &mut Output) {
+        self.step(now, id, out, |core, step| {
+            if step.connection.state != State::Word {
+                core.end(step, Close::AfterFlush);
+            }
+        });
+    }
+
+    /// The connection is gone: it broke, or the shell has closed it.
+    pub fn on_closed(&mut self, now: Now, id: ConnectionId) {
+        let Some(connection) = self.connections.find(id) else { return };
+        let mut traffic = connection.traffic.take().unwrap_or_else(|| self.core.pool.take());
+        self.core.detach(id, connection, &mut traffic);
+        traffic.output.clear();
+        self.core.pool.give_back(traffic);
+        let address = connection.remote.ip();
+        if let Some((_, count)) = self.core.addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.core.addresses.remove(&address);
+            }
+        }
+        self.connections.remove(id);
+        let _ = now;
+    }
+
+    /// Often enough for silence to be noticed and sessions to be kept alive: at least every half
+    /// tickTime.
+    pub fn on_tick(&mut self, now: Now, out: &mut Output) {
+        self.close_the_silent(now, out);
+        let mut heard = mem::take(&mut self.core.heard_last);
+        for id in self.core.heard.drain(..) {
+            let Some(connection) = self.connections.find(id) else { continue };
+            if !mem::take(&mut connection.is_heard) {
+                continue;
+            }
+            if let Some((session, _)) = connection.session() {
+                heard.push((session, connection.heard_ms));
+            }
+        }
+        // A report that the shell has not passed on yet goes with this one.
+        let mut touched = Touched { shard: self.id, as_of_ms: now.monotonic_ms, heard };
+        if let Some(earlier) = out.touched.take() {
+            touched.heard.splice(..0, earlier.heard);
+        }
+        out.touched = Some(touched);
+        debug_assert_eq!(self.broken_invariant(), None);
+    }
+
+    /// The answer to a four-letter word.
+    pub fn answer_word(&mut self, now: Now, id: ConnectionId, text: &str, out: &mut Output) {
+        self.step(now, id, out, |core, step| {
+            if step.connection.state == State::Word {
+                step.traffic.output.tail().extend_from_slice(text.as_bytes());
+                core.end(step, Close::AfterFlush);
+            }
+        });
+    }
+
+    /// What is to be done about a connection; `None` where it is no more.
+    pub fn outgoing(&mut self, id: ConnectionId) -> Option<Outgoing<'_>> {
+        let settings = &self.core.settings;
+        let connection = self.connections.find(id)?;
+        connection.is_ready = false;
+        let close = match connection.state {
+            State::Closing(close) => Some(close),
+            State::Connecting
+            | State::Opening { .. }
+            | State::Live { .. }
+            | State::Leaving { .. }
+            | State::Word => None,
+        };
+        let Some(traffic) = connection.traffic.as_deref() else {
+            return Some(Outgoing { bytes: &[], wants_read: true, close });
+        };
+        let has_room = traffic.output.len() < settings.output_bytes_max;
+        let is_stopped = traffic.is_waiting || matches!(connection.state, State::Opening { .. });
+        let wants_read =
+            has_room && (!is_stopped || traffic.input.len() < settings.input_bytes_max);
+        Some(Outgoing { bytes: traffic.output.bytes(), wants_read, close })
+    }
+
+    /// Runs a step of one connection and tidies up after it.
+    fn step(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        out: &mut Output,
+        run: impl FnOnce(&mut Core, &mut Step<'_>),
+    ) {
+        let Some(connection) = self.connections.find(id) else { return };
+        let core = &mut self.core;
+        let mut traffic = connection.traffic.take().unwrap_or_else(|| core.pool.take());
+        run(core, &mut Step { now, id, connection, traffic: &mut traffic, out });
+        debug_assert_eq!(core.broken_promise(connection, &traffic), None);
+        if !traffic.output.is_empty() || connection.is_closing() {
+            connection.announce(id, out);
+        }
+        if traffic.is_empty() {
+            core.pool.give_back(traffic);
+        } else {
+            connection.traffic = Some(traffic);
+        }
+    }
+
+    /// Closes connections that were silent for longer than they may be.
+    fn close_the_silent(&mut self, now: Now, out: &mut Output) {
+        while let Some(first) = self.core.looks.first_entry()
+            && first.key().is_due(now)
+        {
+            let (at, ids) = first.remove_entry();
+            for id in ids {
+                let Some(connection) = self.connections.find(id) else { continue };
+                if connection.look != at {
+                    continue;
+                }
+                if self.core.silence_deadline(connection).is_due(now) {
+                    self.core.counters.on_silent(connection.state);
+                    self.step(now, id, out, |core, step| core.end(step, Close::AtOnce));
+                } else {
+                    self.core.look_again(now, id, connection);
+                }
+            }
+        }
+    }
+
+    /// The invariant that does not hold, by name. Walks everything.
+    #[must_use]
+    pub fn broken_invariant(&self) -> Option<&'static str> {
+        let (mut outstanding, mut large_bytes, mut heard) = (0, 0, 0);
+        for (_, connection) in self.connections.iter() {
+            let traffic = connection.traffic.as_deref();
+            for unanswered in traffic.iter().flat_map(|traffic| &traffic.unanswered) {
+                outstanding += 1;
+                large_bytes += unanswered.large_bytes as usize;
+            }
+            if let Some(traffic) = traffic {
+                if traffic.is_empty() {
+                    return Some("an idle connection holds no buffers");
+                }
+                if let Some(broken) = self.core.broken_promise(connection, traffic) {
+                    return Some(broken);
+                }
+            }
+            heard += usize::from(connection.is_heard);
+        }
+        if self.core.heard.len() < heard {
+            return Some("who was heard is reported");
+        }
+        if outstanding != self.core.outstanding || large_bytes != self.core.large_bytes {
+            return Some("unanswered requests are counted");
+        }
+        self.core.watches.broken_invariant()
+    }
+}
+
+impl Core {
+    fn permits(&self, acl: Option<&Arc<[Acl]>>, perm: i32, ids: &[Id]) -> bool {
+        let Some(acl) = acl else { return true };
+        self.settings.skip_acl || acl::permits(acl, perm, ids, &self.settings.providers)
+    }
+
+    fn check(&self, acl: Option<&Arc<[Acl]>>, perm: i32, ids: &[Id]) -> Result<(), Code> {
+        if self.permits(acl, perm, ids) { Ok(()) } else { Err(Code::NoAuth) }
+    }
+
+    /// Notes that a client lives. Before it has a session, this does not count: it has to be
+    /// quick then.
+    fn hear(&mut self, step: &mut Step<'_>) {
+        match step.connection.state {
+            State::Connecting | State::Word | State::Closing(_) => {}
+            State::Opening { .. } => step.connection.heard_ms = step.now.monotonic_ms,
+            State::Live { .. } | State::Leaving { .. } => {
+                step.connection.heard_ms = step.now.monotonic_ms;
+                if !step.connection.is_heard {
+                    step.connection.is_heard = true;
+                    self.heard.push(step.id);
+                }
+            }
+        }
+    }
+
+    /// Acts on what is left in a connection's input.
+    fn go_on(&mut self, step: &mut Step<'_>) {
+        let mut input = mem::take(&mut step.traffic.input);
+        let used = self.take_in(step, input.bytes());
+        input.use_up(used);
+        step.traffic.input = input;
+    }
+
+    /// The connection ends from our side: nothing more of it is acted on.
+    fn end(&mut self, step: &mut Step<'_>, close: Close) {
+        let close = match step.connection.state {
+            State::Closing(Close::AtOnce) => return,
+            State::Closing(Close::AfterFlush) if close == Close::AfterFlush => return,
+            State::Closing(_)
+            | State::Connecting
+            | State::Opening { .. }
+            | State::Live { .. }
+            | State::Leaving { .. }
+            | State::Word => close,
+        };
+        self.detach(step.id, step.connection, step.traffic);
+        if close == Close::AtOnce {
+            step.traffic.output.clear();
+        }
+        step.connection.state = State::Closing(close);
+        step.connection.heard_ms = step.now.monotonic_ms;
+        self.look_again(step.now, step.id, step.connection);
+    }
+
+    /// Lets go of all that hangs on a connection: requests, watches, its session.
+    fn detach(&mut self, id: ConnectionId, connection: &mut Connection, traffic: &mut Traffic) {
+        self.outstanding -= traffic.unanswered.len();
+        for unanswered in traffic.unanswered.drain(..) {
+            self.large_bytes -= unanswered.large_bytes as usize;
+        }
+        traffic.input.clear();
+        traffic.is_waiting = false;
+        traffic.arrived = None;
+        self.watches.forget(id.slot);
+        if connection.is_heard {
+            connection.is_heard = false;
+            if let Some((session, _)) = connection.session() {
+                self.heard_last.push((session, connection.heard_ms));
+            }
+        }
+    }
+
+    fn silence_deadline(&self, connection: &Connection) -> Deadline {
+        let settings = &self.settings;
+        let patience_ms = match connection.state {
+            State::Connecting | State::Word => settings.sessionless_timeout_ms,
+            State::Opening { timeout_ms, .. }
+            | State::Live { timeout_ms, .. }
+            | State::Leaving { timeout_ms, .. } => {
+                i64::from(timeout_ms) + settings.silence_slack_ms
+            }
+            State::Closing(_) => settings.silence_slack_ms,
+        };
+        Deadline(connection.heard_ms.saturating_add(patience_ms))
+    }
+
+    /// Makes sure that somebody looks when this connection has been silent for too long.
+    fn look_again(&mut self, now: Now, id: ConnectionId, connection: &mut Connection) {
+        let at = self.silence_deadline(connection).0.max(now.monotonic_ms + 1);
+        let at = Deadline(at.saturating_add(LOOK_STEP_MS) / LOOK_STEP_MS * LOOK_STEP_MS);
+        if connection.look != at {
+            connection.look = at;
+            self.looks.entry(at).or_default().push(id);
+        }
+    }
+
+    /// What is promised of one connection and does not hold, by name.
+    fn broken_promise(&self, connection: &Connection, traffic: &Traffic) -> Option<&'static str> {
+        if connection.is_closing() && !(traffic.input.is_empty() && traffic.unanswered.is_empty()) {
+            return Some("nothing is awaited of a connection that ends");
+        }
+        if traffic.is_waiting
+            && traffic.unanswered.is_empty()
+            && traffic.output.len() < self.settings.output_bytes_max
+        {
+            return Some("who waits, waits for something");
+        }
+        if traffic.is_waiting && traffic.input.is_empty() {
+            return Some("what waits is there");
+        }
+        None
+    }
+
+    #[cfg(feature = "mutants")]
+    fn is_mutant(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, reason = "the same call with and without mutants")]
+    fn is_mutant(&self, _: Mutant) -> bool {
+        false
+    }
+}
+
+impl Connection {
+    /// The shell has to look at it.
+    fn announce(&mut self, id: ConnectionId, out: &mut Output) {
+        if !self.is_ready {
+            self.is_ready = true;
+            out.ready.push(id);
+        }
+    }
+}
+
+/// The connections by slot. A slot is used again, with another generation.
+#[derive(Debug, Default)]
+struct Connections {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    connection: Option<Box<Connection>>,
+}
+
+impl Connections {
+    fn insert(&mut self, connection: Box<Connection>) -> ConnectionId {
+        if let Some(number) = self.free.pop() {
+            let slot = &mut self.slots[number as usize];
+            slot.generation = slot.generation.wrapping_add(1);
+            slot.connection = Some(connection);
+            return ConnectionId { slot: number, generation: slot.generation };
+        }
+        let number = u32::try_from(self.slots.len()).expect("fewer than 2^32 connections");
+        self.slots.push(Slot { generation: 0, connection: Some(connection) });
+        ConnectionId { slot: number, generation: 0 }
+    }
+
+    fn find(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        let slot = self.slots.get_mut(id.slot as usize)?;
+        if slot.generation == id.generation { slot.connection.as_deref_mut() } else { None }
+    }
+
+    fn at(&mut self, number: u32) -> Option<(ConnectionId, &mut Connection)> {
+        let slot = self.slots.get_mut(number as usize)?;
+        let id = ConnectionId { slot: number, generation: slot.generation };
+        slot.connection.as_deref_mut().map(|connection| (id, connection))
+    }
+
+    fn remove(&mut self, id: ConnectionId) {
+        let slot = &mut self.slots[id.slot as usize];
+        assert_eq!(slot.generation, id.generation, "only a live connection is removed");
+        slot.connection = None;
+        self.free.push(id.slot);
+    }
+
+    fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    fn session_at(&self, number: u32) -> Option<SessionId> {
+        let connection = self.slots.get(number as usize)?.connection.as_deref()?;
+        connection.session().map(|(session, _)| session)
+    }
+
+    fn for_each(&mut self, change: impl FnMut(&mut Connection)) {
+        self.slots.iter_mut().filter_map(|slot| slot.connection.as_deref_mut()).for_each(change);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        self.slots.iter().zip(0..).filter_map(|(slot, number)| {
+            let id = ConnectionId { slot: number, generation: slot.generation };
+            slot.connection.as_deref().map(|connection| (id, connection))
+        })
+    }
+}

@@ -41,8 +41,7 @@ impl Modes {
     pub(super) const RECURSIVE: Modes = Modes(16);
 
     pub(super) const PERSISTENT: Modes = Modes::PERSISTENT_DATA.and(Modes::PERSISTENT_CHILD);
-    pub(super) const IN_DATA: Modes =
-        Modes::DATA.and(Modes::PERSISTENT_DATA).and(Modes::RECURSIVE);
+    pub(super) const IN_DATA: Modes = Modes::DATA.and(Modes::PERSISTENT_DATA).and(Modes::RECURSIVE);
     pub(super) const IN_CHILD: Modes = Modes::CHILD.and(Modes::PERSISTENT_CHILD);
     pub(super) const ALL: Modes = Modes::IN_DATA.and(Modes::IN_CHILD);
 
@@ -453,8 +452,8 @@ impl PathIndex {
         }
         let (mut place, tag) = self.home_of(path);
         while self.tags[place] != 0 {
-            let is_it = self.tags[place] == tag
-                && &*entries[self.numbers[place] as usize].path == path;
+            let is_it =
+                self.tags[place] == tag && &*entries[self.numbers[place] as usize].path == path;
             if is_it {
                 return Some(place);
             }

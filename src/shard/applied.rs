@@ -1,0 +1,222 @@
+//! What the pipeline announced: fire watches, give answers, move the view, let go what waited.
+//!
+//! The one place where the order between connections and history is kept:
+//!
+//! ```text
+//! for each item, as it comes:  a change: its watches fire      a reply: it is written
+//! then                         the view moves
+//! then                         what waited for an answer goes on, and reads the new view
+//! ```
+//!
+//! Triggers after `DataTree.createNode`, `deleteNode` and `setData`; who is told after
+//! `WatchManager.triggerWatch` and `NIOServerCnxn.process`.
+
+use std::mem;
+use std::sync::Arc;
+
+use crate::exchange::{Applied, Change, ChangeKind, ConnectionId, Item, Outcome, Reply};
+use crate::path;
+use crate::record::data::{Acl, perms};
+use crate::record::op::EventType;
+use crate::types::{Now, Zxid};
+
+use super::set_watches::put_event;
+use super::{Close, Mutant, Output, Shard, Step};
+
+impl Shard {
+    /// The pipeline's next batch. It is seen whole or not at all.
+    pub fn on_applied(&mut self, now: Now, applied: &Applied, out: &mut Output) {
+        if self.core.is_mutant(Mutant::ReplyBeforeEvent) {
+            self.give_answers(now, applied, out);
+            self.fire_all(now, applied, out);
+            self.core.tree.advance(applied.zxid);
+            self.let_go(now, out);
+        } else if self.core.is_mutant(Mutant::ViewBeforeEvents) {
+            self.give_answers(now, applied, out);
+            self.core.tree.advance(applied.zxid);
+            self.let_go(now, out);
+            self.fire_all(now, applied, out);
+        } else {
+            for item in &applied.items {
+                match item {
+                    Item::Change(change) => self.fire(now, applied, change, out),
+                    Item::Reply(reply) => self.settle(now, applied, reply, out),
+                }
+            }
+            if self.core.is_mutant(Mutant::ReadBeforeView) {
+                self.let_go(now, out);
+            }
+            self.core.tree.advance(applied.zxid);
+            self.let_go(now, out);
+        }
+        debug_assert_eq!(self.broken_invariant(), None);
+    }
+
+    fn fire_all(&mut self, now: Now, applied: &Applied, out: &mut Output) {
+        for item in &applied.items {
+            if let Item::Change(change) = item {
+                self.fire(now, applied, change, out);
+            }
+        }
+    }
+
+    fn give_answers(&mut self, now: Now, applied: &Applied, out: &mut Output) {
+        for item in &applied.items {
+            if let Item::Reply(reply) = item {
+                self.settle(now, applied, reply, out);
+            }
+        }
+    }
+
+    /// Tells everyone who watches of one change.
+    fn fire(&mut self, now: Now, applied: &Applied, change: &Change, out: &mut Output) {
+        if self.core.watches.len() == 0 {
+            return;
+        }
+        let path = applied.path(change.path);
+        let (zxid, acl, parent_acl) = (change.zxid, &change.acl, &change.parent_acl);
+        let mut hit = mem::take(&mut self.hit);
+        let mut told = mem::take(&mut self.hit_before);
+        match change.kind {
+            ChangeKind::Created => {
+                self.core.watches.trigger_data(path, &mut hit);
+                self.notify(now, &hit, acl, zxid, EventType::NodeCreated, path, out);
+            }
+            ChangeKind::Deleted => {
+                self.core.watches.trigger_data(path, &mut told);
+                self.notify(now, &told, acl, zxid, EventType::NodeDeleted, path, out);
+                self.core.watches.trigger_child(path, &mut hit);
+                // Whoever the data table named is not told twice, ...
+                hit.retain(|connection| told.binary_search(connection).is_err());
+                self.notify(now, &hit, acl, zxid, EventType::NodeDeleted, path, out);
+            }
+            ChangeKind::DataChanged => {
+                self.core.watches.trigger_data(path, &mut hit);
+                self.notify(now, &hit, acl, zxid, EventType::NodeDataChanged, path, out);
+            }
+        }
+        if change.kind != ChangeKind::DataChanged
+            && let Some(parent) = path::parent(path)
+        {
+            // ... but the parent's children are another matter.
+            self.core.watches.trigger_child(parent, &mut hit);
+            let event = EventType::NodeChildrenChanged;
+            self.notify(now, &hit, parent_acl, zxid, event, parent, out);
+        }
+        (self.hit, self.hit_before) = (hit, told);
+    }
+
+    /// Gives one event to all of `hit` who may read what it is about.
+    #[expect(clippy::too_many_arguments, reason = "an event has this many parts")]
+    fn notify(
+        &mut self,
+        now: Now,
+        hit: &[u32],
+        acl: &Option<Arc<[Acl]>>,
+        zxid: Zxid,
+        event: EventType,
+        path: &str,
+        out: &mut Output,
+    ) {
+        let mut bytes = mem::take(&mut self.event);
+        bytes.clear();
+        if !hit.is_empty() {
+            put_event(&mut bytes, zxid, event, path);
+        }
+        let dropped = usize::from(self.core.is_mutant(Mutant::DropEvent));
+        for &slot in hit.iter().skip(dropped) {
+            let (id, connection) = self.connections.at(slot).expect("a watcher is connected");
+            let core = &mut self.core;
+            if !core.permits(acl.as_ref(), perms::READ, &connection.ids)
+                && !core.is_mutant(Mutant::EventWithoutAcl)
+            {
+                continue;
+            }
+            let mut traffic = connection.traffic.take().unwrap_or_else(|| core.pool.take());
+            traffic.output.tail().extend_from_slice(&bytes);
+            if core.is_mutant(Mutant::DoubleEvent) {
+                traffic.output.tail().extend_from_slice(&bytes);
+            }
+            connection.stats.sent += 1;
+            core.counters.packets_sent += 1;
+            core.counters.events += 1;
+            if core.settings.output_bytes_ceiling < traffic.output.len() {
+                core.counters.unread_connections_closed += 1;
+                let mut step = Step { now, id, connection, traffic: &mut traffic, out };
+                core.end(&mut step, Close::AtOnce);
+            }
+            connection.announce(id, out);
+            if traffic.is_empty() {
+                core.pool.give_back(traffic);
+            } else {
+                connection.traffic = Some(traffic);
+            }
+        }
+        self.event = bytes;
+    }
+
+    /// What became of a request. Whoever has left in the meantime is not missed.
+    fn settle(&mut self, now: Now, applied: &Applied, reply: &Reply, out: &mut Output) {
+        if reply.shard != self.id {
+            return;
+        }
+        let id = reply.connection;
+        let mut goes_on = false;
+        self.step(now, id, out, |core, step| {
+            if step.connection.is_closing() {
+                return;
+            }
+            match reply.outcome {
+                Outcome::Answer { xid, err, body, close } => {
+                    let answered = core.answered(step);
+                    assert_eq!(answered.xid, xid, "requests are answered in their order");
+                    let body = applied.body(body);
+                    step.traffic.reply(xid.0, reply.zxid, err, |out| out.extend_from_slice(body));
+                    let received_ms = answered.received_ms;
+                    core.note_reply(step, received_ms, xid.0, answered.op, reply.zxid);
+                    if close {
+                        core.end(step, Close::AfterFlush);
+                    }
+                }
+                Outcome::Connected { session, timeout_ms, password } => {
+                    core.answered(step);
+                    core.on_connected(step, session, timeout_ms, password);
+                }
+                Outcome::Refused => {
+                    core.answered(step);
+                    core.on_refused(step);
+                }
+                Outcome::Dropped => core.end(step, Close::AfterFlush),
+            }
+            goes_on = !step.connection.is_closing();
+        });
+        if goes_on {
+            self.answered.push(id);
+        }
+    }
+
+    /// Goes on with connections that got an answer.
+    fn let_go(&mut self, now: Now, out: &mut Output) {
+        let mut answered: Vec<ConnectionId> = mem::take(&mut self.answered);
+        answered.sort_unstable();
+        answered.dedup();
+        for id in answered.drain(..) {
+            self.step(now, id, out, |core, step| {
+                if !step.traffic.input.is_empty() {
+                    core.go_on(step);
+                }
+            });
+        }
+        self.answered = answered;
+    }
+}
+
+impl super::Core {
+    /// The oldest of a connection's requests is with the pipeline no more.
+    fn answered(&mut self, step: &mut Step<'_>) -> super::connection::Unanswered {
+        let answered = step.traffic.unanswered.pop_front().expect("an answer has its request");
+        self.outstanding -= 1;
+        self.large_bytes -= answered.large_bytes as usize;
+        answered
+    }
+}

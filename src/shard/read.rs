@@ -1,0 +1,250 @@
+//! Requests that are answered here, from the tree as of the shard's view.
+//!
+//! Each looks first and writes then: header and body go straight into the connection's output,
+//! with the view as the zxid. The order of the checks, and which paths are looked up as they
+//! come, are `FinalRequestProcessor.processRequest`'s.
+
+use std::borrow::Cow;
+
+use crate::acl;
+use crate::jute::record::{Record, Text};
+use crate::jute::{Reader, Write as _};
+use crate::path;
+use crate::record::code::Code;
+use crate::record::data::{Acl, OPEN_ACL_BYTES, perms};
+use crate::record::op::{code, xid as special};
+use crate::record::proto::{MULTI_END, MultiHeader, PathOnly, PathWatch};
+use crate::tree::Znode;
+
+use super::watch::Modes;
+use super::{Core, Step};
+
+impl Core {
+    /// Answers a request that needs nothing but what is here.
+    pub(super) fn answer(&mut self, step: &mut Step<'_>, xid: i32, op: i32, mut body: Reader<'_>) {
+        let body = &mut body;
+        let answered = match op {
+            code::PING => {
+                // Whatever xid it came with.
+                self.put(step, special::PING, |_| {});
+                Ok(())
+            }
+            code::EXISTS => self.exists(step, xid, body),
+            code::GET_DATA => self.data(step, xid, body),
+            code::GET_ACL => self.acl(step, xid, body),
+            code::GET_CHILDREN => self.children(step, xid, body, |_, _| {}),
+            code::GET_CHILDREN2 => self.children(step, xid, body, put_stat),
+            code::GET_ALL_CHILDREN_NUMBER => self.all_children_number(step, xid, body),
+            code::MULTI_READ => self.multi_read(step, xid, body),
+            code::WHO_AM_I => {
+                self.who_am_i(step, xid);
+                Ok(())
+            }
+            code::SET_WATCHES => self.set_watches(step, xid, body, false),
+            code::SET_WATCHES2 => self.set_watches(step, xid, body, true),
+            code::ADD_WATCH => self.add_watch(step, xid, body),
+            code::CHECK_WATCHES => self.check_watches(step, xid, body),
+            code::REMOVE_WATCHES => self.remove_watches(step, xid, body),
+            _ => unreachable!("only what is routed here is answered here"),
+        };
+        match answered {
+            Ok(()) => {
+                let received_ms = step.traffic.received_ms(step.now);
+                self.note_reply(step, received_ms, xid, op, self.tree.view());
+            }
+            Err(code) => self.reply(step, xid, op, self.tree.view(), code, |_| {}),
+        }
+    }
+
+    /// Writes a reply that succeeds.
+    pub(super) fn put(&self, step: &mut Step<'_>, xid: i32, body: impl FnOnce(&mut Vec<u8>)) {
+        step.traffic.reply(xid, self.tree.view(), Code::Ok, body);
+    }
+
+    fn exists(&mut self, step: &mut Step<'_>, xid: i32, body: &mut Reader<'_>) -> Result<(), Code> {
+        let PathWatch { path, watch } = decode(body)?;
+        let path = present(path)?;
+        if path::has_nul(&path) {
+            return Err(Code::BadArguments);
+        }
+        let znode = self.tree.get(&path);
+        if let Some(znode) = znode {
+            self.check(znode.acl(), perms::READ, &step.connection.ids)?;
+        }
+        // Also on a znode that is not there: its creation is what is waited for.
+        if watch {
+            self.watches.add(step.id.slot, &path, Modes::DATA);
+        }
+        let znode = znode.ok_or(Code::NoNode)?;
+        self.put(step, xid, |out| put_stat(&znode, out));
+        Ok(())
+    }
+
+    fn data(&mut self, step: &mut Step<'_>, xid: i32, body: &mut Reader<'_>) -> Result<(), Code> {
+        let PathWatch { path, watch } = decode(body)?;
+        let path = present(path)?;
+        let znode = self.readable(step, &path)?;
+        self.put(step, xid, |out| put_data(&znode, out));
+        if watch {
+            self.watches.add(step.id.slot, &path, Modes::DATA);
+        }
+        Ok(())
+    }
+
+    /// getChildren, and with the stat behind them getChildren2.
+    fn children(
+        &mut self,
+        step: &mut Step<'_>,
+        xid: i32,
+        body: &mut Reader<'_>,
+        behind: impl FnOnce(&Znode<'_>, &mut Vec<u8>),
+    ) -> Result<(), Code> {
+        let PathWatch { path, watch } = decode(body)?;
+        let path = present(path)?;
+        let znode = self.readable(step, &path)?;
+        self.put(step, xid, |out| {
+            put_children(&znode, out);
+            behind(&znode, out);
+        });
+        if watch {
+            self.watches.add(step.id.slot, &path, Modes::CHILD);
+        }
+        Ok(())
+    }
+
+    fn acl(&self, step: &mut Step<'_>, xid: i32, body: &mut Reader<'_>) -> Result<(), Code> {
+        let PathOnly { path } = decode(body)?;
+        let path = present(path)?;
+        let znode = self.tree.get(&path).ok_or(Code::NoNode)?;
+        let ids = &step.connection.ids;
+        self.check(znode.acl(), perms::READ | perms::ADMIN, ids)?;
+        let acl = match znode.acl() {
+            None => None,
+            Some(acl) if self.permits(Some(acl), perms::ADMIN, ids) => Some(Cow::Borrowed(&**acl)),
+            Some(acl) => Some(Cow::Owned(acl::masked(acl))),
+        };
+        self.put(step, xid, |out| {
+            match acl {
+                None => out.extend_from_slice(OPEN_ACL_BYTES),
+                Some(acl) => put_acl(&acl, out),
+            }
+            put_stat(&znode, out);
+        });
+        Ok(())
+    }
+
+    fn all_children_number(
+        &self,
+        step: &mut Step<'_>,
+        xid: i32,
+        body: &mut Reader<'_>,
+    ) -> Result<(), Code> {
+        let PathOnly { path } = decode(body)?;
+        let znode = self.readable(step, &present(path)?)?;
+        let count = i32::try_from(znode.descendant_count()).unwrap_or(i32::MAX);
+        self.put(step, xid, |out| out.put_i32(count));
+        Ok(())
+    }
+
+    /// Reads in one request, all of one state: each succeeds or fails for itself.
+    fn multi_read(&self, step: &mut Step<'_>, xid: i32, body: &mut Reader<'_>) -> Result<(), Code> {
+        // All of it has to be readable before any of it is answered.
+        let mut ahead = body.clone();
+        while next_read(&mut ahead)?.is_some() {}
+        let ids = step.connection.ids.clone();
+        let view = self.tree.view();
+        step.traffic.reply(xid, view, Code::Ok, |out| {
+            while let Ok(Some((kind, path))) = next_read(body) {
+                let znode =
+                    self.tree.get(&path).ok_or(Code::NoNode).and_then(|znode| {
+                        self.check(znode.acl(), perms::READ, &ids).map(|()| znode)
+                    });
+                match znode {
+                    Ok(znode) => {
+                        MultiHeader { kind, done: false, err: 0 }.write(out);
+                        match kind {
+                            code::GET_DATA => put_data(&znode, out),
+                            _ => put_children(&znode, out),
+                        }
+                    }
+                    Err(code) => {
+                        let err = code.number();
+                        MultiHeader { kind: code::ERROR, done: false, err }.write(out);
+                        out.put_i32(err);
+                    }
+                }
+            }
+            MULTI_END.write(out);
+        });
+        Ok(())
+    }
+
+    fn who_am_i(&self, step: &mut Step<'_>, xid: i32) {
+        let view = self.tree.view();
+        let ids = &step.connection.ids;
+        step.traffic.reply(xid, view, Code::Ok, |out| {
+            out.put_count(Some(ids.len()));
+            for id in &**ids {
+                out.put_text(&id.scheme);
+                out.put_text(self.settings.providers.user_name(id));
+            }
+        });
+    }
+
+    /// The znode, if it is there and may be read.
+    fn readable(&self, step: &Step<'_>, path: &str) -> Result<Znode<'_>, Code> {
+        let znode = self.tree.get(path).ok_or(Code::NoNode)?;
+        self.check(znode.acl(), perms::READ, &step.connection.ids)?;
+        Ok(znode)
+    }
+}
+
+/// The body of a request; what cannot be read, the client is told.
+pub(super) fn decode<'a, R: Record<'a>>(body: &mut Reader<'a>) -> Result<R, Code> {
+    R::read(body).map_err(|_| Code::MarshallingError)
+}
+
+/// A path that must not be null.
+pub(super) fn present(path: Text<'_>) -> Result<Cow<'_, str>, Code> {
+    path.ok_or(Code::MarshallingError)
+}
+
+/// The next of a multiRead's operations; `None` at their end.
+fn next_read<'a>(body: &mut Reader<'a>) -> Result<Option<(i32, Cow<'a, str>)>, Code> {
+    let MultiHeader { kind, done, err: _ } = decode(body)?;
+    if done {
+        return Ok(None);
+    }
+    if kind != code::GET_DATA && kind != code::GET_CHILDREN {
+        return Err(Code::MarshallingError);
+    }
+    // Whether they ask for a watch does not matter: none is set.
+    let PathWatch { path, watch: _ } = decode(body)?;
+    Ok(Some((kind, present(path)?)))
+}
+
+fn put_stat(znode: &Znode<'_>, out: &mut Vec<u8>) {
+    znode.stat().write(out);
+}
+
+fn put_data(znode: &Znode<'_>, out: &mut Vec<u8>) {
+    out.put_buffer(znode.data());
+    put_stat(znode, out);
+}
+
+fn put_children(znode: &Znode<'_>, out: &mut Vec<u8>) {
+    out.put_count(Some(znode.child_count()));
+    let mut count = 0;
+    for name in znode.children() {
+        out.put_text(name);
+        count += 1;
+    }
+    assert_eq!(count, znode.child_count(), "a znode has as many children as it counts");
+}
+
+fn put_acl(acl: &[Acl], out: &mut Vec<u8>) {
+    out.put_count(Some(acl.len()));
+    for entry in acl {
+        entry.write(out);
+    }
+}
