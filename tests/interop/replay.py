@@ -69,6 +69,14 @@ class Program:
                 self.selector.register(stream, selectors.EVENT_READ, number)
                 self.partial[number] = b""
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
     def send(self, line):
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
@@ -105,8 +113,6 @@ class Program:
             lines += self.take(0.2)
         lines += [(number, part.decode()) for number, part in self.partial.items() if part]
         if self.selector.get_map():
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
             raise RuntimeError(f"the program does not end; so far: {lines[-20:]}")
         return lines, self.process.wait()
 

@@ -38,8 +38,12 @@ def mask():
 
 def interactive(context, server):
     golden = Golden(context, context.source / "session.golden")
-    masks = mask()
-    program = Program([ZKCLI, "-server", server.address])
+    with Program([ZKCLI, "-server", server.address]) as program:
+        replay(context, golden, mask(), program)
+    golden.compare()
+
+
+def replay(context, golden, masks, program):
     program.send(SENTINEL)
     program.take_until(lambda line: line.endswith(SENTINEL_ANSWER), "the start of zkCli.sh")
     events = []
@@ -54,11 +58,10 @@ def interactive(context, server):
         results += wait_for_events(program, events, golden.events(command))
         golden.add(command, record(results, events, masks))
     program.send("quit")
-    lines, code = program.end()
+    lines, _ = program.end()
     events = []
     split(lines, events)
     context.check("the session is closed", events == ["state:Closed type:None path:null"], events)
-    golden.compare()
 
 
 def wait_for_events(program, events, count):
