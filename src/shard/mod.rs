@@ -154,6 +154,18 @@ pub enum Mutant {
     EventWithoutAcl,
 }
 
+impl Mutant {
+    pub const ALL: [Mutant; 7] = [
+        Mutant::ReplyBeforeEvent,
+        Mutant::DropEvent,
+        Mutant::DoubleEvent,
+        Mutant::ViewBeforeEvents,
+        Mutant::ReadBeforeView,
+        Mutant::ReadOvertakesWrite,
+        Mutant::EventWithoutAcl,
+    ];
+}
+
 /// One session core: a state machine without clocks, sockets or threads.
 pub struct Shard {
     id: ShardId,
@@ -257,7 +269,7 @@ impl Shard {
     /// Bytes of a client have come. They are used here and now: the caller may reuse the buffer.
     pub fn on_bytes(&mut self, now: Now, id: ConnectionId, bytes: &[u8], out: &mut Output) {
         self.core.counters.bytes_received += bytes.len() as u64;
-        self.step(now, id, out, |core, step| {
+        self.door(now, id, out, |core, step| {
             core.hear(step);
             if step.connection.is_deaf() {
                 return;
@@ -278,7 +290,7 @@ impl Shard {
     /// The first `count` bytes of `outgoing` have been written.
     pub fn on_written(&mut self, now: Now, id: ConnectionId, count: usize, out: &mut Output) {
         self.core.counters.bytes_sent += count as u64;
-        self.step(now, id, out, |core, step| {
+        self.door(now, id, out, |core, step| {
             step.traffic.output.use_up(count);
             if step.traffic.is_waiting {
                 core.go_on(step);
@@ -288,7 +300,7 @@ impl Shard {
 
     /// A client will send no more. Whoever asked a four-letter word may still read the answer.
     pub fn on_end_of_input(&mut self, now: Now, id: ConnectionId, out: &mut Output) {
-        self.step(now, id, out, |core, step| {
+        self.door(now, id, out, |core, step| {
             if step.connection.state != State::Word {
                 core.end(step, Close::AfterFlush);
             }
@@ -338,7 +350,7 @@ impl Shard {
 
     /// The answer to a four-letter word.
     pub fn answer_word(&mut self, now: Now, id: ConnectionId, text: &str, out: &mut Output) {
-        self.step(now, id, out, |core, step| {
+        self.door(now, id, out, |core, step| {
             if step.connection.state == State::Word {
                 step.traffic.output.tail().extend_from_slice(text.as_bytes());
                 core.end(step, Close::AfterFlush);
@@ -369,6 +381,18 @@ impl Shard {
         Some(Outgoing { bytes: traffic.output.bytes(), wants_read, close })
     }
 
+    /// Runs a step that is all that happens.
+    fn door(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        out: &mut Output,
+        run: impl FnOnce(&mut Core, &mut Step<'_>),
+    ) {
+        self.step(now, id, out, run);
+        debug_assert_eq!(self.broken_promise(id), None);
+    }
+
     /// Runs a step of one connection and tidies up after it.
     fn step(
         &mut self,
@@ -381,7 +405,6 @@ impl Shard {
         let core = &mut self.core;
         let mut traffic = connection.traffic.take().unwrap_or_else(|| core.pool.take());
         run(core, &mut Step { now, id, connection, traffic: &mut traffic, out });
-        debug_assert_eq!(core.broken_promise(connection, &traffic), None);
         if !traffic.output.is_empty() || connection.is_closing() {
             connection.announce(id, out);
         }
@@ -411,6 +434,13 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// What does not hold of one connection, by name.
+    fn broken_promise(&mut self, id: ConnectionId) -> Option<&'static str> {
+        let connection = self.connections.find(id)?;
+        let traffic = connection.traffic.as_deref()?;
+        self.core.broken_promise(connection, traffic)
     }
 
     /// The invariant that does not hold, by name. Walks everything.
