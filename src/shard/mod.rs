@@ -673,3 +673,431 @@ impl Connections {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::auth;
+    use crate::exchange::{Applied, Change, ChangeKind, Item, Outcome, Reply, Span, Want};
+    use crate::jute::record::Record as _;
+    use crate::jute::{Write as _, frame};
+    use crate::record::op::code;
+    use crate::record::proto::{ConnectRequest, RequestHeader};
+    use crate::tree::{self, TreeWriter};
+    use crate::types::Zxid;
+
+    const SHARD: ShardId = ShardId(3);
+
+    fn settings() -> Settings {
+        Settings {
+            frame_bytes_max: 0xf_ffff,
+            session_timeout_min_ms: 2_000,
+            session_timeout_max_ms: 20_000,
+            providers: Arc::new(Providers::default()),
+            skip_acl: false,
+            sessionless_timeout_ms: 10_000,
+            silence_slack_ms: 5_000,
+            outstanding_max: 1000,
+            large_request_bytes: None,
+            large_requests_bytes_max: usize::MAX,
+            throttled_op_wait_ms: None,
+            connect_throttle: None,
+            input_bytes_max: 1000,
+            output_bytes_max: 1000,
+            output_bytes_ceiling: 2000,
+            hash_seed: 0,
+        }
+    }
+
+    /// A shard, and a pipeline that agrees to everything and is asked when the test wants.
+    struct Bench {
+        now: Now,
+        shard: Shard,
+        out: Output,
+        writer: TreeWriter,
+        zxid: Zxid,
+        sessions: i64,
+    }
+
+    impl Bench {
+        fn new(settings: Settings) -> Bench {
+            let mut writer = TreeWriter::new(tree::Settings::default());
+            let shard = Shard::new(SHARD, settings, writer.reader());
+            let now = Now { monotonic_ms: 1000, wall_ms: 0 };
+            let out = Output::new(SHARD);
+            Bench { now, shard, out, writer, zxid: Zxid::ZERO, sessions: 0 }
+        }
+
+        fn accept(&mut self) -> ConnectionId {
+            self.shard.on_accept(self.now, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)))
+        }
+
+        fn send(&mut self, id: ConnectionId, bytes: &[u8]) {
+            self.shard.on_bytes(self.now, id, bytes, &mut self.out);
+        }
+
+        fn connect(&mut self) -> ConnectionId {
+            let id = self.accept();
+            self.send(id, &connect_request());
+            self.agree();
+            id
+        }
+
+        /// A batch of `items`, one zxid on.
+        fn apply(&mut self, items: Vec<Item>, paths: String) {
+            self.zxid = self.zxid.next();
+            self.writer.publish(self.zxid);
+            let applied = Applied { zxid: self.zxid, items, paths, bodies: Vec::new() };
+            self.shard.on_applied(self.now, &applied, &mut self.out);
+        }
+
+        /// The pipeline does all that it was asked.
+        fn agree(&mut self) {
+            let requests = mem::take(&mut self.out.requests.requests);
+            let mut items = Vec::new();
+            for request in requests {
+                let outcome = match request.want {
+                    Want::Open { timeout_ms, .. } | Want::Resume { timeout_ms, .. } => {
+                        self.sessions += 1;
+                        let session = SessionId(self.sessions);
+                        Outcome::Connected { session, timeout_ms, password: [0; 16] }
+                    }
+                    want => Outcome::Answer {
+                        xid: request.xid,
+                        err: Code::Ok,
+                        body: Span::default(),
+                        close: want == Want::Close,
+                    },
+                };
+                let connection = request.connection;
+                let zxid = self.zxid.next();
+                items.push(Item::Reply(Reply { shard: SHARD, connection, zxid, outcome }));
+            }
+            self.apply(items, String::new());
+        }
+
+        fn change(&mut self, path: &str) {
+            let path_at = Span::since(0, path.len());
+            let change = Change {
+                kind: ChangeKind::DataChanged,
+                zxid: self.zxid.next(),
+                path: path_at,
+                acl: None,
+                parent_acl: None,
+            };
+            self.apply(vec![Item::Change(change)], path.to_owned());
+        }
+
+        /// Takes what there is to be written: how many frames.
+        fn read(&mut self, id: ConnectionId) -> usize {
+            let mut bytes = Vec::new();
+            while let Some(outgoing) = self.shard.outgoing(id)
+                && !outgoing.bytes.is_empty()
+            {
+                let count = outgoing.bytes.len();
+                bytes.extend_from_slice(outgoing.bytes);
+                self.shard.on_written(self.now, id, count, &mut self.out);
+            }
+            let (mut rest, mut frames) = (&bytes[..], 0);
+            while let frame::Front::Frame { body } = frame::cut(rest, usize::MAX) {
+                rest = &rest[frame::PREFIX_BYTES + body.len()..];
+                frames += 1;
+            }
+            assert!(rest.is_empty(), "whole frames are written");
+            frames
+        }
+
+        fn close_of(&mut self, id: ConnectionId) -> Option<Close> {
+            self.shard.outgoing(id).and_then(|outgoing| outgoing.close)
+        }
+
+        fn tick(&mut self, ms: i64) {
+            self.now.monotonic_ms += ms;
+            self.shard.on_tick(self.now, &mut self.out);
+        }
+    }
+
+    fn connect_request() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let request = ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen: 0,
+            timeout_ms: 4000,
+            session: 0,
+            password: None,
+            read_only: Some(false),
+        };
+        frame::write(&mut bytes, |out| request.write(out));
+        bytes
+    }
+
+    fn request(op: i32, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame::write(&mut bytes, |out| {
+            RequestHeader { xid: 1, op }.write(out);
+            out.extend_from_slice(body);
+        });
+        bytes
+    }
+
+    fn read_with_watch(path: &str) -> Vec<u8> {
+        let mut body = Vec::new();
+        body.put_text(path);
+        body.put_bool(true);
+        request(code::EXISTS, &body)
+    }
+
+    #[test]
+    fn an_idle_connection_holds_no_buffers() {
+        let mut bench = Bench::new(settings());
+        let id = bench.connect();
+        bench.send(id, &request(code::PING, &[]));
+        assert_eq!(bench.read(id), 2);
+        assert!(bench.shard.connections.find(id).unwrap().traffic.is_none());
+    }
+
+    #[test]
+    fn memory_grows_by_what_came_and_not_by_what_was_announced() {
+        let mut bench = Bench::new(settings());
+        let id = bench.connect();
+        bench.read(id);
+        bench.send(id, &[0, 0x0f, 0xff, 0xff, 1, 2, 3]);
+        let traffic = bench.shard.connections.find(id).unwrap().traffic.as_mut().unwrap();
+        assert!(traffic.input.tail().capacity() < 1000);
+        assert!(bench.shard.outgoing(id).unwrap().wants_read);
+    }
+
+    #[test]
+    fn who_waits_is_not_read_from_beyond_a_bound() {
+        let mut bench = Bench::new(settings());
+        let id = bench.connect();
+        bench.read(id);
+        bench.send(id, &request(code::SYNC, &[]));
+        for _ in 0..100 {
+            assert!(bench.shard.outgoing(id).unwrap().wants_read);
+            bench.send(id, &request(code::PING, &[]));
+            if !bench.shard.outgoing(id).unwrap().wants_read {
+                break;
+            }
+        }
+        assert!(!bench.shard.outgoing(id).unwrap().wants_read);
+        bench.out.ready.clear();
+        bench.agree();
+        assert_eq!(bench.out.ready, [id], "the shell hears that it may read again");
+        assert!(bench.read(id) > 80);
+        assert!(bench.shard.outgoing(id).unwrap().wants_read);
+    }
+
+    #[test]
+    fn a_hundred_thousand_watchers_hear_of_one_write() {
+        let mut bench = Bench::new(settings());
+        let watch = read_with_watch("/hot");
+        let ids: Vec<ConnectionId> = (0..100_000).map(|_| bench.accept()).collect();
+        for &id in &ids {
+            bench.send(id, &connect_request());
+        }
+        bench.agree();
+        for &id in &ids {
+            bench.send(id, &watch);
+        }
+        assert_eq!(bench.shard.watch_count(), ids.len());
+        bench.out.ready.clear();
+        for &id in &ids {
+            assert_eq!(bench.read(id), 2);
+        }
+        bench.change("/hot");
+        assert_eq!((bench.out.ready.len(), bench.shard.watch_count()), (ids.len(), 0));
+        for &id in &ids {
+            assert_eq!(bench.read(id), 1);
+        }
+    }
+
+    #[test]
+    fn whoever_does_not_read_its_events_is_closed() {
+        let mut bench = Bench::new(settings());
+        let id = bench.connect();
+        let mut body = Vec::new();
+        body.put_text("/w");
+        body.put_i32(0);
+        bench.send(id, &request(code::ADD_WATCH, &body));
+        for _ in 0..100 {
+            bench.change("/w");
+        }
+        assert_eq!(bench.close_of(id), Some(Close::AtOnce));
+        assert_eq!(bench.shard.watch_count(), 0);
+        bench.shard.on_closed(bench.now, id);
+        assert!(bench.shard.outgoing(id).is_none());
+    }
+
+    #[test]
+    fn with_too_much_outstanding_a_connection_waits_but_none_starves() {
+        let mut bench = Bench::new(Settings { outstanding_max: 3, ..settings() });
+        let ids = [bench.connect(), bench.connect()];
+        for _ in 0..5 {
+            bench.send(ids[0], &request(code::SYNC, &[]));
+        }
+        assert_eq!(bench.shard.outstanding(), 3);
+        bench.send(ids[1], &request(code::SYNC, &[]));
+        assert_eq!(bench.shard.outstanding(), 4);
+        bench.agree();
+        assert_eq!(bench.shard.outstanding(), 2);
+        bench.agree();
+        assert_eq!((bench.read(ids[0]), bench.read(ids[1])), (6, 2));
+    }
+
+    #[test]
+    fn large_requests_are_bounded_together() {
+        let limits =
+            Settings { large_request_bytes: Some(50), large_requests_bytes_max: 120, ..settings() };
+        let mut bench = Bench::new(limits);
+        let ids = [bench.connect(), bench.connect(), bench.connect()];
+        bench.send(ids[0], &request(code::SYNC, &[0; 60]));
+        bench.send(ids[1], &request(code::SYNC, &[0; 40]));
+        bench.send(ids[2], &request(code::SYNC, &[0; 60])[..20]);
+        assert_eq!(bench.close_of(ids[0]), None);
+        assert_eq!(bench.close_of(ids[2]), Some(Close::AfterFlush));
+        bench.agree();
+        bench.send(ids[1], &request(code::SYNC, &[0; 60]));
+        assert_eq!((bench.close_of(ids[0]), bench.close_of(ids[1])), (None, None));
+    }
+
+    #[test]
+    fn what_waited_too_long_is_refused_in_its_place() {
+        let mut bench = Bench::new(Settings { throttled_op_wait_ms: Some(100), ..settings() });
+        let id = bench.connect();
+        bench.read(id);
+        bench.send(id, &request(code::SYNC, &[]));
+        bench.send(id, &[read_with_watch("/"), request(code::PING, &[])].concat());
+        bench.now.monotonic_ms += 101;
+        bench.agree();
+        let bytes = bench.shard.outgoing(id).unwrap().bytes;
+        let errors: Vec<&[u8]> = bytes.chunks(20).map(|reply| &reply[16..]).collect();
+        assert_eq!(errors, [[0, 0, 0, 0], (-127i32).to_be_bytes(), [0, 0, 0, 0]]);
+        assert_eq!(bench.shard.watch_count(), 0);
+    }
+
+    #[test]
+    fn new_connections_are_throttled() {
+        let connect_throttle =
+            Some(ConnectThrottle { tokens_max: 1, fill_time_ms: 1000, fill_count: 1 });
+        let mut bench = Bench::new(Settings { connect_throttle, ..settings() });
+        let ids = [bench.connect(), bench.connect()];
+        assert_eq!(ids.map(|id| bench.close_of(id)), [None, Some(Close::AtOnce)]);
+        assert_eq!(bench.shard.counters().connections_throttled, 1);
+    }
+
+    #[test]
+    fn enforced_authentication_refuses_even_pings_and_closes() {
+        let enforced_schemes = vec!["digest".to_owned()];
+        let auth = auth::Settings { enforced_schemes, ..auth::Settings::default() };
+        let providers = Arc::new(Providers::new(auth).unwrap());
+        let mut bench = Bench::new(Settings { providers, ..settings() });
+        for op in [code::PING, code::CLOSE_SESSION, 77] {
+            let id = bench.connect();
+            bench.read(id);
+            bench.send(id, &request(op, &[]));
+            let bytes = bench.shard.outgoing(id).unwrap().bytes;
+            assert_eq!(bytes[8..], [[0; 4], [0; 4], (-124i32).to_be_bytes()].concat());
+            assert_eq!(bench.close_of(id), Some(Close::AfterFlush));
+        }
+        let id = bench.connect();
+        bench.read(id);
+        let mut auth = Vec::new();
+        auth.put_i32(0);
+        auth.put_text("digest");
+        auth.put_text("a:b");
+        bench.send(id, &[request(code::AUTH, &auth), request(code::PING, &[])].concat());
+        assert_eq!((bench.read(id), bench.close_of(id)), (2, None));
+    }
+
+    #[test]
+    fn sessions_are_reported_as_heard_also_when_their_connection_went() {
+        let mut bench = Bench::new(settings());
+        let ids = [bench.connect(), bench.connect(), bench.connect()];
+        bench.tick(100);
+        bench.out.touched = None;
+        bench.now.monotonic_ms += 10;
+        bench.send(ids[0], &request(code::PING, &[]));
+        bench.send(ids[2], &request(code::PING, &[]));
+        bench.shard.on_closed(bench.now, ids[2]);
+        bench.tick(90);
+        let touched = bench.out.touched.as_ref().unwrap();
+        assert_eq!(touched.as_of_ms, 1200);
+        assert_eq!(touched.heard, [(SessionId(3), 1110), (SessionId(1), 1110)]);
+    }
+
+    #[test]
+    fn silence_ends_connections_in_its_time() {
+        let mut bench = Bench::new(settings());
+        let (nobody, live) = (bench.accept(), bench.connect());
+        bench.tick(8_000);
+        bench.send(nobody, &[0]);
+        assert_eq!((bench.close_of(nobody), bench.close_of(live)), (None, None));
+        bench.tick(2_600);
+        assert_eq!(bench.close_of(nobody), Some(Close::AtOnce));
+        assert_eq!(bench.close_of(live), Some(Close::AtOnce));
+        assert_eq!(bench.shard.counters().sessionless_connections_expired, 1);
+    }
+
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        let op = prop_oneof![0..25i32, 98..110i32, Just(-11), Just(-10), any::<i32>()];
+        let text = prop_oneof![
+            Just(vec![0, 0, 0, 1, b'/']),
+            Just(vec![0, 0, 0, 6, b'd', b'i', b'g', b'e', b's', b't']),
+            Just(vec![0xff; 4]),
+            prop::collection::vec(any::<u8>(), 0..12),
+            Just(vec![0, 0, 0, 0]),
+            Just(vec![0, 0, 0, 1]),
+        ];
+        let body = prop::collection::vec(text, 0..6).prop_map(|parts| parts.concat());
+        prop_oneof![
+            6 => (op, body).prop_map(|(op, body)| request(op, &body)),
+            1 => prop::collection::vec(any::<u8>(), 0..40),
+            1 => Just(connect_request()),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// Whatever comes, in whatever pieces, no invariant breaks and nothing is kept for ever.
+        #[test]
+        fn no_bytes_break_a_shard(
+            steps in prop::collection::vec((0..9u8, 0..3usize, any_bytes(), 1..50usize), 0..60),
+        ) {
+            let mut bench = Bench::new(settings());
+            let mut ids: Vec<ConnectionId> = (0..3).map(|_| bench.connect()).collect();
+            for (step, who, bytes, size) in steps {
+                let id = ids[who];
+                match step {
+                    0..=3 => bytes.chunks(size).for_each(|piece| bench.send(id, piece)),
+                    4 => bench.agree(),
+                    5 => bench.change("/"),
+                    6 => {
+                        let left = bench.shard.outgoing(id).map_or(0, |left| left.bytes.len());
+                        let count = left.min(size);
+                        bench.shard.on_written(bench.now, id, count, &mut bench.out);
+                    }
+                    7 => bench.tick(size as i64 * 20),
+                    _ => {
+                        bench.shard.on_closed(bench.now, id);
+                        ids[who] = if size % 2 == 0 { bench.accept() } else { bench.connect() };
+                    }
+                }
+                prop_assert_eq!(bench.shard.broken_invariant(), None);
+            }
+            for id in ids {
+                bench.shard.on_closed(bench.now, id);
+            }
+            bench.agree();
+            let left = (bench.shard.connection_count(), bench.shard.watch_count());
+            prop_assert_eq!(left, (0, 0));
+            prop_assert_eq!(bench.shard.outstanding(), 0);
+            prop_assert_eq!(bench.shard.broken_invariant(), None);
+        }
+    }
+}
