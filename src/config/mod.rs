@@ -21,6 +21,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use self::properties::Properties;
 use crate::ensemble::{Ensemble, Role};
 use crate::types::ServerId;
 
@@ -49,7 +50,6 @@ pub struct Config {
     pub throttle: Throttle,
     pub admin: Admin,
     pub runtime: Runtime,
-    pub control: Control,
     pub logging: Logging,
     /// `None` for a standalone server.
     pub ensemble: Option<EnsembleConfig>,
@@ -246,7 +246,7 @@ pub enum Pin {
     Never,
 }
 
-/// How long the control commands wait.
+/// How long the control commands wait. They have to work beside a file that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
     pub start_ms: u64,
@@ -254,11 +254,26 @@ pub struct Control {
     pub status_ms: u64,
 }
 
+impl Control {
+    #[must_use]
+    pub fn of(settings: &Properties, system: &BTreeMap<String, String>) -> Control {
+        zoo_cfg::control(settings, system)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Logging {
     pub format: LogFormat,
     /// A level, or levels by module.
     pub levels: String,
+}
+
+impl Logging {
+    /// For what has to be said when there is no [`Config`].
+    #[must_use]
+    pub fn of(settings: &Properties, system: &BTreeMap<String, String>) -> Logging {
+        zoo_cfg::logging(settings, system)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -59,6 +59,60 @@ pub(super) fn parse_settings(
     })
 }
 
+/// How to log, whatever else is wrong.
+pub(super) fn logging(settings: &Properties, system: &BTreeMap<String, String>) -> Logging {
+    let read = |knob: &Knob<&'static str>| {
+        text(settings, system, &knob.about)
+            .and_then(|text| knob.parse(text).ok())
+            .unwrap_or_else(|| knob.default.read())
+    };
+    Logging {
+        format: match read(&knobs::LOG_FORMAT).as_str() {
+            "json" => LogFormat::Json,
+            _ => LogFormat::Text,
+        },
+        levels: read(&knobs::LOG_LEVEL),
+    }
+}
+
+/// How long the control commands wait, whatever else is wrong.
+pub(super) fn control(settings: &Properties, system: &BTreeMap<String, String>) -> Control {
+    let read = |knob: &Knob<i64>| {
+        let given = text(settings, system, &knob.about).and_then(|text| knob.parse(text).ok());
+        natural(given.unwrap_or(knob.default))
+    };
+    Control {
+        start_ms: read(&knobs::START_TIMEOUT),
+        stop_ms: read(&knobs::STOP_TIMEOUT),
+        status_ms: read(&knobs::STATUS_TIMEOUT),
+    }
+}
+
+/// The text of a setting, from where it is to be looked for.
+fn text<'a>(
+    file: &'a Properties,
+    system: &'a BTreeMap<String, String>,
+    about: &About,
+) -> Option<&'a str> {
+    let in_file = || {
+        let value = |key: &str| file.value(key);
+        match about.reader {
+            Reader::File => value(about.key),
+            // The name that works in ZooKeeper wins over the one in its documentation.
+            _ => value(about.key)
+                .or_else(|| about.alias.and_then(value))
+                .or_else(|| value(&format!("{PREFIX}{}", about.key))),
+        }
+    };
+    let in_system =
+        || about.properties().iter().find_map(|name| system.get(name)).map(String::as_str);
+    match about.reader {
+        Reader::File => in_file(),
+        Reader::Property | Reader::PrefixedOrBare => in_file().or_else(in_system),
+        Reader::Bare | Reader::Ours => in_system().or_else(in_file),
+    }
+}
+
 /// A reason, and the file if it is another than the one that is parsed.
 struct Fault {
     file: Option<PathBuf>,
@@ -134,8 +188,7 @@ impl Parser<'_> {
             throttle: self.throttle()?,
             admin: self.admin()?,
             runtime: self.runtime()?,
-            control: self.control()?,
-            logging: self.logging()?,
+            logging: self.logging(),
             ensemble,
             settings: self.settings(),
             warnings: Vec::new(),
@@ -494,6 +547,11 @@ impl Parser<'_> {
         if self.text(&knobs::MAX_CNXNS.about).is_none() {
             self.warnings.push("maxCnxns is not configured, using default value 0.".to_owned());
         }
+        let factory = self.read(&knobs::SERVER_CNXN_FACTORY)?;
+        let known = ["NIOServerCnxnFactory", "NettyServerCnxnFactory"];
+        if !known.iter().any(|name| factory.ends_with(name)) {
+            self.warnings.push(format!("serverCnxnFactory={factory} is not known and ignored"));
+        }
         let packet_bytes_max = length(self.read(&knobs::JUTE_MAXBUFFER)?);
         let packet_bytes_extra = match self.read(&knobs::JUTE_MAXBUFFER_EXTRASIZE)? {
             -1 => packet_bytes_max,
@@ -690,24 +748,6 @@ impl Parser<'_> {
         })
     }
 
-    fn control(&mut self) -> Result<Control, Reason> {
-        Ok(Control {
-            start_ms: natural(self.read(&knobs::START_TIMEOUT)?),
-            stop_ms: natural(self.read(&knobs::STOP_TIMEOUT)?),
-            status_ms: natural(self.read(&knobs::STATUS_TIMEOUT)?),
-        })
-    }
-
-    fn logging(&mut self) -> Result<Logging, Reason> {
-        Ok(Logging {
-            format: match self.read(&knobs::LOG_FORMAT)?.as_str() {
-                "json" => LogFormat::Json,
-                _ => LogFormat::Text,
-            },
-            levels: self.read(&knobs::LOG_LEVEL)?,
-        })
-    }
-
     /// Right configurations that this version cannot serve. To start without what they ask for
     /// (a closed port, a check of who one is) would be worse than not to start.
     fn refuse_what_is_not_served(&mut self, config: &Config) -> Result<(), Reason> {
@@ -867,25 +907,12 @@ impl Parser<'_> {
         }
     }
 
-    /// The text of a setting, from where it is to be looked for.
     fn text(&self, about: &About) -> Option<&str> {
-        let in_file = || {
-            let value = |key: &str| self.file.value(key);
-            match about.reader {
-                Reader::File => value(about.key),
-                // The name that works in ZooKeeper wins over the one in its documentation.
-                _ => value(about.key)
-                    .or_else(|| about.alias.and_then(value))
-                    .or_else(|| value(&format!("{PREFIX}{}", about.key))),
-            }
-        };
-        let in_system =
-            || about.properties().iter().find_map(|name| self.system.get(name)).map(String::as_str);
-        match about.reader {
-            Reader::File => in_file(),
-            Reader::Property | Reader::PrefixedOrBare => in_file().or_else(in_system),
-            Reader::Bare | Reader::Ours => in_system().or_else(in_file),
-        }
+        text(&self.file, self.system, about)
+    }
+
+    fn logging(&self) -> Logging {
+        logging(&self.file, self.system)
     }
 }
 
@@ -1251,6 +1278,16 @@ mod tests {
         let enforced = config("enforce.auth.enabled=true\nenforce.auth.schemes=digest, ip");
         assert_eq!(enforced.auth.enforced_schemes.len(), 2);
         assert_eq!(enforced.refusals, [""; 0]);
+    }
+
+    #[test]
+    fn both_of_zookeepers_socket_factories_mean_our_server() {
+        let factory = |name: &str| {
+            let class = format!("serverCnxnFactory=org.apache.zookeeper.server.{name}");
+            config(&class).warnings.len() - 1
+        };
+        assert_eq!((factory("NettyServerCnxnFactory"), factory("NIOServerCnxnFactory")), (0, 0));
+        assert_eq!(factory("OtherFactory"), 1);
     }
 
     #[test]
