@@ -1,1 +1,7 @@
-fn main() {}
+//! The `ringkeeper` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ringkeeper::cli::main()
+}
