@@ -26,7 +26,8 @@ pub(crate) enum Incoming {
 
 impl Wire {
     pub(crate) fn open(address: SocketAddr) -> Result<Wire, Stop> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        // Not `connect_timeout`, which fails where the server has accepted and closed already.
+        let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Wire { stream })

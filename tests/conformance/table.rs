@@ -3,12 +3,14 @@
 //!
 //! A number alone is an edge case of the protocol's description; a letter behind it marks a
 //! second server or a second half of the same fact. `D` numbers are behaviour of the reference
-//! that ringkeeper must not copy. `G` are the golden packets, `P` the session passwords, `O` the
+//! that ringkeeper must not copy. `L` are limits and switches, `G` are the golden packets, `P` the session passwords, `O` the
 //! order in which things may be seen.
 
 use crate::cases::{acl, create, framing, header, multi, session, tree, watch};
 use crate::golden;
-use crate::target::{ENFORCED, OPEN, PLAIN, SHORT, Settings, Target};
+use crate::target::{
+    ENFORCED, LIMITED, OPEN, PLAIN, SHORT, Settings, THREE_EACH, THREE_IN_ALL, Target,
+};
 use crate::trial::{Outcome, Trial};
 
 /// The server a case is tried on.
@@ -100,6 +102,7 @@ const OPEN_: On = On::Shared(&OPEN);
 const PLAIN_: On = On::Shared(&PLAIN);
 const SHORT_: On = On::Shared(&SHORT);
 const ENFORCED_: On = On::Shared(&ENFORCED);
+const LIMITED_: On = On::Shared(&LIMITED);
 const FRESH: On = On::Fresh(&OPEN);
 
 const ENDS_IT: &str = "ends the process of the reference";
@@ -278,6 +281,15 @@ pub(crate) const TABLE: &[Case] = &[
     case("126", SHORT_, "a TTL node goes when it is over age and childless", session::ttl_nodes),
     case("127", On::Own, "a server that knows no TTLs takes their nodes for orphans", create::ttl_unknown_after_restart),
     case("128", OPEN_, "closeSession deletes an ephemeral created just before it", session::pending_ephemeral),
+
+    // Limits and switches.
+    case("L1", On::Fresh(&THREE_EACH), "maxClientCnxns is a limit for each address", framing::three_connections),
+    case("L2", On::Fresh(&THREE_IN_ALL), "maxCnxns is a limit for all", framing::three_connections),
+    case("L3", LIMITED_, "jute.maxbuffer is a limit for frames", framing::frame_limit_configured),
+    case("L4", LIMITED_, "minSessionTimeout and maxSessionTimeout clamp", framing::timeouts_configured),
+    case("L5", LIMITED_, "a connection that does not connect is closed", framing::silent_connection),
+    case("L6", LIMITED_, "skipACL=yes asks nobody", acl::skipped),
+    case("L7", OPEN_, "ids of any text", acl::ids_of_any_text),
 
     // What ringkeeper must not copy.
     case("D1", OPEN_, "a write that does not decode leaves no trace", header::malformed_writes),

@@ -140,6 +140,35 @@ pub(crate) const ENFORCED: Settings = Settings {
     bare: &[],
 };
 
+/// Other limits than the default ones.
+pub(crate) const LIMITED: Settings = Settings {
+    name: "limited",
+    tick_ms: 1000,
+    keys: &[
+        ("minSessionTimeout", "700"),
+        ("maxSessionTimeout", "5000"),
+        ("nio.sessionlessCnxnTimeout", "500"),
+        ("skipACL", "yes"),
+    ],
+    bare: &[("jute.maxbuffer", "2000")],
+};
+
+/// Room for three connections from one address.
+pub(crate) const THREE_EACH: Settings = Settings {
+    name: "three connections each",
+    tick_ms: 1000,
+    keys: &[("maxClientCnxns", "3")],
+    bare: &[],
+};
+
+/// Room for three connections.
+pub(crate) const THREE_IN_ALL: Settings = Settings {
+    name: "three connections in all",
+    tick_ms: 1000,
+    keys: &[("maxCnxns", "3")],
+    bare: &[],
+};
+
 /// A login by SASL is configured; the server's directory holds the file.
 pub(crate) const SASL: Settings = Settings {
     name: "sasl",

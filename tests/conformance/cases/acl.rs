@@ -272,6 +272,35 @@ pub(crate) fn enforced(t: &mut Trial<'_>) -> Outcome {
     Ok(())
 }
 
+pub(crate) fn skipped(t: &mut Trial<'_>) -> Outcome {
+    let (path, mut c) = (t.at("/n"), t.client()?);
+    t.ok(&mut c, &create_acl(&path, &[(0, "world", "anyone")]))?;
+    t.ok(&mut c, &get_data(&path, false))?;
+    t.ok(&mut c, &create(&format!("{path}/x"), 0))?;
+    t.ok(&mut c, &set_acl(&path, &[(perms::READ, "digest", "user:hash")], -1))?;
+    let acl = t.ok(&mut c, &get_acl(&path))?.input().acl()?;
+    t.same("acl", vec![(perms::READ, "digest".to_owned(), "user:hash".to_owned())], acl);
+    // What is no ACL at all is refused all the same.
+    t.answer(&mut c, &create_acl(&t.at("/m"), &[(31, "foo", "bar")]), err::INVALID_ACL)?;
+    Ok(())
+}
+
+/// Text beyond the first plane comes as four bytes or as two surrogates of three each; an id of
+/// an ACL may have it, or no text at all, and the connection lives on.
+pub(crate) fn ids_of_any_text(t: &mut Trial<'_>) -> Outcome {
+    let mut c = t.client()?;
+    let ids: [&[u8]; 4] =
+        ["a:\u{1f600}".as_bytes(), b"a:\xed\xa0\xbd\xed\xb8\x80", b"a:\xff\xfe", b"a:\xc3"];
+    for (i, id) in ids.into_iter().enumerate() {
+        let path = t.at(&format!("/{i}"));
+        let acl = Out::new().int(1).int(perms::ALL).string("digest").buffer(id);
+        let body = Out::new().string(&path).buffer(b"").bytes(&acl.done()).int(0);
+        t.ok(&mut c, &Request::new(op::CREATE, body))?;
+        t.answer(&mut c, &get_acl(&path), err::NO_AUTH)?;
+    }
+    Ok(())
+}
+
 pub(crate) fn pipelined_set_acl(t: &mut Trial<'_>) -> Outcome {
     let (root, mut c) = (t.at(""), t.client()?);
     let without_create = &[(perms::ALL & !perms::CREATE, "world", "anyone")] as &[Acl<'_>];

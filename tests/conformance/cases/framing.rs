@@ -264,6 +264,58 @@ pub(crate) fn stranger_with_wrong_password(t: &mut Trial<'_>) -> Outcome {
     }
 }
 
+pub(crate) fn frame_limit_configured(t: &mut Trial<'_>) -> Outcome {
+    const LIMIT: usize = 2000;
+    let path = t.at("");
+    let mut c = t.client()?;
+    let around = set_data(&path, b"", -1).frame(1).len() - 4;
+    t.ok(&mut c, &set_data(&path, &vec![b'd'; LIMIT - around], -1))?;
+    c.send(&set_data(&path, &vec![b'd'; LIMIT + 1 - around], -1))?;
+    t.closes("a frame longer than jute.maxbuffer", &mut c)
+}
+
+pub(crate) fn timeouts_configured(t: &mut Trial<'_>) -> Outcome {
+    for (asked, given) in [(0, 700), (701, 701), (4999, 4999), (i32::MAX, 5000)] {
+        let (_wire, answer) = connected(t, &Connect::timeout(asked))?;
+        t.same(&format!("timeOut for {asked}"), given, answer.timeout_ms);
+    }
+    Ok(())
+}
+
+pub(crate) fn silent_connection(t: &mut Trial<'_>) -> Outcome {
+    let opened = Instant::now();
+    let mut silent = t.wire()?;
+    let mut half = t.wire()?;
+    half.send(&Connect::default().frame()[..20])?;
+    t.ends("a connection that says nothing", &mut silent)?;
+    t.ends("a connection that says half a ConnectRequest", &mut half)?;
+    let lived_ms = opened.elapsed().as_millis();
+    t.that(&format!("they are given their time: {lived_ms} ms"), 450 <= lived_ms);
+    Ok(())
+}
+
+/// Three connections find room, a fourth does not until one of them goes.
+pub(crate) fn three_connections(t: &mut Trial<'_>) -> Outcome {
+    let mut clients = vec![t.client()?, t.client()?, t.client()?];
+    let mut fourth = t.wire()?;
+    fourth.send(&Connect::default().frame())?;
+    t.ends("the fourth connection", &mut fourth)?;
+    for c in &mut clients {
+        t.ok(c, &exists("/", false))?;
+    }
+    let mut gone = clients.remove(0);
+    t.ok(&mut gone, &close_session())?;
+    t.closes("closeSession", &mut gone)?;
+    // The server counts a connection until it has noticed its end.
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(why) = t.client() {
+        if deadline < Instant::now() {
+            return Err(why);
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn passwords(t: &mut Trial<'_>) -> Outcome {
     let vectors = [
         (0x0100_000f_b90a_0000, "649f16e2 21e79a0b e2da0875 d2866623"),

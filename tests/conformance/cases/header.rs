@@ -134,7 +134,7 @@ pub(crate) fn replies_in_order(t: &mut Trial<'_>) -> Outcome {
     let (root, mut c) = (t.at(""), t.client()?);
     let mut segment = Vec::new();
     for xid in 1..=19 {
-        segment.extend(set_data(&root, &[b'0'], xid - 1).frame(xid));
+        segment.extend(set_data(&root, b"0", xid - 1).frame(xid));
     }
     segment.extend(ping().frame(-2));
     segment.extend(exists(&root, false).frame(50));

@@ -34,7 +34,7 @@ pub(crate) fn idle_session_expires(t: &mut Trial<'_>) -> Outcome {
     t.that("the session is refused afterwards", refused);
     t.that(
         &format!("it lives for its timeout and not much longer: {silent_ms} ms"),
-        (1000..4000).contains(&silent_ms),
+        (1000..6000).contains(&silent_ms),
     );
     Ok(())
 }
@@ -42,7 +42,7 @@ pub(crate) fn idle_session_expires(t: &mut Trial<'_>) -> Outcome {
 pub(crate) fn dropped_connection(t: &mut Trial<'_>) -> Outcome {
     let (short, long) = (t.at("/short"), t.at("/long"));
     let mut watcher = t.client()?;
-    let mut one = t.client_with(&Connect::timeout(600))?;
+    let mut one = t.client_with(&Connect::timeout(1500))?;
     let mut other = t.client_with(&Connect::timeout(4000))?;
     t.ok(&mut other, &create(&long, flags::EPHEMERAL))?;
     let last_frame = Instant::now();
@@ -53,7 +53,7 @@ pub(crate) fn dropped_connection(t: &mut Trial<'_>) -> Outcome {
     t.ok(&mut watcher, &exists(&short, true))?;
     deletion(t, &mut watcher, &short)?;
     let lived_ms = last_frame.elapsed().as_millis();
-    t.that(&format!("it lives for its timeout: {lived_ms} ms"), 600 <= lived_ms);
+    t.that(&format!("it lives for its timeout: {lived_ms} ms"), 1500 <= lived_ms);
     t.ok(&mut watcher, &exists(&long, false))?;
     // A session whose connection was dropped can be taken up again.
     let mut again = other.reconnect()?;
@@ -64,13 +64,13 @@ pub(crate) fn dropped_connection(t: &mut Trial<'_>) -> Outcome {
 
 /// Pings keep a session for longer than its timeout.
 pub(crate) fn pings_keep(t: &mut Trial<'_>) -> Outcome {
-    let (path, mut c) = (t.at("/e"), t.client_with(&Connect::timeout(600))?);
-    let (clock, mut silent) = (t.at("/clock"), t.client_with(&Connect::timeout(1400))?);
+    let (path, mut c) = (t.at("/e"), t.client_with(&Connect::timeout(1500))?);
+    let (clock, mut silent) = (t.at("/clock"), t.client_with(&Connect::timeout(2500))?);
     t.ok(&mut c, &create(&path, flags::EPHEMERAL))?;
     t.ok(&mut silent, &create(&clock, flags::EPHEMERAL))?;
     t.settle(&mut c)?;
     t.ok(&mut c, &exists(&clock, true))?;
-    // The other session's end tells when the timeout has passed twice.
+    // The other session's end tells that this one's timeout is over.
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         match c.event(Duration::from_millis(150)) {
