@@ -631,6 +631,7 @@ impl<'a, S: Source> Worker<'a, S> {
                         self.tally.note(self.plan.pace, &self.clock, now_ns, &tag, err, body);
                         if self.phase == Phase::Asking
                             && self.plan.pace == Pace::Closed
+                            && now_ns < self.clock.end_ns
                             && !self.source.ask(ready.token, now_ns, &mut line.connection)
                         {
                             let until_ns = now_ns + nanos(DRAIN_WITHIN);

@@ -3,13 +3,18 @@
 //!
 //! From the ground up: `sys` (epoll), `client` (one connection), `workload` (what is asked),
 //! `driver` (connections over threads, pace, time), `process` (what a server costs), `report`
-//! (what was measured), and the runs that are more than one load: `fill`, `idle`, `compare`.
+//! (what was measured), and the runs that are more than one load: `fill`, `idle`, `start_time`,
+//! `compare`.
 #![allow(clippy::disallowed_methods, reason = "measuring time is what this program is for")]
 
 pub mod client;
+pub mod compare;
 pub mod driver;
+pub mod fill;
+pub mod idle;
 pub mod process;
 pub mod report;
+pub mod start_time;
 pub mod sys;
 pub mod workload;
 
@@ -51,6 +56,8 @@ pub enum Fault {
     Process { what: String, source: io::Error },
     #[error("'{command}' ended before it answered: {status}")]
     EndedEarly { command: String, status: ExitStatus },
+    #[error("{server}: something listens there already")]
+    InUse { server: SocketAddr },
     #[error("{server}: no answer within {within:?}")]
     NoAnswer { server: SocketAddr, within: Duration },
     #[error("setting up: {what}")]
@@ -159,6 +166,8 @@ impl Load {
             created_below: format!("{}/created/{run:x}", self.root),
         };
         let creates = self.mix.ops().any(|op| matches!(op, Op::Create | Op::Delete));
+        let mut costs = Costs::new(pid);
+        costs.look_unconnected()?;
         self.set_up(&servers, &shape, creates)?;
         let crews = split(self.connections, self.threads)
             .into_iter()
@@ -171,13 +180,7 @@ impl Load {
             pace: self.rate.map_or(Pace::Closed, |per_second| Pace::Open { per_second }),
             span: Span::Timed { warmup: self.warmup, duration: self.duration },
         };
-        let mut costs = Costs::new(pid);
-        let driven = drive(&plan, crews, &mut |moment| {
-            if let Moment::Second { elapsed, replies } = moment {
-                progress(elapsed, replies);
-            }
-            costs.at(moment)
-        })?;
+        let driven = drive(&plan, crews, &mut |moment| costs.progress(moment, progress))?;
         if creates && !self.keep {
             let created = driven.sources.iter().flat_map(Workload::created).copied().collect();
             self.clean_up(&servers, shape.created_below, created)?;
@@ -250,7 +253,7 @@ const LIST_TIMEOUT_MS: i32 = 30_000;
 const SESSION_WITHIN: Duration = Duration::from_secs(30);
 
 /// What came of a list of requests.
-pub(crate) struct Listing {
+struct Listing {
     tally: driver::Tally,
 }
 
@@ -341,20 +344,39 @@ pub(crate) struct Costs {
     pid: Option<u32>,
     server: [Usage; 3],
     own: [Usage; 3],
+    is_seen: [bool; 3],
 }
 
 impl Costs {
     pub(crate) fn new(pid: Option<u32>) -> Costs {
-        Costs { pid, server: Default::default(), own: Default::default() }
+        Costs { pid, server: Default::default(), own: Default::default(), is_seen: [false; 3] }
     }
 
-    pub(crate) fn at(&mut self, moment: Moment) -> Result<(), Fault> {
-        let place = match moment {
-            Moment::Unconnected => 0,
-            Moment::Begin => 1,
-            Moment::End => 2,
-            Moment::Second { .. } => return Ok(()),
-        };
+    /// Looks before the run's own first moment, for one that begins with a set-up.
+    pub(crate) fn look_unconnected(&mut self) -> Result<(), Fault> {
+        self.look(0)
+    }
+
+    /// Looks at each moment that counts, and passes the seconds on.
+    pub(crate) fn progress(
+        &mut self,
+        moment: Moment,
+        progress: &mut dyn FnMut(Duration, u64),
+    ) -> Result<(), Fault> {
+        match moment {
+            Moment::Unconnected if self.is_seen[0] => Ok(()),
+            Moment::Unconnected => self.look(0),
+            Moment::Begin => self.look(1),
+            Moment::End => self.look(2),
+            Moment::Second { elapsed, replies } => {
+                progress(elapsed, replies);
+                Ok(())
+            }
+        }
+    }
+
+    fn look(&mut self, place: usize) -> Result<(), Fault> {
+        self.is_seen[place] = true;
         self.own[place] = Usage::of_self()?;
         if let Some(pid) = self.pid {
             self.server[place] = Usage::of(pid)?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,27 +68,31 @@ const TRY_EVERY: Duration = Duration::from_micros(200);
 pub struct Started {
     child: Child,
     command: String,
+    server: SocketAddr,
     pub since: Instant,
 }
 
 impl Started {
-    /// Starts a program. The process must become the server (a script ends in `exec`), for its
-    /// costs are read by its pid.
-    pub fn start(program: &str, args: &[String]) -> Result<Started, Fault> {
+    /// Starts a program that will listen at `server`, where nothing may listen yet. The process
+    /// must become the server (a script ends in `exec`), for its costs are read by its pid.
+    pub fn start(server: SocketAddr, program: &str, args: &[String]) -> Result<Started, Fault> {
+        if TcpStream::connect(server).is_ok() {
+            return Err(Fault::InUse { server });
+        }
         let text = [&[program.to_owned()], args].concat().join(" ");
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
         sys::belongs_to_us(&mut command);
         let since = Instant::now();
         match command.spawn() {
-            Ok(child) => Ok(Started { child, command: text, since }),
+            Ok(child) => Ok(Started { child, command: text, server, since }),
             Err(source) => Err(Fault::Process { what: text, source }),
         }
     }
 
     /// Starts a line of shell, which becomes its program.
-    pub fn start_line(line: &str) -> Result<Started, Fault> {
-        Started::start("sh", &["-c".to_owned(), format!("exec {line}")])
+    pub fn start_line(server: SocketAddr, line: &str) -> Result<Started, Fault> {
+        Started::start(server, "sh", &["-c".to_owned(), format!("exec {line}")])
     }
 
     #[must_use]
@@ -96,10 +100,10 @@ impl Started {
         self.child.id()
     }
 
-    /// Waits until `server` answers a read; the time since the start of the process.
-    pub fn first_reply(&mut self, server: SocketAddr, within: Duration) -> Result<Duration, Fault> {
+    /// Waits until the server answers a read; the time since the start of the process.
+    pub fn first_reply(&mut self, within: Duration) -> Result<Duration, Fault> {
         loop {
-            if let Ok(mut session) = Session::connect(server, 10_000, within)
+            if let Ok(mut session) = Session::connect(self.server, 10_000, within)
                 && session.exists("/").is_ok()
             {
                 let elapsed = self.since.elapsed();
@@ -110,7 +114,7 @@ impl Started {
                 return Err(Fault::EndedEarly { command: self.command.clone(), status });
             }
             if within <= self.since.elapsed() {
-                return Err(Fault::NoAnswer { server, within });
+                return Err(Fault::NoAnswer { server: self.server, within });
             }
             thread::sleep(TRY_EVERY);
         }
@@ -148,6 +152,8 @@ impl Drop for Started {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -176,12 +182,21 @@ mod tests {
     #[test]
     fn a_server_that_ends_at_once_is_told_from_one_that_is_slow() {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-        let mut ended = Started::start("sh", &["-c".to_owned(), "exit 3".to_owned()]).unwrap();
-        let error = ended.first_reply(nowhere, Duration::from_secs(20)).unwrap_err();
+        let start = |program, arg: &str| Started::start(nowhere, program, &[arg.to_owned()]);
+        let mut ended = start("false", "").unwrap();
+        let error = ended.first_reply(Duration::from_secs(20)).unwrap_err();
         assert!(matches!(error, Fault::EndedEarly { .. }), "{error}");
-        let mut slow = Started::start("sleep", &["600".to_owned()]).unwrap();
-        let error = slow.first_reply(nowhere, Duration::from_millis(20)).unwrap_err();
+        let mut slow = start("sleep", "600").unwrap();
+        let error = slow.first_reply(Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, Fault::NoAnswer { .. }), "{error}");
         assert!(slow.end() < END_WITHIN);
+    }
+
+    #[test]
+    fn a_server_is_not_started_where_another_would_answer_for_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap();
+        let refused = Started::start(server, "sleep", &["600".to_owned()]).err().unwrap();
+        assert!(matches!(refused, Fault::InUse { .. }), "{refused}");
     }
 }

@@ -304,6 +304,18 @@ impl fmt::Display for Load {
     }
 }
 
+/// The middle value, or the mean of the two in the middle; 0 of none.
+#[must_use]
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        count if count.is_multiple_of(2) => f64::midpoint(sorted[count / 2 - 1], sorted[count / 2]),
+        count => sorted[count / 2],
+    }
+}
+
 /// A span of time as `--duration` takes it.
 #[must_use]
 pub fn span(duration: Duration) -> String {
@@ -343,6 +355,13 @@ mod tests {
         for text in ["", "s", "10 s", "-1s", "10d", "1e400s"] {
             assert!(parse_span(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&[]), 0.0);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
     }
 
     #[test]

@@ -1,0 +1,234 @@
+//! What loadgen says of a server that fails: a server of a few lines, which answers as a closure
+//! tells it to.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a server that stalls is one of the cases; what fails here fails the test"
+)]
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use loadgen::Load;
+use loadgen::idle::Idle;
+use loadgen::report::Report;
+use loadgen::workload::{Mix, Op};
+use ringkeeper::jute::frame;
+use ringkeeper::jute::record::Record as _;
+use ringkeeper::jute::{Reader, Write as _};
+use ringkeeper::record::op::{code, xid};
+use ringkeeper::record::proto::{ConnectResponse, ReplyHeader, RequestHeader};
+
+const VALUE: [u8; 10] = [7; 10];
+const STAT: [u8; 68] = [0; 68];
+
+/// What the server does with a request.
+enum Does {
+    Answers,
+    Refuses(i32),
+    AnswersShort,
+    AnswersAnother,
+    StallsThenAnswers(Duration),
+    HangsUp,
+}
+
+#[derive(Default)]
+struct Seen {
+    gets: AtomicUsize,
+    pings: AtomicUsize,
+}
+
+/// Starts a server; `does` is told how many gets there have been.
+fn server(does: impl Fn(usize) -> Does + Send + Sync + 'static) -> (String, Arc<Seen>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (seen, does) = (Arc::new(Seen::default()), Arc::new(does));
+    let seen_by_us = Arc::clone(&seen);
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (seen, does) = (Arc::clone(&seen), Arc::clone(&does));
+            // A client that goes is no failure of the server.
+            thread::spawn(move || serve(client.unwrap(), &seen, &*does));
+        }
+    });
+    (address, seen_by_us)
+}
+
+fn serve(mut client: TcpStream, seen: &Seen, does: &dyn Fn(usize) -> Does) -> Option<()> {
+    client.set_nodelay(true).ok()?;
+    let timeout_ms = {
+        let request = frame_of(&mut client)?;
+        i32::from_be_bytes(request[12..16].try_into().unwrap())
+    };
+    let greeting =
+        ConnectResponse { timeout_ms, session: 1, password: [0; 16], read_only: Some(false) };
+    send(&mut client, |out| greeting.write(out))?;
+    loop {
+        let request = frame_of(&mut client)?;
+        let mut reader = Reader::new(&request);
+        let RequestHeader { xid: asked, op } = RequestHeader::read(&mut reader).unwrap();
+        let header = ReplyHeader { xid: asked, zxid: 1, err: 0 };
+        let mut body = Vec::new();
+        match op {
+            code::GET_DATA => {
+                body.put_buffer(Some(&VALUE));
+                body.extend_from_slice(&STAT);
+            }
+            code::CREATE => body.put_text(&reader.text().unwrap().unwrap()),
+            code::SET_DATA | code::EXISTS => body.extend_from_slice(&STAT),
+            code::PING => {
+                assert_eq!(asked, xid::PING);
+                seen.pings.fetch_add(1, Ordering::Relaxed);
+            }
+            code::CLOSE_SESSION => {}
+            other => panic!("op {other}"),
+        }
+        let mut header = header;
+        if op == code::GET_DATA {
+            match does(seen.gets.fetch_add(1, Ordering::Relaxed)) {
+                Does::Answers => {}
+                Does::Refuses(err) => {
+                    header.err = err;
+                    body.clear();
+                }
+                Does::AnswersShort => body.truncate(body.len() - 1),
+                Does::AnswersAnother => header.xid += 1,
+                Does::StallsThenAnswers(stall) => thread::sleep(stall),
+                Does::HangsUp => return None,
+            }
+        }
+        send(&mut client, |out| {
+            header.write(out);
+            out.extend_from_slice(&body);
+        })?;
+    }
+}
+
+fn frame_of(client: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    client.read_exact(&mut length).ok()?;
+    let mut body = vec![0; u32::from_be_bytes(length) as usize];
+    client.read_exact(&mut body).ok()?;
+    Some(body)
+}
+
+fn send(client: &mut TcpStream, body: impl FnOnce(&mut Vec<u8>)) -> Option<()> {
+    let mut out = Vec::new();
+    frame::write(&mut out, body);
+    client.write_all(&out).ok()
+}
+
+fn load(server: String) -> Load {
+    Load {
+        servers: vec![server],
+        mix: Mix::only(Op::Get),
+        connections: 3,
+        depth: 2,
+        value_bytes: VALUE.len(),
+        znodes: 5,
+        fan_out: 2,
+        warmup: Duration::ZERO,
+        duration: Duration::from_millis(300),
+        ..Load::default()
+    }
+}
+
+fn run(load: &Load) -> Report {
+    load.run(Some(std::process::id()), &mut |_, _| {}).unwrap()
+}
+
+#[test]
+fn right_replies_are_counted_and_each_once() {
+    let (server, seen) = server(|_| Does::Answers);
+    for threads in [1, 2] {
+        let before = seen.gets.load(Ordering::Relaxed);
+        let report = run(&Load { threads, ..load(server.clone()) });
+        assert!(report.summary.is_clean(), "{report}");
+        let asked = seen.gets.load(Ordering::Relaxed) - before;
+        let counted = report.summary.ops[0].count as usize;
+        // What is in flight at the end is answered, and not counted.
+        assert!(0 < counted && counted <= asked && asked <= counted + 6, "{counted} of {asked}");
+        assert_eq!(report.summary.per_second.iter().sum::<u64>() as usize, counted);
+        assert!(report.server.is_some_and(|server| 0 < server.resident_bytes_end));
+    }
+}
+
+#[test]
+fn refusals_and_odd_replies_are_told_apart() {
+    let (server, _) = server(|get| match get % 10 {
+        0 => Does::Refuses(-101),
+        1 => Does::Refuses(-4444),
+        2 => Does::AnswersShort,
+        _ => Does::Answers,
+    });
+    let report = run(&load(server));
+    let get = &report.summary.ops[0];
+    assert_eq!(get.errors.keys().collect::<Vec<_>>(), ["NoNode (-101)", "error -4444"], "{report}");
+    assert!(0 < get.malformed && 0 < get.count, "{report}");
+    assert!(!report.summary.is_clean());
+}
+
+#[test]
+fn a_server_that_hangs_up_is_not_clean() {
+    let (server, _) = server(|get| if get == 20 { Does::HangsUp } else { Does::Answers });
+    let report = run(&load(server));
+    assert_eq!(report.summary.dropped.values().sum::<u64>(), 1, "{report}");
+    assert!((1..=2).contains(&report.summary.unanswered), "{report}");
+    assert!(!report.summary.is_clean());
+}
+
+#[test]
+fn a_reply_to_another_request_ends_the_connection() {
+    let (server, _) = server(|get| if get == 20 { Does::AnswersAnother } else { Does::Answers });
+    let report = run(&load(server));
+    let reason = report.summary.dropped.keys().next().unwrap();
+    assert!(reason.contains("broke the protocol"), "{reason}");
+}
+
+#[test]
+fn an_open_loop_charges_a_stall_to_all_it_delayed() {
+    const STALL: Duration = Duration::from_millis(500);
+    let stalling = |get| match get {
+        20 => Does::StallsThenAnswers(STALL),
+        _ => Does::Answers,
+    };
+    let one = |server| Load {
+        connections: 1,
+        depth: 1,
+        duration: Duration::from_secs(1),
+        ..load(server)
+    };
+    let (open_server, _) = server(stalling);
+    let open = run(&Load { rate: Some(200.0), ..one(open_server) });
+    let (closed_server, _) = server(stalling);
+    let closed = run(&one(closed_server));
+    let (open, closed) = (&open.summary, &closed.summary);
+    // 200 were due, 100 of them while the server stood still.
+    assert_eq!(open.ops[0].count + open.unanswered, 200, "{open}");
+    assert!(STALL.as_micros() as f64 * 0.99 <= open.ops[0].latency_us.max, "{open}");
+    assert!(100_000.0 <= open.ops[0].latency_us.p90, "{open}");
+    // Alone, a closed loop has one slow request to show for it.
+    assert!(STALL.as_micros() as f64 * 0.99 <= closed.ops[0].latency_us.max, "{closed}");
+    assert!(closed.ops[0].latency_us.p90 < 100_000.0, "{closed}");
+}
+
+#[test]
+fn idle_sessions_are_kept_alive() {
+    let (server, seen) = server(|_| Does::Answers);
+    let idle = Idle {
+        servers: vec![server],
+        connections: 40,
+        threads: 2,
+        hold: Duration::from_millis(700),
+        session_timeout_ms: 600,
+    };
+    let report = idle.run(None, &mut |_, _| {}).unwrap();
+    assert!(report.is_clean(), "{report}");
+    // Each once in 200 ms.
+    let pings = seen.pings.load(Ordering::Relaxed);
+    assert!((80..=240).contains(&pings), "{pings} pings");
+}
