@@ -402,6 +402,20 @@ impl Recorder {
         }
     }
 
+    /// Many values at once, of which only these are left: how many, their sum, least and greatest.
+    pub fn record_many(&self, summary: Summary, count: u64, sum: u64, min: u64, max: u64) {
+        if count == 0 {
+            return;
+        }
+        let cell = &self.core.summaries[summary as usize];
+        let generation = self.core.generation.load(Ordering::Relaxed);
+        cell.record(min, generation);
+        cell.record(max, generation);
+        // These two were counted as values.
+        bump(&cell.count, count.wrapping_sub(2));
+        bump(&cell.sum, sum.wrapping_sub(min).wrapping_sub(max));
+    }
+
     /// The size of a reply's body, and when it was sent, which tells whose was the last.
     pub fn record_response(&self, bytes: u64, now_ms: u64) {
         self.record(Summary::ClientResponseSize, bytes);

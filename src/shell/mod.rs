@@ -1,11 +1,88 @@
-//! What does: sockets, files, clocks, threads.
+//! What does: sockets, files, clocks, threads. It decides nothing and knows no protocol.
+//!
+//! ```text
+//! main thread         start, wait, stop                                this file
+//! signals             waits for SIGTERM and SIGINT
+//! acceptor            takes connections, gives them to shards          accept.rs
+//! shard cores         connections, one task each                       shard_core.rs, client.rs
+//! pipeline core       orders, logs, applies                            pipeline_core.rs, disk.rs
+//! log-keeper          files made ahead, the watermark                  keeper.rs, map.rs
+//! background          snapshots, purging                               background.rs
+//! ```
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `preflight.rs` | what the kernel must allow before anything starts |
+//! | `cores.rs` | which CPU is which core |
+//! | `directories.rs` | the data directories: made, checked, locked |
+//! | `recover.rs` | files into the state to go on from |
+//! | `mesh.rs` | the channels between cores |
+//! | `words.rs` | four-letter words: answers gathered from all cores |
+//! | `settings.rs` | what each part is told, out of the configuration |
+//! | `clock.rs` | where `Now` comes from |
+//! | `sys.rs` | system calls behind safe faces |
+//! | `logging.rs` | log lines |
+//! | `process.rs` | other processes, for the control commands |
+//!
+//! **Stopping** is a sequence, as glommio closes nothing by itself: ports; reading; what is in the
+//! pipeline, made durable and answered; connections; the log cut to its end; the watermark.
 
-#![allow(clippy::disallowed_methods, reason = "the shell is where time comes from")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the shell is where clocks are read and threads wait"
+)]
 
+mod accept;
+mod background;
+mod client;
+mod clock;
+mod cores;
+mod directories;
+mod disk;
+mod keeper;
 pub mod logging;
+mod map;
+mod mesh;
+mod pipeline_core;
+mod preflight;
 pub mod process;
+mod recover;
+#[cfg(test)]
+mod scratch;
+mod settings;
+mod shard_core;
+mod sys;
+mod words;
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel;
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use tracing::{error, info, warn};
+
+use accept::{Acceptor, Admission, BindError};
+use background::Background;
+use clock::Clock;
+use cores::Layout;
+use directories::{Directories, DirectoryError};
+use disk::{LogError, MappedLog};
+use keeper::Keeper;
+use mesh::Mesh;
+use pipeline_core::{PipelineCommand, PipelineFault, PipelineInbox, PipelineParts};
+use recover::{RecoverError, Recovered};
+use shard_core::{ShardCommand, ShardParts};
+use words::Words;
+
+use crate::admin;
 use crate::config::Config;
+use crate::exchange::ShardId;
+use crate::metrics::Metrics;
+use crate::pipeline::Pipeline;
+use crate::types::Zxid;
 
 /// Why a server ended other than by being asked to; each with the exit code it has in ZooKeeper.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +111,384 @@ impl RunError {
             RunError::Bind(_) | RunError::Other(_) => 1,
         }
     }
+
+    fn other(error: impl std::fmt::Display) -> RunError {
+        RunError::Other(error.to_string())
+    }
 }
 
+impl From<DirectoryError> for RunError {
+    fn from(error: DirectoryError) -> RunError {
+        RunError::DataDir(error.to_string())
+    }
+}
+
+impl From<BindError> for RunError {
+    fn from(error: BindError) -> RunError {
+        RunError::Bind(error.to_string())
+    }
+}
+
+impl From<LogError> for RunError {
+    fn from(error: LogError) -> RunError {
+        RunError::Storage(error.to_string())
+    }
+}
+
+impl From<PipelineFault> for RunError {
+    fn from(fault: PipelineFault) -> RunError {
+        RunError::Storage(fault.to_string())
+    }
+}
+
+impl From<RecoverError> for RunError {
+    fn from(error: RecoverError) -> RunError {
+        match error {
+            RecoverError::Directory(error) => error.into(),
+            RecoverError::Io { .. }
+            | RecoverError::NoSnapshot { .. }
+            | RecoverError::NoneLoads { .. }
+            | RecoverError::Watermark { .. }
+            | RecoverError::Replay(_)
+            | RecoverError::Restore { .. } => RunError::other(error),
+        }
+    }
+}
+
+/// What the other threads tell the main one.
+enum Event {
+    /// A core runs.
+    Started,
+    /// A core cannot go on: the process ends at once, and nothing more is acknowledged.
+    Failed(RunError),
+    Signal(i32),
+    /// All that clients of a shard have asked is at the pipeline.
+    Quiesced,
+    /// All that was logged is durable and handed out.
+    Finished,
+    /// A shard has closed its connections.
+    Closed,
+}
+
+/// How long each stage of stopping may take. What is not done by then is cut short; nothing that
+/// was acknowledged depends on it.
+const STOP_STAGE: Duration = Duration::from_secs(10);
+
+/// How often an executor looks at its sockets and timers while it has other work.
+const PREEMPT_EVERY: Duration = Duration::from_micros(500);
+const RING_DEPTH: usize = 4096;
+/// Registered memory for direct I/O, which nothing here uses: the least that glommio takes.
+const IO_MEMORY_BYTES: usize = 64 << 10;
+
 /// Runs a server until it is asked to end.
-pub fn run(_config: Config) -> Result<(), RunError> {
-    Err(RunError::Other("this build holds no server".to_owned()))
+pub fn run(config: Config) -> Result<(), RunError> {
+    let clock = Clock::start();
+    preflight::check().map_err(RunError::other)?;
+    // Before the first thread, so that all of them inherit it.
+    sys::block_stop_signals().map_err(RunError::other)?;
+    sys::catch_bus_errors().map_err(RunError::other)?;
+    let directories = Arc::new(Directories::open(
+        &config.data_dir,
+        &config.data_log_dir,
+        config.snapshots.create_directories,
+    )?);
+    let recovered = recover::recover(&directories, settings::recover(&config))?;
+    let (events, inbox) = channel::unbounded();
+    let mut server = Server::start(&config, clock, &directories, recovered, &events)?;
+    wait_for_signals(&events)?;
+    let stopped = server.serve(&inbox);
+    // Once more would be too late: a core that is stuck must not keep the process.
+    stopped.inspect_err(|fault| error!(%fault, "stopping at once"))
+}
+
+/// All threads of a server that runs.
+struct Server {
+    acceptor: Acceptor,
+    shards: mesh::Commander<ShardCommand>,
+    pipeline: PipelineInbox,
+    background: Background,
+    keeper: Arc<Keeper>,
+    threads: Vec<JoinHandle<()>>,
+    events: channel::Sender<Event>,
+}
+
+impl Server {
+    fn start(
+        config: &Config,
+        clock: Clock,
+        directories: &Arc<Directories>,
+        recovered: Recovered,
+        events: &channel::Sender<Event>,
+    ) -> Result<Server, RunError> {
+        let layout = Layout::of_this_machine(settings::cores(config)).map_err(RunError::other)?;
+        let shards = layout.shards.len();
+        info!(
+            shards,
+            pipeline_cpu = layout.pipeline,
+            shard_cpus = ?layout.shards.iter().flatten().collect::<Vec<_>>(),
+            is_shared = layout.shared,
+            "cores"
+        );
+        let mut listeners = Vec::new();
+        for endpoint in config.listener {
+            listeners.push(accept::listen(endpoint, config.connections.listen_backlog)?);
+        }
+        if config.secure_listener.is_some() {
+            warn!("secureClientPort is set, and this version does not serve TLS");
+        }
+        let Recovered { state, snapshot, watermark } = recovered;
+        let (last, replayed) = (state.last, state.replayed);
+        let providers = Arc::new(settings::providers(config).map_err(RunError::other)?);
+        let pipeline_settings = settings::pipeline(config, shards, Arc::clone(&providers));
+        let mut pipeline = Pipeline::new(clock.now(), pipeline_settings, state);
+        let snapshots = settings::snapshots(config);
+        // ZooKeeper opens no directory with a log and without a snapshot.
+        if snapshot.is_none() {
+            let job = pipeline.snapshot_job();
+            background::write_snapshot(directories.snapshots(), snapshots, &job, None)
+                .map_err(|error| RunError::Storage(error.to_string()))?;
+        }
+        let log_options = settings::log(config, directories);
+        let keeper =
+            Keeper::start(directories.logs(), directories.watermark(), log_options.step_bytes)?;
+        let keeper = Arc::new(keeper);
+        let mesh = Mesh::new(shards);
+        let inbox = PipelineInbox::new(mesh.pipeline_bell());
+        let sound = snapshot.or(Some(last));
+        let background = Background::start(Arc::clone(directories), snapshots, sound, {
+            let inbox = inbox.clone();
+            move |result| inbox.tell(PipelineCommand::SnapshotEnded(result))
+        })
+        .map_err(RunError::other)?;
+        let admission = Admission::new(settings::accept(config), shards);
+        let (metrics, recorders) = Metrics::new(shards);
+        let words = Arc::new(Words {
+            whitelist: settings::whitelist(config),
+            shards: mesh.commander(),
+            pipeline: inbox.clone(),
+            admission: Arc::clone(&admission),
+            metrics,
+            clock,
+            directories: Arc::clone(directories),
+            configuration: settings::shown(config, directories),
+            version: admin::version(settings::BUILT_ON),
+            trace_mask: AtomicI64::new(admin::TRACE_MASK_DEFAULT),
+        });
+        let tick = settings::tick(config);
+        let mut parts: Vec<ShardParts> = Vec::new();
+        for (index, recorder) in recorders.into_iter().enumerate() {
+            let id = ShardId(u16::try_from(index).expect("there are fewer shards than 65536"));
+            parts.push(ShardParts {
+                id,
+                settings: settings::shard(config, shards, Arc::clone(&providers)),
+                reader: pipeline.reader(),
+                end: mesh.shard_end(id),
+                clock,
+                tick,
+                words: Arc::clone(&words),
+                recorder,
+            });
+        }
+        if 0 < replayed {
+            // The next start need not replay them again. ZooKeeper takes one at every start.
+            inbox.tell(PipelineCommand::Snapshot);
+        }
+        let pipeline_parts = PipelineParts {
+            pipeline,
+            open_log: {
+                let keeper = Arc::clone(&keeper);
+                move || MappedLog::new(log_options, keeper, last, watermark)
+            },
+            end: mesh.pipeline_end(),
+            inbox: inbox.clone(),
+            jobs: background.jobs(),
+            clock,
+            tick,
+        };
+        let threads = start_cores(&layout, settings::spin(config), parts, pipeline_parts, events)?;
+        // Clients come in when all cores are there to serve them.
+        let acceptor = Acceptor::start(listeners, admission, {
+            let shards = mesh.commander();
+            move |shard, accepted| shards.tell(shard, ShardCommand::Accepted(accepted))
+        })
+        .map_err(RunError::other)?;
+        info!(
+            target: "ringkeeper::shell",
+            "PrepRequestProcessor (sid:0) started, reconfigEnabled={}", config.auth.reconfig
+        );
+        let (shards, events) = (mesh.commander(), events.clone());
+        Ok(Server { acceptor, shards, pipeline: inbox, background, keeper, threads, events })
+    }
+
+    /// Waits until there is a reason to stop, and stops.
+    fn serve(&mut self, inbox: &channel::Receiver<Event>) -> Result<(), RunError> {
+        loop {
+            match inbox.recv().map_err(RunError::other)? {
+                Event::Started | Event::Quiesced | Event::Finished | Event::Closed => {}
+                Event::Failed(fault) => return Err(fault),
+                Event::Signal(signal) => {
+                    info!(signal, "stopping");
+                    break;
+                }
+            }
+        }
+        self.stop(inbox)
+    }
+
+    fn stop(&mut self, inbox: &channel::Receiver<Event>) -> Result<(), RunError> {
+        self.acceptor.stop();
+        let count = self.shards.shards().count();
+        for shard in self.shards.shards() {
+            let events = self.events.clone();
+            let done = Box::new(move || drop(events.send(Event::Quiesced)));
+            self.shards.tell(shard, ShardCommand::Quiesce(done));
+        }
+        await_events(inbox, count, |event| matches!(event, Event::Quiesced))?;
+        self.pipeline.tell(PipelineCommand::Finish);
+        await_events(inbox, 1, |event| matches!(event, Event::Finished))?;
+        for shard in self.shards.shards() {
+            self.shards.tell(shard, ShardCommand::Close);
+        }
+        await_events(inbox, count, |event| matches!(event, Event::Closed))?;
+        self.background.stop();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        if let Some(keeper) = Arc::get_mut(&mut self.keeper) {
+            keeper.stop();
+        }
+        info!("stopped");
+        Ok(())
+    }
+}
+
+/// Waits for `count` events of a kind, for as long as a stage of stopping may take.
+fn await_events(
+    inbox: &channel::Receiver<Event>,
+    count: usize,
+    is_awaited: impl Fn(&Event) -> bool,
+) -> Result<(), RunError> {
+    let deadline = Instant::now() + STOP_STAGE;
+    let mut seen = 0;
+    while seen < count {
+        match inbox.recv_deadline(deadline) {
+            Ok(event) if is_awaited(&event) => seen += 1,
+            Ok(Event::Failed(fault)) => return Err(fault),
+            Ok(Event::Signal(_) | Event::Started) => {}
+            Ok(Event::Quiesced | Event::Finished | Event::Closed) => {}
+            Err(_) => {
+                warn!("a core does not answer; stopping without it");
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One thread per core, each with an executor of its own.
+fn start_cores(
+    layout: &Layout,
+    spin: Duration,
+    shards: Vec<ShardParts>,
+    pipeline: PipelineParts<impl FnOnce() -> MappedLog + Send + 'static, ShardCommand>,
+    events: &channel::Sender<Event>,
+) -> Result<Vec<JoinHandle<()>>, RunError> {
+    let mut threads = Vec::new();
+    let run_shard = |parts: ShardParts, events: channel::Sender<Event>| async move {
+        shard_core::run(parts).await;
+        let _ = events.send(Event::Closed);
+    };
+    let run_pipeline = |parts, events: channel::Sender<Event>| async move {
+        let ended = match pipeline_core::run(parts).await {
+            Ok(()) => Event::Finished,
+            Err(fault) => Event::Failed(fault.into()),
+        };
+        let _ = events.send(ended);
+    };
+    let mut shards = shards;
+    if layout.shared {
+        let shard = shards.remove(0);
+        let core = Core { name: "core".to_owned(), cpu: layout.pipeline, spin };
+        threads.push(core.start(events, move |events| async move {
+            let shard = glommio::spawn_local(run_shard(shard, events.clone()));
+            run_pipeline(pipeline, events).await;
+            shard.await;
+        })?);
+    } else {
+        let core = Core { name: "pipeline".to_owned(), cpu: layout.pipeline, spin };
+        threads.push(core.start(events, move |events| run_pipeline(pipeline, events))?);
+        for (shard, &cpu) in shards.into_iter().zip(&layout.shards) {
+            let core = Core { name: format!("shard-{}", shard.id.0), cpu, spin };
+            threads.push(core.start(events, move |events| run_shard(shard, events))?);
+        }
+    }
+    Ok(threads)
+}
+
+struct Core {
+    name: String,
+    cpu: Option<usize>,
+    spin: Duration,
+}
+
+impl Core {
+    /// Starts the thread and its executor, and waits until it runs or has failed.
+    fn start<F: Future<Output = ()> + 'static>(
+        self,
+        events: &channel::Sender<Event>,
+        main: impl FnOnce(channel::Sender<Event>) -> F + Send + 'static,
+    ) -> Result<JoinHandle<()>, RunError> {
+        let (told, hear) = channel::bounded(1);
+        let events = events.clone();
+        let name = self.name.clone();
+        let thread = thread::Builder::new().name(self.name.clone()).spawn(move || {
+            let placement = self.cpu.map_or(Placement::Unbound, Placement::Fixed);
+            let executor = LocalExecutorBuilder::new(placement)
+                .name(&self.name)
+                .ring_depth(RING_DEPTH)
+                .io_memory(IO_MEMORY_BYTES)
+                .preempt_timer(PREEMPT_EVERY)
+                .spin_before_park(self.spin)
+                .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+                .make();
+            match executor {
+                Ok(executor) => {
+                    let _ = told.send(Ok(()));
+                    let _ = events.send(Event::Started);
+                    executor.run(main(events));
+                }
+                Err(error) => drop(told.send(Err(error.to_string()))),
+            }
+        });
+        let thread = thread.map_err(|error| cannot_start(&name, error))?;
+        match hear.recv() {
+            Ok(Ok(())) => Ok(thread),
+            Ok(Err(error)) => Err(cannot_start(&name, error)),
+            Err(_) => Err(cannot_start(&name, "its thread has ended")),
+        }
+    }
+}
+
+fn cannot_start(core: &str, error: impl std::fmt::Display) -> RunError {
+    RunError::Other(format!("the core {core} cannot start: {error}"))
+}
+
+/// The first signal stops the server in order, the second at once.
+fn wait_for_signals(events: &channel::Sender<Event>) -> Result<(), RunError> {
+    let events = events.clone();
+    let wait = move || -> io::Result<()> {
+        let first = sys::wait_stop_signal()?;
+        let _ = events.send(Event::Signal(first));
+        let second = sys::wait_stop_signal()?;
+        sys::exit_at_once(128 + second);
+    };
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            if let Err(error) = wait() {
+                error!(%error, "signals cannot be waited for");
+            }
+        })
+        .map_err(RunError::other)?;
+    Ok(())
 }

@@ -1,0 +1,341 @@
+//! The acceptor: a thread that takes new connections and gives each to the shard with the fewest.
+//!
+//! It accepts with plain system calls. Accepting through the executor costs six times the CPU and
+//! leaks a descriptor when it is cancelled, and a storm of connections has no business on a core
+//! that serves clients.
+//!
+//! Limits are exact: a connection counts from here until its last descriptor is closed, by a
+//! ticket that travels with the socket and is handed back by dropping it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::utils::CachePadded;
+use parking_lot::Mutex;
+use tracing::{info, warn};
+
+use super::sys;
+use crate::config::Endpoint;
+use crate::exchange::ShardId;
+
+/// How long the acceptor waits when there are no descriptors left.
+const BACK_OFF: Duration = Duration::from_millis(20);
+
+/// What new connections are told and measured by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AcceptOptions {
+    /// Of one address; `None`: any number.
+    pub(crate) max_per_address: Option<usize>,
+    pub(crate) max: Option<usize>,
+    pub(crate) keep_alive: bool,
+    pub(crate) backlog: Option<u32>,
+}
+
+/// A client that has come.
+pub(crate) struct Accepted {
+    pub(crate) socket: TcpStream,
+    pub(crate) remote: SocketAddr,
+    pub(crate) ticket: Ticket,
+}
+
+/// A port that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct BindError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Listens on a port.
+pub(crate) fn listen(endpoint: Endpoint, backlog: Option<u32>) -> Result<TcpListener, BindError> {
+    let text = match endpoint.address {
+        None => format!("0.0.0.0/0.0.0.0:{}", endpoint.port),
+        Some(IpAddr::V4(address)) => format!("/{address}:{}", endpoint.port),
+        Some(IpAddr::V6(address)) => format!("/[{address}]:{}", endpoint.port),
+    };
+    info!(target: "ringkeeper::shell::accept", "binding to port {text}");
+    let bound =
+        match endpoint.address {
+            Some(address) => bind(SocketAddr::new(address, endpoint.port)),
+            // One socket for both families, where there is a second.
+            None => bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), endpoint.port)).or_else(
+                |error| match error.source.raw_os_error() {
+                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => {
+                        bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), endpoint.port))
+                    }
+                    _ => Err(error),
+                },
+            ),
+        };
+    let listener = bound?;
+    let prepare = || -> io::Result<()> {
+        if let Some(backlog) = backlog {
+            sys::set_backlog(&listener, i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        }
+        listener.set_nonblocking(true)
+    };
+    let address = listener.local_addr().map_err(|source| BindError {
+        address: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), endpoint.port),
+        source,
+    })?;
+    prepare().map_err(|source| BindError { address, source })?;
+    Ok(listener)
+}
+
+/// std sets SO_REUSEADDR, so that a restart need not wait for the connections of the run before.
+fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).map_err(|source| BindError { address, source })
+}
+
+/// Who is connected, and how many.
+pub(crate) struct Admission {
+    options: AcceptOptions,
+    per_address: Mutex<HashMap<IpAddr, usize>>,
+    total: AtomicUsize,
+    rejected: AtomicU64,
+    /// How many connections each shard has.
+    by_shard: Box<[CachePadded<AtomicUsize>]>,
+}
+
+impl Admission {
+    pub(crate) fn new(options: AcceptOptions, shards: usize) -> Arc<Admission> {
+        Arc::new(Admission {
+            options,
+            per_address: Mutex::default(),
+            total: AtomicUsize::new(0),
+            rejected: AtomicU64::new(0),
+            by_shard: (0..shards).map(|_| CachePadded::default()).collect(),
+        })
+    }
+
+    /// Connections turned away since the start.
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
+    }
+
+    /// A place for a connection, if there is one for this address.
+    fn admit(self: &Arc<Admission>, remote: IpAddr) -> Option<Ticket> {
+        let admitted = self.count_in(remote);
+        if !admitted {
+            self.rejected.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        let loads = self.by_shard.iter().map(|load| load.load(Ordering::Relaxed));
+        let (shard, _) = loads.enumerate().min_by_key(|&(_, load)| load)?;
+        self.by_shard[shard].fetch_add(1, Ordering::Relaxed);
+        let shard = ShardId(u16::try_from(shard).expect("there are fewer shards than 65536"));
+        Some(Ticket { admission: Arc::clone(self), remote, shard })
+    }
+
+    fn count_in(&self, remote: IpAddr) -> bool {
+        if let Some(max) = self.options.max
+            && max <= self.total.load(Ordering::Relaxed)
+        {
+            warn!(target: "ringkeeper::shell::accept", "Too many connections - max is {max}");
+            return false;
+        }
+        let mut per_address = self.per_address.lock();
+        let count = per_address.entry(remote).or_insert(0);
+        if let Some(max) = self.options.max_per_address
+            && max <= *count
+        {
+            let from = remote.to_canonical();
+            warn!(
+                target: "ringkeeper::shell::accept",
+                "Too many connections from /{from} - max is {max}"
+            );
+            return false;
+        }
+        *count += 1;
+        self.total.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+}
+
+/// A connection's place; free again when this is dropped.
+pub(crate) struct Ticket {
+    admission: Arc<Admission>,
+    remote: IpAddr,
+    /// The shard that the connection goes to.
+    shard: ShardId,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.admission.by_shard[usize::from(self.shard.0)].fetch_sub(1, Ordering::Relaxed);
+        self.admission.total.fetch_sub(1, Ordering::Relaxed);
+        let mut per_address = self.admission.per_address.lock();
+        if let Some(count) = per_address.get_mut(&self.remote) {
+            *count -= 1;
+            if *count == 0 {
+                per_address.remove(&self.remote);
+            }
+        }
+    }
+}
+
+/// A handle on the thread.
+pub(crate) struct Acceptor {
+    /// Closing this end wakes the thread and ends it.
+    stop: Option<io::PipeWriter>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Acceptor {
+    /// Starts accepting; `give` hands a client to its shard.
+    pub(crate) fn start(
+        listeners: Vec<TcpListener>,
+        admission: Arc<Admission>,
+        give: impl Fn(ShardId, Accepted) + Send + 'static,
+    ) -> io::Result<Acceptor> {
+        let (stopped, stop) = io::pipe()?;
+        let thread = thread::Builder::new().name("acceptor".to_owned()).spawn(move || {
+            let mut sources: Vec<BorrowedFd<'_>> = vec![stopped.as_fd()];
+            sources.extend(listeners.iter().map(|listener| listener.as_fd()));
+            loop {
+                match sys::wait_readable(&sources) {
+                    Ok(true) => return,
+                    Ok(false) => {}
+                    Err(error) => warn!(%error, "waiting for connections"),
+                }
+                for listener in &listeners {
+                    accept_all(listener, &admission, &give);
+                }
+            }
+        })?;
+        Ok(Acceptor { stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Closes the ports. Whoever connects from here on is refused by the kernel.
+    pub(crate) fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept_all(
+    listener: &TcpListener,
+    admission: &Arc<Admission>,
+    give: &impl Fn(ShardId, Accepted),
+) {
+    loop {
+        let (socket, remote) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EAGAIN) => return,
+                Some(libc::EINTR | libc::ECONNABORTED) => continue,
+                // Out of descriptors or memory, most likely: it fails at once every time, so
+                // trying on would burn the CPU. Somebody may leave meanwhile.
+                _ => {
+                    warn!(%error, "no connection can be accepted; trying again");
+                    thread::sleep(BACK_OFF);
+                    return;
+                }
+            },
+        };
+        let Some(ticket) = admission.admit(remote.ip()) else {
+            // The excess is cut off, as ZooKeeper cuts it off.
+            let _ = sys::set_reset_on_close(&socket);
+            continue;
+        };
+        let prepared = socket.set_nodelay(true).and_then(|()| {
+            if admission.options.keep_alive { sys::set_keepalive(&socket) } else { Ok(()) }
+        });
+        // It fails for a socket that is gone already, which the shard will find out.
+        drop(prepared);
+        let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+        give(ticket.shard, Accepted { socket, remote, ticket });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use crossbeam::channel;
+
+    use super::*;
+
+    const OPTIONS: AcceptOptions =
+        AcceptOptions { max_per_address: None, max: None, keep_alive: true, backlog: None };
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn started(
+        options: AcceptOptions,
+        shards: usize,
+    ) -> (SocketAddr, Acceptor, channel::Receiver<(ShardId, Accepted)>) {
+        let endpoint = Endpoint { address: Some(Ipv4Addr::LOCALHOST.into()), port: 0 };
+        let listener = listen(endpoint, Some(10)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (give, taken) = channel::unbounded();
+        let acceptor = Acceptor::start(
+            vec![listener],
+            Admission::new(options, shards),
+            move |shard, client| {
+                give.send((shard, client)).unwrap();
+            },
+        );
+        (address, acceptor.unwrap(), taken)
+    }
+
+    #[test]
+    fn each_client_goes_to_the_shard_with_the_fewest() {
+        let (address, mut acceptor, taken) = started(OPTIONS, 3);
+        let mut clients = Vec::new();
+        let mut kept = Vec::new();
+        for _ in 0..6 {
+            clients.push(TcpStream::connect(address).unwrap());
+            kept.push(taken.recv_timeout(PATIENCE).unwrap());
+        }
+        let mut shards: Vec<u16> = kept.iter().map(|(shard, _)| shard.0).collect();
+        shards.sort_unstable();
+        assert_eq!(shards, [0, 0, 1, 1, 2, 2]);
+        kept.retain(|(shard, _)| shard.0 != 1);
+        clients.push(TcpStream::connect(address).unwrap());
+        assert_eq!(taken.recv_timeout(PATIENCE).unwrap().0, ShardId(1));
+        acceptor.stop();
+        assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[test]
+    fn the_limit_by_address_is_exact_and_frees_with_the_ticket() {
+        let options = AcceptOptions { max_per_address: Some(2), ..OPTIONS };
+        let (address, _acceptor, taken) = started(options, 1);
+        let connect = || TcpStream::connect(address).unwrap();
+        let _clients = [connect(), connect()];
+        let first = taken.recv_timeout(PATIENCE).unwrap();
+        let _second = taken.recv_timeout(PATIENCE).unwrap();
+        let mut excess = connect();
+        excess.set_read_timeout(Some(PATIENCE)).unwrap();
+        let cut = excess.read(&mut [0]);
+        assert!(
+            matches!(&cut, Ok(0)) || cut.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionReset)
+        );
+        assert!(taken.is_empty());
+        drop(first);
+        let _third = connect();
+        taken.recv_timeout(PATIENCE).unwrap();
+    }
+
+    #[test]
+    fn the_limit_of_all_counts_every_address() {
+        let admission = Admission::new(AcceptOptions { max: Some(2), ..OPTIONS }, 1);
+        let [a, b, c] = [1, 2, 3].map(|last| IpAddr::from([127, 0, 0, last]));
+        let first = admission.admit(a);
+        let second = admission.admit(b);
+        assert!(first.is_some() && second.is_some());
+        assert!(admission.admit(c).is_none());
+        drop(second);
+        assert!(admission.admit(c).is_some());
+        assert_eq!(admission.rejected(), 1);
+    }
+}

@@ -1,0 +1,247 @@
+//! The data directories: made, checked, locked.
+//!
+//! ```text
+//! <dataDir>/ringkeeper.lock               held for as long as the server runs
+//! <dataDir>/version-2/snapshot.*
+//! <dataLogDir>/ringkeeper.lock            where it is another directory
+//! <dataLogDir>/ringkeeper.watermark       outside of version-2, whose names ZooKeeper reads
+//! <dataLogDir>/version-2/log.*
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::storage;
+use crate::storage::watermark::WATERMARK_NAME;
+
+const LOCK_NAME: &str = "ringkeeper.lock";
+const VERSION: &str = "version-2";
+
+/// A data directory that cannot be used. The process ends with code 3.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    #[error(
+        "Missing data directory {}, automatic data directory creation is disabled \
+         (zookeeper.datadir.autocreate is false). Please create this directory manually.",
+        path.display()
+    )]
+    Missing { path: PathBuf },
+    #[error("Unable to create data directory {}: {source}", path.display())]
+    Create { path: PathBuf, source: io::Error },
+    #[error("Cannot write to data directory {}: {source}", path.display())]
+    Unwritable { path: PathBuf, source: io::Error },
+    #[error(
+        "another server is running on {} (its lock {} is held{}): stop it first, or give this one \
+         a directory of its own", path.display(), LOCK_NAME, Holder(holder)
+    )]
+    Locked { path: PathBuf, holder: Option<u32> },
+    #[error(
+        "{} has {name}, which belongs to the other one of dataDir and dataLogDir: move it there",
+        path.display()
+    )]
+    Misplaced { path: PathBuf, name: String },
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+}
+
+/// How the message of a held lock says who holds it.
+struct Holder<'a>(&'a Option<u32>);
+
+impl std::fmt::Display for Holder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |pid| write!(f, " by process {pid}"))
+    }
+}
+
+/// The two directories, ours for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Directories {
+    snapshots: PathBuf,
+    logs: PathBuf,
+    watermark: PathBuf,
+    /// Let go when the process ends, however it does.
+    locks: Vec<File>,
+}
+
+impl Directories {
+    /// Makes what is missing, if that is allowed, and locks both.
+    pub(crate) fn open(
+        data_dir: &Path,
+        data_log_dir: &Path,
+        create: bool,
+    ) -> Result<Directories, DirectoryError> {
+        let (snapshots, logs) = (data_dir.join(VERSION), data_log_dir.join(VERSION));
+        // The locks come first: what is made after them is made by the one who may.
+        let mut locks = Vec::new();
+        let mut made = Vec::new();
+        for (directory, version) in [(data_dir, &snapshots), (data_log_dir, &logs)] {
+            make(directory, create)?;
+            let absolute = fs::canonicalize(directory)
+                .map_err(|source| DirectoryError::Read { path: directory.to_path_buf(), source })?;
+            if !made.contains(&absolute) {
+                locks.push(lock(directory)?);
+                make(version, create)?;
+                made.push(absolute);
+            }
+        }
+        let apart = made.len() == 2;
+        if apart {
+            refuse_misplaced(&snapshots, false)?;
+            refuse_misplaced(&logs, true)?;
+        }
+        let watermark = data_log_dir.join(WATERMARK_NAME);
+        Ok(Directories { snapshots, logs, watermark, locks: locks })
+    }
+
+    /// Whether logs have a directory of their own.
+    pub(crate) fn are_apart(&self) -> bool {
+        self.locks.len() == 2
+    }
+
+    /// Where snapshots lie.
+    pub(crate) fn snapshots(&self) -> &Path {
+        &self.snapshots
+    }
+
+    /// Where logs lie.
+    pub(crate) fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    pub(crate) fn watermark(&self) -> &Path {
+        &self.watermark
+    }
+}
+
+/// A directory that is there when this returns, 0700 where we made it.
+fn make(path: &Path, create: bool) -> Result<(), DirectoryError> {
+    match fs::metadata(path) {
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(source) => return Err(DirectoryError::Read { path: path.to_path_buf(), source }),
+    }
+    if !create {
+        return Err(DirectoryError::Missing { path: path.to_path_buf() });
+    }
+    let failed = |source| DirectoryError::Create { path: path.to_path_buf(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    // Its entry must outlive a power loss as surely as what will be in it.
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent).map_err(failed),
+        _ => sync_directory(Path::new(".")).map_err(failed),
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, DirectoryError> {
+    let path = directory.join(LOCK_NAME);
+    let failed = |source| DirectoryError::Unwritable { path: directory.to_path_buf(), source };
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+            return Err(DirectoryError::Locked { path: directory.to_path_buf(), holder });
+        }
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    // For whoever finds it held; the lock itself is what counts.
+    file.set_len(0).map_err(failed)?;
+    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    Ok(file)
+}
+
+fn refuse_misplaced(path: &Path, in_log_directory: bool) -> Result<(), DirectoryError> {
+    let misplaced = |(name, _): &(String, u64)| storage::is_misplaced(name, in_log_directory);
+    match names(path)?.into_iter().find(misplaced) {
+        Some((name, _)) => Err(DirectoryError::Misplaced { path: path.to_path_buf(), name }),
+        None => Ok(()),
+    }
+}
+
+/// The names in a directory and how long each file is. Names that are no text are none of ours.
+pub(crate) fn names(path: &Path) -> Result<Vec<(String, u64)>, DirectoryError> {
+    let failed = |source| DirectoryError::Read { path: path.to_path_buf(), source };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(metadata) => names.push((name, metadata.len())),
+            // Deleted since it was listed, by a purge.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(failed(source)),
+        }
+    }
+    Ok(names)
+}
+
+/// Makes names that were added, changed or removed in a directory durable. Not `fdatasync`: that
+/// may leave out an entry that did not change the directory's size.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::shell::scratch::Scratch;
+
+    #[test]
+    fn directories_are_made_for_the_owner_alone() {
+        let scratch = Scratch::new("dirs");
+        let (data, logs) = (scratch.path().join("a/data"), scratch.path().join("logs"));
+        let directories = Directories::open(&data, &logs, true).unwrap();
+        for path in [directories.snapshots(), directories.logs()] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        assert_eq!(directories.watermark(), logs.join("ringkeeper.watermark"));
+    }
+
+    #[test]
+    fn a_second_server_is_refused_and_told_who_is_first() {
+        let scratch = Scratch::new("lock");
+        let path = scratch.path();
+        let first = Directories::open(path, path, true).unwrap();
+        let refused = Directories::open(path, path, true).unwrap_err().to_string();
+        assert!(refused.contains(&format!("by process {}", std::process::id())), "{refused}");
+        drop(first);
+        Directories::open(path, path, true).unwrap();
+    }
+
+    #[test]
+    fn a_shared_log_directory_is_refused_too() {
+        let scratch = Scratch::new("lock-log");
+        let (a, b, logs) = ("a", "b", "logs");
+        let [a, b, logs] = [a, b, logs].map(|name| scratch.path().join(name));
+        let _first = Directories::open(&a, &logs, true).unwrap();
+        let refused = Directories::open(&b, &logs, true).unwrap_err();
+        assert!(matches!(refused, DirectoryError::Locked { path, .. } if path == logs));
+    }
+
+    #[test]
+    fn a_missing_directory_is_refused_where_none_may_be_made() {
+        let scratch = Scratch::new("missing");
+        let path = scratch.path().join("no");
+        let refused = Directories::open(&path, &path, false).unwrap_err().to_string();
+        assert!(refused.starts_with("Missing data directory"), "{refused}");
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn logs_among_the_snapshots_are_refused_when_they_have_a_directory_of_their_own() {
+        let scratch = Scratch::new("misplaced");
+        let (data, logs) = (scratch.path().join("data"), scratch.path().join("logs"));
+        drop(Directories::open(&data, &data, true).unwrap());
+        fs::write(data.join("version-2/log.1"), b"").unwrap();
+        drop(Directories::open(&data, &data, true).unwrap());
+        let refused = Directories::open(&data, &logs, true).unwrap_err();
+        assert!(matches!(refused, DirectoryError::Misplaced { name, .. } if name == "log.1"));
+    }
+}

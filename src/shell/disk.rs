@@ -1,0 +1,571 @@
+//! The log writer: records appended, one sync for all that gathered while the last one ran.
+//!
+//! ```text
+//! pipeline --append--> map of log.N          a store; nothing is promised
+//!          --round---> fdatasync             through io_uring; meanwhile the next records gather
+//!          <-done----- synced up to zxid     what may be acknowledged
+//! ```
+//!
+//! A roll is a round too. The old log is synced and cut to end with its last record; then a file
+//! made ahead gets its name, the directory is synced, and the watermark names it; only then its
+//! first record is stored (`storage/mod.rs` says why). What is appended meanwhile waits in memory
+//! and no thread waits at all.
+//!
+//! The first sync that fails is the last: the kernel has dropped what it could not write and
+//! would say nothing the next time The error goes up and ends the process,
+//! and nothing after it is acknowledged.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use glommio::io::BufferedFile;
+use tracing::{info, warn};
+
+use super::directories::sync_directory;
+use super::keeper::{Keeper, Prepared};
+use super::map::Map;
+use super::sys;
+use crate::pipeline::Append;
+use crate::storage;
+use crate::storage::segment::Segment;
+use crate::storage::watermark::Watermark;
+use crate::types::Zxid;
+
+/// The log cannot go on. The process ends with code 10.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("{}: no room for the transaction log: {source}", path.display())]
+    Space { path: PathBuf, source: io::Error },
+    #[error(
+        "{}: the transaction log could not be synced: {source}; what is not synced is not \
+         acknowledged, and a restart reads what the disk has", path.display()
+    )]
+    Sync { path: PathBuf, source: io::Error },
+    #[error("{}: the transaction log could not be begun: {source}", path.display())]
+    Begin { path: PathBuf, source: io::Error },
+}
+
+/// How the log is written.
+#[derive(Clone, Debug)]
+pub(crate) struct LogOptions {
+    /// `version-2` of dataLogDir.
+    pub(crate) directory: PathBuf,
+    /// How much is allocated at a time.
+    pub(crate) step_bytes: u64,
+    /// False: nothing is synced (`forceSync=no`), and a crash of the machine may lose what was
+    /// acknowledged.
+    pub(crate) force_sync: bool,
+    /// A slower sync is worth a warning.
+    pub(crate) sync_warning: Duration,
+}
+
+/// A log as the pipeline core sees it: the seam between back ends.
+pub(crate) trait Log {
+    type Round: Round;
+
+    /// Takes records; `round` makes them durable. What is in `append` may be taken out of it.
+    fn append(&mut self, append: &mut Append) -> Result<(), LogError>;
+
+    /// What has to be done next so that all that was appended becomes durable. One round is under
+    /// way at a time.
+    fn round(&mut self) -> Option<Self::Round>;
+
+    /// Whether all that was appended is durable and no round is under way.
+    fn is_idle(&self) -> bool;
+
+    /// Ends the log, idle as it is: nothing more will come.
+    fn seal(&mut self) -> Result<(), LogError>;
+
+    /// A round is over. Everything up to the zxid that is returned is durable.
+    fn on_round(&mut self, done: <Self::Round as Round>::Done) -> Result<Option<Zxid>, LogError>;
+}
+
+/// Work that takes its time and leaves the log alone.
+pub(crate) trait Round {
+    type Done;
+    fn run(self) -> impl Future<Output = Result<Self::Done, LogError>>;
+}
+
+/// The log being written.
+struct Current {
+    path: PathBuf,
+    start: Zxid,
+    segment: Segment<Map>,
+    /// The same file, for the ring to sync.
+    sync: Rc<BufferedFile>,
+    /// The last zxid stored in it.
+    last: Zxid,
+}
+
+/// The back end that stores into a mapped file.
+pub(crate) struct MappedLog {
+    options: Arc<LogOptions>,
+    keeper: Arc<Keeper>,
+    current: Option<Current>,
+    /// Appends that cannot be stored before the roll that the first of them asks for is done.
+    waiting: VecDeque<Append>,
+    stored: Zxid,
+    synced: Zxid,
+    /// What the newest round made durable; `None` before the first log of a directory.
+    mark: Option<Watermark>,
+    /// Ends of epochs that are stored and not yet in the watermark.
+    epoch_ends: VecDeque<Zxid>,
+    in_round: bool,
+    /// Syncs slower than the threshold.
+    slow_syncs: u64,
+}
+
+impl MappedLog {
+    /// A log that goes on after `last`, where `mark` is the watermark so far. Its first append
+    /// opens a new file.
+    pub(crate) fn new(
+        options: LogOptions,
+        keeper: Arc<Keeper>,
+        last: Zxid,
+        mark: Option<Watermark>,
+    ) -> MappedLog {
+        MappedLog {
+            options: Arc::new(options),
+            keeper,
+            current: None,
+            waiting: VecDeque::new(),
+            stored: last,
+            synced: last,
+            mark,
+            epoch_ends: VecDeque::new(),
+            in_round: false,
+            slow_syncs: 0,
+        }
+    }
+
+    /// How often a sync took longer than it should.
+    pub(crate) fn slow_syncs(&self) -> u64 {
+        self.slow_syncs
+    }
+
+    fn store(&mut self, append: &Append) -> Result<(), LogError> {
+        let current = self.current.as_mut().expect("records are stored into an open log");
+        assert!(current.last < append.first && append.first <= append.last, "zxids ascend");
+        assert!(append.first.epoch() == append.last.epoch(), "an append is of one epoch");
+        if Zxid::ZERO < current.last && current.last.epoch() < append.first.epoch() {
+            self.epoch_ends.push_back(current.last);
+        }
+        if let Err(full) = current.segment.append(&append.records) {
+            grow(current, &self.options, full.needed)?;
+            let appended = current.segment.append(&append.records);
+            assert_eq!(appended, Ok(()), "a log that has grown has the room that was asked for");
+        }
+        current.last = append.last;
+        self.stored = append.last;
+        let size = current.segment.bytes().len();
+        // Ahead of need, and elsewhere: the file system may take its time.
+        if current.segment.room() < size.min(to_usize(self.options.step_bytes)) / 4 {
+            let map = current.segment.storage();
+            self.keeper.grow_ahead(Arc::clone(map.file()), map.len() + self.options.step_bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Log for MappedLog {
+    type Round = MappedRound;
+
+    fn append(&mut self, append: &mut Append) -> Result<(), LogError> {
+        let must_wait = append.new_file || !self.waiting.is_empty();
+        if must_wait {
+            assert!(append.new_file || self.current.is_some() || !self.waiting.is_empty());
+            self.waiting.push_back(std::mem::take(append));
+            return Ok(());
+        }
+        self.store(append)
+    }
+
+    fn round(&mut self) -> Option<MappedRound> {
+        assert!(!self.in_round, "one round at a time");
+        let options = Arc::clone(&self.options);
+        if let Some(next) = self.waiting.front() {
+            let before = self.mark.unwrap_or_else(|| Watermark::new(next.first, self.stored));
+            let watermark = Watermark {
+                epoch_ends: before.epoch_ends,
+                ..Watermark::new(next.first, self.stored)
+            };
+            self.in_round = true;
+            let through = self.stored;
+            let old = self.current.take().map(|current| Old {
+                end: current.segment.end() as u64,
+                path: current.path,
+                file: unmapped(current.segment),
+            });
+            let keeper = Arc::clone(&self.keeper);
+            let roll = Roll { old, watermark, options, keeper };
+            return Some(MappedRound::Roll { roll, through });
+        }
+        if self.stored == self.synced {
+            return None;
+        }
+        let current = self.current.as_ref().expect("what was stored is in an open log");
+        self.in_round = true;
+        Some(MappedRound::Sync(Sync {
+            file: Rc::clone(&current.sync),
+            through: self.stored,
+            offset: current.segment.end() as u64,
+            options,
+            log: current.start,
+        }))
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.in_round && self.waiting.is_empty() && self.stored == self.synced
+    }
+
+    fn seal(&mut self) -> Result<(), LogError> {
+        assert!(self.is_idle(), "a log is sealed when all of it is durable");
+        let Some(current) = self.current.take() else { return Ok(()) };
+        let (path, end) = (current.path, current.segment.end() as u64);
+        let file = unmapped(current.segment);
+        seal(&path, &file, end)
+    }
+
+    fn on_round(&mut self, done: Done) -> Result<Option<Zxid>, LogError> {
+        assert!(self.in_round, "a round ends that has begun");
+        self.in_round = false;
+        match done {
+            Done::Synced { through, log, offset, took } => {
+                if self.options.sync_warning <= took && self.options.force_sync {
+                    self.slow_syncs += 1;
+                    warn_of_slow_sync(took, self.current.as_ref());
+                }
+                assert!(self.synced < through && through <= self.stored);
+                self.synced = through;
+                let mut mark = self.mark.expect("set when the log was begun");
+                (mark.log, mark.offset, mark.zxid) = (log, offset, through);
+                while let Some(end) = self.epoch_ends.pop_front_if(|end| *end <= through) {
+                    mark.end_epoch(end);
+                }
+                self.mark = Some(mark);
+                self.keeper.note(mark);
+                Ok(Some(through))
+            }
+            Done::Rolled { through, path, watermark, segment, file } => {
+                let start = watermark.log;
+                self.mark = Some(watermark);
+                info!(target: "ringkeeper::shell::disk", "Creating new log file: {}",
+                    path.file_name().unwrap_or_default().display());
+                let sync = Rc::new(sys::adopt_file(file));
+                self.current = Some(Current { path, start, segment, sync, last: through });
+                self.keeper.prepare_ahead();
+                let news = self.synced < through;
+                self.synced = self.synced.max(through);
+                // The first of those that waited asked for this log, the next may ask for another.
+                while let Some(mut append) = self.waiting.pop_front() {
+                    if append.new_file && append.first != start {
+                        self.waiting.push_front(append);
+                        break;
+                    }
+                    append.new_file = false;
+                    self.store(&append)?;
+                }
+                Ok(news.then_some(through))
+            }
+        }
+    }
+}
+
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// The log by at least `needed` bytes, in whole steps.
+fn grow(current: &mut Current, options: &LogOptions, needed: usize) -> Result<(), LogError> {
+    let step = options.step_bytes;
+    let end = current.segment.end() + needed;
+    let map = current.segment.storage();
+    let missing = (end as u64).saturating_sub(map.len());
+    let len = map.len() + missing.div_ceil(step).max(1) * step;
+    map.grow(len).map_err(|source| LogError::Space { path: current.path.clone(), source })
+}
+
+fn warn_of_slow_sync(took: Duration, current: Option<&Current>) {
+    let size = current.map_or(0, |current| current.segment.bytes().len());
+    // The text is ZooKeeper's, missing blank included: scripts look for it.
+    warn!(
+        target: "ringkeeper::shell::disk",
+        "fsync-ing the write ahead log in {} took {}ms which will adversely effect operation \
+         latency.File size is {size} bytes. See the ZooKeeper troubleshooting guide",
+        std::thread::current().name().unwrap_or("pipeline"),
+        took.as_millis(),
+    );
+}
+
+/// The file of a log, its map gone: it may be cut now.
+fn unmapped(mut segment: Segment<Map>) -> Arc<File> {
+    Arc::clone(segment.storage().file())
+}
+
+/// Cuts a log to end with its last record, durably.
+fn seal(path: &Path, file: &File, end: u64) -> Result<(), LogError> {
+    // The new length is needed to read the records back, so fdatasync covers it.
+    file.set_len(end)
+        .and_then(|()| file.sync_data())
+        .map_err(|source| LogError::Sync { path: path.to_path_buf(), source })
+}
+
+/// What one round does.
+pub(crate) enum MappedRound {
+    Sync(Sync),
+    Roll { roll: Roll, through: Zxid },
+}
+
+/// What one round has done.
+pub(crate) enum Done {
+    Synced { through: Zxid, log: Zxid, offset: u64, took: Duration },
+    Rolled { through: Zxid, path: PathBuf, watermark: Watermark, segment: Segment<Map>, file: File },
+}
+
+/// One fdatasync of the log being written.
+pub(crate) struct Sync {
+    file: Rc<BufferedFile>,
+    options: Arc<LogOptions>,
+    log: Zxid,
+    through: Zxid,
+    offset: u64,
+}
+
+/// The log before, to be sealed.
+struct Old {
+    path: PathBuf,
+    file: Arc<File>,
+    end: u64,
+}
+
+/// From one log to the next. Nothing in here may wait on an executor: it is all done elsewhere.
+pub(crate) struct Roll {
+    old: Option<Old>,
+    watermark: Watermark,
+    options: Arc<LogOptions>,
+    keeper: Arc<Keeper>,
+}
+
+impl Round for MappedRound {
+    type Done = Done;
+
+    async fn run(self) -> Result<Done, LogError> {
+        match self {
+            MappedRound::Sync(sync) => sync.run().await,
+            MappedRound::Roll { roll, through } => {
+                let begun = glommio::executor().spawn_blocking(move || roll.run()).await?;
+                let (path, watermark, segment, file) = begun;
+                Ok(Done::Rolled { through, path, watermark, segment, file })
+            }
+        }
+    }
+}
+
+impl Sync {
+    async fn run(self) -> Result<Done, LogError> {
+        let began = Instant::now();
+        if self.options.force_sync {
+            // A store through the map dirties the inode's pages, and fdatasync on any descriptor
+            // of the inode writes them: measured by the kernel's count of dirty pages.
+            self.file.fdatasync().await.map_err(|e| LogError::Sync {
+                path: self.options.directory.join(storage::log_name(self.log)),
+                source: io::Error::from(e),
+            })?;
+        }
+        let (log, through, offset) = (self.log, self.through, self.offset);
+        Ok(Done::Synced { through, log, offset, took: began.elapsed() })
+    }
+}
+
+impl Roll {
+    /// In this order; each step is durable before the next.
+    fn run(self) -> Result<(PathBuf, Watermark, Segment<Map>, File), LogError> {
+        let Roll { old, watermark, options, keeper } = self;
+        if let Some(Old { path, file, end }) = old {
+            seal(&path, &file, end)?;
+        }
+        let Prepared { path: temporary, segment, file } = keeper.take_prepared()?;
+        let path = options.directory.join(storage::log_name(watermark.log));
+        std::fs::rename(&temporary, &path)
+            .and_then(|()| sync_directory(&options.directory))
+            .and_then(|()| keeper.store_watermark(watermark))
+            .map_err(|source| LogError::Begin { path: path.clone(), source })?;
+        Ok((path, watermark, segment, file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use glommio::LocalExecutorBuilder;
+
+    use super::*;
+    use crate::record::txn::{Txn, TxnHeader};
+    use crate::shell::scratch::Scratch;
+    use crate::storage::replay::{Options, Replayed, replay};
+    use crate::storage::txnlog;
+
+    fn options(scratch: &Scratch) -> LogOptions {
+        LogOptions {
+            directory: scratch.path().join("version-2"),
+            step_bytes: 64 * 1024,
+            force_sync: true,
+            sync_warning: Duration::from_secs(10),
+        }
+    }
+
+    fn open(scratch: &Scratch, options: LogOptions, last: Zxid) -> MappedLog {
+        fs::create_dir_all(&options.directory).unwrap();
+        let watermark = scratch.path().join("ringkeeper.watermark");
+        let keeper = Keeper::start(&options.directory, &watermark, options.step_bytes).unwrap();
+        MappedLog::new(options, Arc::new(keeper), last, None)
+    }
+
+    /// A record of `zxid` with `extra` bytes of data.
+    fn record(zxid: i64, extra: usize) -> Vec<u8> {
+        let data = vec![7; extra];
+        let txn = Txn::SetData { path: "/a".into(), data: Some(&data), version: 1 };
+        let header = TxnHeader { client_id: 1, cxid: 2, zxid, time: 3, kind: txn.kind() };
+        let mut framed = Vec::new();
+        txnlog::append_txn(&mut framed, &header, &txn, None);
+        framed
+    }
+
+    fn append(new_file: bool, zxids: std::ops::RangeInclusive<i64>, extra: usize) -> Append {
+        Append {
+            new_file,
+            first: Zxid(*zxids.start()),
+            last: Zxid(*zxids.end()),
+            records: zxids.flat_map(|zxid| record(zxid, extra)).collect(),
+        }
+    }
+
+    fn on_executor<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
+        LocalExecutorBuilder::default().io_memory(64 << 10).spawn(test).unwrap().join().unwrap();
+    }
+
+    /// Runs rounds until all is durable, and says what became so, round by round.
+    async fn settle(log: &mut MappedLog) -> Vec<Zxid> {
+        let mut synced = Vec::new();
+        while let Some(round) = log.round() {
+            let done = round.run().await.unwrap();
+            synced.extend(log.on_round(done).unwrap());
+        }
+        assert!(log.is_idle());
+        synced
+    }
+
+    /// What a restart would find, by the rules of `storage`.
+    fn replayed(scratch: &Scratch) -> (Vec<i64>, Replayed) {
+        let directory = scratch.path().join("version-2");
+        let mut logs: Vec<_> = fs::read_dir(&directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter_map(|path| {
+                let name = path.file_name()?.to_str()?.strip_prefix("log.")?;
+                let start = Zxid(i64::from_str_radix(name, 16).ok()?);
+                Some((start, fs::read(&path).unwrap(), path))
+            })
+            .collect();
+        logs.sort();
+        let slots = fs::read(scratch.path().join("ringkeeper.watermark")).unwrap();
+        let watermark = Watermark::decode(&slots).unwrap().map(|(_, watermark)| watermark);
+        let options = Options { from: Zxid(0), watermark, payload_bytes_max: 4 << 20 };
+        let mut zxids = Vec::new();
+        let logs = logs.iter().map(|(start, bytes, path)| (path, *start, bytes.as_slice()));
+        let replayed = replay(logs, options, |record| zxids.push(record.zxid().0)).unwrap();
+        (zxids, replayed)
+    }
+
+    #[test]
+    fn what_is_synced_is_found_again_after_a_roll_and_growth() {
+        let scratch = Scratch::new("log");
+        let path = scratch.path().to_path_buf();
+        on_executor(move || async move {
+            let scratch = scratch;
+            let mut log = open(&scratch, options(&scratch), Zxid(0));
+            log.append(&mut append(true, 1..=3, 100)).unwrap();
+            assert_eq!(settle(&mut log).await, [Zxid(3)]);
+            log.append(&mut append(false, 4..=4, 200_000)).unwrap();
+            log.append(&mut append(false, 5..=5, 10)).unwrap();
+            assert_eq!(settle(&mut log).await, [Zxid(5)]);
+            log.append(&mut append(true, 6..=9, 10)).unwrap();
+            assert_eq!(settle(&mut log).await, [Zxid(9)]);
+            // As a SIGKILL leaves it: nothing is sealed, the map is simply gone.
+            let (zxids, replayed) = replayed(&scratch);
+            assert_eq!(zxids, (1..=9).collect::<Vec<_>>());
+            assert!(replayed.cuts.is_empty() && replayed.torn.is_empty());
+            log.seal().unwrap();
+            let sealed = fs::read(scratch.path().join("version-2/log.6")).unwrap();
+            assert_eq!(sealed.last(), Some(&b'B'));
+            assert_eq!(self::replayed(&scratch).0, zxids);
+        });
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn appends_during_a_roll_wait_and_keep_their_order() {
+        let scratch = Scratch::new("log-roll");
+        on_executor(move || async move {
+            let scratch = scratch;
+            let mut log = open(&scratch, options(&scratch), Zxid(0));
+            log.append(&mut append(true, 1..=1, 10)).unwrap();
+            let round = log.round().unwrap();
+            log.append(&mut append(false, 2..=2, 10)).unwrap();
+            log.append(&mut append(true, 3..=3, 10)).unwrap();
+            log.append(&mut append(false, 4..=4, 10)).unwrap();
+            let done = round.run().await.unwrap();
+            assert_eq!(log.on_round(done).unwrap(), None);
+            // The next roll seals what the first log got.
+            assert_eq!(settle(&mut log).await, [Zxid(2), Zxid(4)]);
+            assert_eq!(replayed(&scratch).0, [1, 2, 3, 4]);
+            let mut names: Vec<_> = fs::read_dir(scratch.path().join("version-2"))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| name.starts_with("log."))
+                .collect();
+            names.sort();
+            assert_eq!(names, ["log.1", "log.3"]);
+        });
+    }
+
+    #[test]
+    fn records_that_gather_during_a_sync_share_the_next_one() {
+        let scratch = Scratch::new("log-group");
+        on_executor(move || async move {
+            let scratch = scratch;
+            let mut log = open(&scratch, options(&scratch), Zxid(0));
+            log.append(&mut append(true, 1..=1, 10)).unwrap();
+            settle(&mut log).await;
+            log.append(&mut append(false, 2..=2, 10)).unwrap();
+            let round = log.round().unwrap();
+            for zxid in 3..=20 {
+                log.append(&mut append(false, zxid..=zxid, 10)).unwrap();
+            }
+            let done = round.run().await.unwrap();
+            assert_eq!(log.on_round(done).unwrap(), Some(Zxid(2)));
+            assert_eq!(settle(&mut log).await, [Zxid(20)]);
+        });
+    }
+
+    #[test]
+    fn a_log_that_cannot_grow_says_so() {
+        let scratch = Scratch::new("log-full");
+        on_executor(move || async move {
+            let scratch = scratch;
+            let mut log = open(&scratch, options(&scratch), Zxid(0));
+            log.append(&mut append(true, 1..=1, 10)).unwrap();
+            settle(&mut log).await;
+            log.options = Arc::new(LogOptions { step_bytes: 1 << 50, ..options(&scratch) });
+            let error = log.append(&mut append(false, 2..=2, 100_000)).unwrap_err();
+            assert!(matches!(error, LogError::Space { .. }), "{error}");
+            assert_eq!(replayed(&scratch).0, [1]);
+        });
+    }
+}

@@ -1,0 +1,244 @@
+//! What the log needs done ahead of time, and elsewhere: a thread that may wait for the disk.
+//!
+//! It makes the next log file before it is asked for, has the current one grow before it is full,
+//! and stores the watermark about once a second.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::channel::{self, RecvTimeoutError};
+use parking_lot::Mutex;
+use tracing::warn;
+
+use super::directories::sync_directory;
+use super::disk::LogError;
+use super::map::Map;
+use super::sys;
+use crate::storage::segment::Segment;
+use crate::storage::watermark::{WATERMARK_FILE_BYTES, Watermark, WatermarkDamaged};
+
+/// The name of a log before it has one; ZooKeeper does not look at it, and a start removes it.
+pub(crate) const TEMPORARY_NAME: &str = "ringkeeper-log.tmp";
+
+/// How far the watermark may lag behind what is synced.
+const WATERMARK_EVERY: Duration = Duration::from_secs(1);
+
+/// A log that only lacks a name. Its header is durable.
+pub(crate) struct Prepared {
+    pub(crate) path: PathBuf,
+    pub(crate) segment: Segment<Map>,
+    /// The same file, for the ring.
+    pub(crate) file: File,
+}
+
+enum Job {
+    Prepare,
+    Grow { file: Arc<File>, len: u64 },
+}
+
+/// A handle on the thread; the thread ends when it is dropped.
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    jobs: Option<channel::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    directory: PathBuf,
+    step_bytes: u64,
+    prepared: Mutex<Option<Prepared>>,
+    /// The newest watermark, not yet stored.
+    noted: Mutex<Option<Watermark>>,
+    watermark: Mutex<WatermarkFile>,
+    growing: AtomicBool,
+}
+
+impl Keeper {
+    /// Opens the watermark, makes the first log file and starts the thread.
+    pub(crate) fn start(
+        directory: &Path,
+        watermark: &Path,
+        step_bytes: u64,
+    ) -> Result<Keeper, LogError> {
+        let begin = |source| LogError::Begin { path: watermark.to_path_buf(), source };
+        let shared = Arc::new(Shared {
+            directory: directory.to_path_buf(),
+            step_bytes,
+            prepared: Mutex::default(),
+            noted: Mutex::default(),
+            watermark: Mutex::new(WatermarkFile::open(watermark).map_err(begin)?),
+            growing: AtomicBool::new(false),
+        });
+        *shared.prepared.lock() = Some(shared.prepare()?);
+        let (jobs, inbox) = channel::unbounded();
+        let thread = thread::Builder::new()
+            .name("log-keeper".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.run(&inbox)
+            })
+            .map_err(|source| LogError::Begin { path: directory.to_path_buf(), source })?;
+        Ok(Keeper { shared, jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// The file made ahead, or one made now.
+    pub(crate) fn take_prepared(&self) -> Result<Prepared, LogError> {
+        let mut prepared = self.shared.prepared.lock();
+        match prepared.take() {
+            Some(prepared) => Ok(prepared),
+            None => self.shared.prepare(),
+        }
+    }
+
+    /// Has the next file made.
+    pub(crate) fn prepare_ahead(&self) {
+        self.ask(Job::Prepare);
+    }
+
+    /// Has a log that is soon full made longer, if that is not under way already.
+    pub(crate) fn grow_ahead(&self, file: Arc<File>, len: u64) {
+        if !self.shared.growing.swap(true, Ordering::Relaxed) {
+            self.ask(Job::Grow { file, len });
+        }
+    }
+
+    /// Remembers how far the log is durable; it is stored within a second.
+    pub(crate) fn note(&self, watermark: Watermark) {
+        *self.shared.noted.lock() = Some(watermark);
+    }
+
+    /// Stores a watermark now, durably.
+    pub(crate) fn store_watermark(&self, watermark: Watermark) -> io::Result<()> {
+        // Taken first, so that an older note cannot overtake it.
+        let mut file = self.shared.watermark.lock();
+        *self.shared.noted.lock() = None;
+        file.store(watermark)
+    }
+
+    fn ask(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // The thread lives as long as we do.
+            let _ = jobs.send(job);
+        }
+    }
+
+    /// Stores what is left to store, removes the file made ahead, and ends the thread.
+    pub(crate) fn stop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        self.shared.store_noted();
+        if let Some(prepared) = self.shared.prepared.lock().take() {
+            let _ = fs::remove_file(&prepared.path);
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn run(&self, inbox: &channel::Receiver<Job>) {
+        loop {
+            match inbox.recv_timeout(WATERMARK_EVERY) {
+                Ok(Job::Prepare) => self.prepare_next(),
+                Ok(Job::Grow { file, len }) => {
+                    if let Err(error) = sys::allocate(&file, len) {
+                        let path = self.directory.display();
+                        warn!(%path, %error, "the transaction log cannot grow ahead of need");
+                    }
+                    self.growing.store(false, Ordering::Relaxed);
+                }
+                Err(RecvTimeoutError::Timeout) => self.store_noted(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn prepare_next(&self) {
+        let mut prepared = self.prepared.lock();
+        if prepared.is_some() {
+            return;
+        }
+        match self.prepare() {
+            Ok(next) => *prepared = Some(next),
+            // Tried again when it is needed, and an error then.
+            Err(error) => warn!(%error, "the next transaction log cannot be made ahead of need"),
+        }
+    }
+
+    /// A file with room for a step, its header durable.
+    fn prepare(&self) -> Result<Prepared, LogError> {
+        let path = self.directory.join(TEMPORARY_NAME);
+        let space = |source| LogError::Space { path: path.clone(), source };
+        let map = Map::create(&path, self.step_bytes).map_err(space)?;
+        let file = map.file().try_clone().map_err(space)?;
+        let segment = Segment::create(map);
+        file.sync_all().map_err(|source| LogError::Sync { path: path.clone(), source })?;
+        Ok(Prepared { path, segment, file })
+    }
+
+    fn store_noted(&self) {
+        let mut file = self.watermark.lock();
+        let Some(watermark) = self.noted.lock().take() else { return };
+        if let Err(error) = file.store(watermark) {
+            // It only lags, and recovery is less precise. A disk that cannot take it will not
+            // take the log either, and that is the log's to say.
+            warn!(%error, "the watermark cannot be stored");
+        }
+    }
+}
+
+/// The side file with two slots.
+struct WatermarkFile {
+    file: File,
+    sequence: u64,
+}
+
+impl WatermarkFile {
+    fn open(path: &Path) -> io::Result<WatermarkFile> {
+        let is_new = !path.exists();
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).mode(0o600).truncate(false);
+        let file = file.open(path)?;
+        let sequence = match read_watermark(path)? {
+            Ok(found) => found.map_or(0, |(sequence, _)| sequence + 1),
+            Err(damaged) => return Err(io::Error::new(io::ErrorKind::InvalidData, damaged)),
+        };
+        file.set_len(WATERMARK_FILE_BYTES as u64)?;
+        if is_new {
+            file.sync_all()?;
+            sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+        }
+        Ok(WatermarkFile { file, sequence })
+    }
+
+    fn store(&mut self, watermark: Watermark) -> io::Result<()> {
+        let (offset, slot) = watermark.encode(self.sequence);
+        self.file.write_all_at(&slot, offset)?;
+        self.file.sync_data()?;
+        self.sequence += 1;
+        Ok(())
+    }
+}
+
+/// What the side file says; an absent file says nothing.
+pub(crate) fn read_watermark(
+    path: &Path,
+) -> io::Result<Result<Option<(u64, Watermark)>, WatermarkDamaged>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Watermark::decode(&bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
+        Err(e) => Err(e),
+    }
+}

@@ -1,0 +1,527 @@
+//! The channels between cores: bounded queues, one bell per core, batches that come back.
+//!
+//! ```text
+//! shard i  -- requests ----------->  pipeline      one queue per shard: a batch is swapped, not copied
+//! shard i  <- spent batches --------  pipeline      the memory comes back, empty
+//! shard i  <- Arc<Applied> ---------  pipeline      one queue per shard, the batch is shared
+//! shard i  <- commands -------------  anyone        rare: a new connection, a question, the end
+//! ```
+//!
+//! A hop costs what waking the other core costs, so a core rings only if the other one sleeps,
+//! once for all it has put there. In the steady state nothing is allocated.
+//!
+//! No queue makes its sender wait. A shard whose queue is full goes on gathering into the batch it
+//! has, and is rung when there is room again. The pipeline keeps what a shard cannot take and,
+//! for as long as there is any of that, should take no new requests (`is_congested`): the memory
+//! that a stalled shard holds stays bounded by what clients had in flight.
+//!
+//! The same ends work on one executor, where ringing is waking a local task.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::task::{Context, Poll, Waker};
+
+use crossbeam::queue::{ArrayQueue, SegQueue};
+use crossbeam::utils::CachePadded;
+use parking_lot::Mutex;
+
+use crate::exchange::{Applied, Requests, ShardId, Touched};
+
+/// Batches of requests on their way from one shard. A shard that finds no room gathers more into
+/// each, so this bounds neither requests nor throughput.
+const REQUESTS_MAX: usize = 64;
+/// Batches of outcomes on their way to one shard.
+const APPLIED_MAX: usize = 1024;
+
+/// Wakes one core, if it sleeps. There is one task per core that waits for it.
+#[derive(Default)]
+pub(crate) struct Bell {
+    asleep: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Bell {
+    /// Call after having put something where the core looks.
+    pub(crate) fn ring(&self) {
+        // Pairs with the fence in `poll_work`: either we see the sleeper, or it sees the work.
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed)
+            && self.asleep.swap(false, Ordering::Relaxed)
+            && let Some(waker) = &*self.waker.lock()
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ready once `has_work`; until then the core may sleep.
+    pub(crate) fn poll_work(
+        &self,
+        cx: &mut Context<'_>,
+        mut has_work: impl FnMut() -> bool,
+    ) -> Poll<()> {
+        if has_work() {
+            return Poll::Ready(());
+        }
+        {
+            // One clone for the life of a task: glommio counts the clones of a waker in 16 bits.
+            let mut waker = self.waker.lock();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        if has_work() {
+            self.asleep.store(false, Ordering::Relaxed);
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Lets go of the task that waited: a waker that outlives its executor must not be rung.
+    pub(crate) fn unhang(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+        *self.waker.lock() = None;
+    }
+}
+
+/// What a shard says to the pipeline, in order.
+pub(crate) enum FromShard {
+    Requests(Requests),
+    Touched(Touched),
+}
+
+/// All that is between the pipeline and one shard. `C` is what else a shard may be told.
+struct Link<C> {
+    requests: ArrayQueue<FromShard>,
+    spent: ArrayQueue<Requests>,
+    /// The shard found no room and waits to be rung.
+    starved: AtomicBool,
+    applied: ArrayQueue<Arc<Applied>>,
+    /// The pipeline found no room and waits to be rung.
+    overflowed: AtomicBool,
+    commands: SegQueue<C>,
+    bell: CachePadded<Bell>,
+}
+
+/// The mesh, before its ends go to their cores.
+pub(crate) struct Mesh<C> {
+    links: Arc<[Link<C>]>,
+    pipeline_bell: Arc<CachePadded<Bell>>,
+}
+
+impl<C> Mesh<C> {
+    pub(crate) fn new(shards: usize) -> Mesh<C> {
+        let link = || Link {
+            requests: ArrayQueue::new(REQUESTS_MAX),
+            spent: ArrayQueue::new(REQUESTS_MAX),
+            starved: AtomicBool::new(false),
+            applied: ArrayQueue::new(APPLIED_MAX),
+            overflowed: AtomicBool::new(false),
+            commands: SegQueue::new(),
+            bell: CachePadded::default(),
+        };
+        Mesh { links: (0..shards).map(|_| link()).collect(), pipeline_bell: Arc::default() }
+    }
+
+    /// The pipeline's end; there is one.
+    pub(crate) fn pipeline_end(&self) -> PipelineEnd<C> {
+        PipelineEnd {
+            links: Arc::clone(&self.links),
+            bell: Arc::clone(&self.pipeline_bell),
+            kept: self.links.iter().map(|_| VecDeque::new()).collect(),
+            turn: 0,
+        }
+    }
+
+    /// A shard's end; there is one for each.
+    pub(crate) fn shard_end(&self, shard: ShardId) -> ShardEnd<C> {
+        ShardEnd {
+            shard,
+            links: Arc::clone(&self.links),
+            pipeline_bell: Arc::clone(&self.pipeline_bell),
+        }
+    }
+
+    /// For whoever is neither: the acceptor, the one who stops us.
+    pub(crate) fn commander(&self) -> Commander<C> {
+        Commander { links: Arc::clone(&self.links) }
+    }
+
+    pub(crate) fn pipeline_bell(&self) -> Arc<CachePadded<Bell>> {
+        Arc::clone(&self.pipeline_bell)
+    }
+}
+
+/// Tells shards things from any thread.
+pub(crate) struct Commander<C> {
+    links: Arc<[Link<C>]>,
+}
+
+impl<C> Clone for Commander<C> {
+    fn clone(&self) -> Commander<C> {
+        Commander { links: Arc::clone(&self.links) }
+    }
+}
+
+impl<C> Commander<C> {
+    pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> + use<C> {
+        (0..self.links.len()).map(shard_id)
+    }
+
+    pub(crate) fn tell(&self, shard: ShardId, command: C) {
+        let link = &self.links[usize::from(shard.0)];
+        link.commands.push(command);
+        link.bell.ring();
+    }
+}
+
+fn shard_id(index: usize) -> ShardId {
+    ShardId(u16::try_from(index).expect("there are fewer shards than 65536"))
+}
+
+/// A shard core's end.
+pub(crate) struct ShardEnd<C> {
+    shard: ShardId,
+    links: Arc<[Link<C>]>,
+    pipeline_bell: Arc<CachePadded<Bell>>,
+}
+
+impl<C> ShardEnd<C> {
+    fn link(&self) -> &Link<C> {
+        &self.links[usize::from(self.shard.0)]
+    }
+
+    /// Sends the batch and leaves an empty one with used memory in its place. False if there is
+    /// no room: the batch stays, and the bell rings when there is.
+    pub(crate) fn send_requests(&self, batch: &mut Requests) -> bool {
+        debug_assert_eq!(batch.shard, self.shard);
+        if batch.is_empty() {
+            return true;
+        }
+        let link = self.link();
+        // One sender per queue: room that is there now is there for the push below.
+        if link.requests.is_full() {
+            link.starved.store(true, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
+            if link.requests.is_full() {
+                return false;
+            }
+        }
+        let empty = link.spent.pop().unwrap_or_else(|| Requests::new(self.shard));
+        let full = std::mem::replace(batch, empty);
+        self.push(FromShard::Requests(full));
+        true
+    }
+
+    /// Reports who was heard from. False if there is no room; the report is then kept by the
+    /// caller and may be sent later.
+    pub(crate) fn send_touched(&self, touched: &mut Option<Touched>) -> bool {
+        if self.link().requests.is_full() {
+            return false;
+        }
+        if let Some(touched) = touched.take() {
+            self.push(FromShard::Touched(touched));
+        }
+        true
+    }
+
+    fn push(&self, item: FromShard) {
+        let pushed = self.link().requests.push(item);
+        assert!(pushed.is_ok(), "a queue with one sender has the room it had");
+        self.pipeline_bell.ring();
+    }
+
+    /// The next batch of what the pipeline has committed.
+    pub(crate) fn next_applied(&self) -> Option<Arc<Applied>> {
+        let link = self.link();
+        let applied = link.applied.pop()?;
+        if link.overflowed.load(Ordering::Relaxed) && link.overflowed.swap(false, Ordering::Relaxed)
+        {
+            self.pipeline_bell.ring();
+        }
+        Some(applied)
+    }
+
+    pub(crate) fn next_command(&self) -> Option<C> {
+        self.link().commands.pop()
+    }
+
+    /// Ready when there is something to take, or `also` says so. A batch that found no room is
+    /// the caller's to send again whenever this is ready.
+    pub(crate) fn poll_work(
+        &self,
+        cx: &mut Context<'_>,
+        mut also: impl FnMut() -> bool,
+    ) -> Poll<()> {
+        let link = self.link();
+        link.bell.poll_work(cx, || !link.applied.is_empty() || !link.commands.is_empty() || also())
+    }
+
+    /// Wakes this core's own waiting task, after the step that is under way.
+    pub(crate) fn wake(&self) {
+        self.link().bell.ring();
+    }
+
+    /// Whether the pipeline has room for a batch.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.link().requests.is_full()
+    }
+
+    /// This core is about to end.
+    pub(crate) fn leave(&self) {
+        self.link().bell.unhang();
+    }
+}
+
+/// The pipeline core's end.
+pub(crate) struct PipelineEnd<C> {
+    links: Arc<[Link<C>]>,
+    bell: Arc<CachePadded<Bell>>,
+    /// What a shard's queue had no room for, in order.
+    kept: Box<[VecDeque<Arc<Applied>>]>,
+    /// The shard to look at next.
+    turn: usize,
+}
+
+impl<C> PipelineEnd<C> {
+    /// The next thing that a shard has sent, shard after shard so that none is starved. Batches of
+    /// requests are to be given back.
+    pub(crate) fn take(&mut self) -> Option<FromShard> {
+        for _ in 0..self.links.len() {
+            let link = &self.links[self.turn];
+            self.turn = (self.turn + 1) % self.links.len();
+            let Some(item) = link.requests.pop() else { continue };
+            // Pairs with the fence in `send_requests`: either the shard sees the room, or we see
+            // that it waits for some.
+            fence(Ordering::SeqCst);
+            if link.starved.load(Ordering::Relaxed) && link.starved.swap(false, Ordering::Relaxed) {
+                link.bell.ring();
+            }
+            return Some(item);
+        }
+        None
+    }
+
+    /// Sends a batch's memory back to where it came from.
+    pub(crate) fn give_back(&mut self, mut batch: Requests) {
+        batch.clear();
+        // With no room there it is not needed.
+        let _ = self.links[usize::from(batch.shard.0)].spent.push(batch);
+    }
+
+    /// Shares a batch with every shard.
+    pub(crate) fn publish(&mut self, applied: &Arc<Applied>) {
+        for (link, kept) in self.links.iter().zip(&mut self.kept) {
+            let batch = Arc::clone(applied);
+            if !kept.is_empty() {
+                kept.push_back(batch);
+            } else if let Err(batch) = link.applied.push(batch) {
+                kept.push_back(batch);
+                link.overflowed.store(true, Ordering::Relaxed);
+            }
+            link.bell.ring();
+        }
+    }
+
+    /// Passes on what had found no room, as far as there is some now.
+    pub(crate) fn pass_on(&mut self) {
+        for (link, kept) in self.links.iter().zip(&mut self.kept) {
+            if kept.is_empty() {
+                continue;
+            }
+            while let Some(batch) = kept.pop_front() {
+                if let Err(batch) = link.applied.push(batch) {
+                    kept.push_front(batch);
+                    link.overflowed.store(true, Ordering::Relaxed);
+                    break;
+                }
+            }
+            link.bell.ring();
+        }
+    }
+
+    /// Whether some shard is so far behind that no new requests should be taken.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.kept.iter().any(|kept| !kept.is_empty())
+    }
+
+    /// Ready when a shard has sent something that may be taken, a kept batch may be passed on, or
+    /// `also` says so.
+    pub(crate) fn poll_work(
+        &self,
+        cx: &mut Context<'_>,
+        mut also: impl FnMut() -> bool,
+    ) -> Poll<()> {
+        self.bell.poll_work(cx, || also() || self.has_work())
+    }
+
+    /// Whether there is nothing to take and nothing to pass on.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.is_congested() && self.links.iter().all(|link| link.requests.is_empty())
+    }
+
+    fn has_work(&self) -> bool {
+        if !self.is_congested() {
+            return self.links.iter().any(|link| !link.requests.is_empty());
+        }
+        let mut links = self.links.iter().zip(&self.kept);
+        links.any(|(link, kept)| !kept.is_empty() && !link.applied.is_full())
+    }
+
+    /// This core is about to end.
+    pub(crate) fn leave(&self) {
+        self.bell.unhang();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use futures_lite::future::{block_on, poll_fn};
+
+    use super::*;
+    use crate::exchange::{ConnectionId, Request, Span, Want};
+    use crate::types::{SessionId, Xid, Zxid};
+
+    fn request(xid: i32) -> Request {
+        Request {
+            connection: ConnectionId { slot: 0, generation: 0 },
+            session: SessionId(1),
+            xid: Xid(xid),
+            want: Want::Sync,
+            body: Span::default(),
+            ids: Arc::from([]),
+        }
+    }
+
+    fn applied(zxid: i64) -> Arc<Applied> {
+        Arc::new(Applied { zxid: Zxid(zxid), ..Applied::default() })
+    }
+
+    #[test]
+    fn every_request_and_every_answer_crosses_in_order() {
+        const ROUNDS: i32 = 20_000;
+        const SHARDS: u16 = 3;
+        let mesh = Mesh::<()>::new(usize::from(SHARDS));
+        let shards: Vec<_> = (0..SHARDS)
+            .map(|index| {
+                let end = mesh.shard_end(ShardId(index));
+                thread::spawn(move || {
+                    let mut batch = Requests::new(ShardId(index));
+                    let (mut sent, mut seen) = (0, 0);
+                    while seen < i64::from(ROUNDS) * i64::from(SHARDS) {
+                        while sent < ROUNDS && batch.requests.len() < 10 {
+                            batch.requests.push(request(sent));
+                            sent += 1;
+                        }
+                        let _ = end.send_requests(&mut batch);
+                        while let Some(applied) = end.next_applied() {
+                            assert_eq!(applied.zxid, Zxid(seen + 1));
+                            seen += 1;
+                        }
+                        if seen == i64::from(ROUNDS) * i64::from(SHARDS) {
+                            break;
+                        }
+                        let eager = sent < ROUNDS || !batch.is_empty();
+                        block_on(poll_fn(|cx| end.poll_work(cx, || eager && end.has_room())));
+                    }
+                })
+            })
+            .collect();
+        let mut end = mesh.pipeline_end();
+        let mut next = [0; SHARDS as usize];
+        let mut zxid = 0;
+        while next.iter().any(|&next| next < ROUNDS) || end.is_congested() {
+            block_on(poll_fn(|cx| end.poll_work(cx, || false)));
+            end.pass_on();
+            let mut count = 0;
+            while let Some(item) = end.take() {
+                let FromShard::Requests(batch) = item else { unreachable!("only requests") };
+                let next = &mut next[usize::from(batch.shard.0)];
+                for request in &batch.requests {
+                    assert_eq!(request.xid, Xid(*next));
+                    *next += 1;
+                    count += 1;
+                }
+                end.give_back(batch);
+            }
+            for _ in 0..count {
+                zxid += 1;
+                end.publish(&applied(zxid));
+            }
+        }
+        for shard in shards {
+            shard.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_full_queue_keeps_the_batch_and_rings_when_there_is_room() {
+        let mesh = Mesh::<()>::new(1);
+        let shard = mesh.shard_end(ShardId(0));
+        let mut batch = Requests::new(ShardId(0));
+        for xid in 0..REQUESTS_MAX as i32 {
+            batch.requests.push(request(xid));
+            assert!(shard.send_requests(&mut batch));
+        }
+        batch.requests.push(request(-1));
+        assert!(!shard.send_requests(&mut batch));
+        assert_eq!(batch.requests.len(), 1);
+        let waiting = thread::spawn(move || {
+            block_on(poll_fn(|cx| shard.poll_work(cx, || shard.has_room())));
+            assert!(shard.send_requests(&mut batch));
+        });
+        assert!(mesh.pipeline_end().take().is_some());
+        waiting.join().unwrap();
+    }
+
+    #[test]
+    fn batches_come_back_with_their_memory() {
+        let mesh = Mesh::<()>::new(1);
+        let (shard, mut pipeline) = (mesh.shard_end(ShardId(0)), mesh.pipeline_end());
+        let mut batch = Requests::new(ShardId(0));
+        batch.bodies.reserve(10_000);
+        batch.requests.push(request(1));
+        assert!(shard.send_requests(&mut batch));
+        assert!(batch.is_empty());
+        let Some(FromShard::Requests(taken)) = pipeline.take() else { panic!("a batch was sent") };
+        pipeline.give_back(taken);
+        batch.requests.push(request(2));
+        assert!(shard.send_requests(&mut batch));
+        assert!(batch.is_empty());
+        assert!(10_000 <= batch.bodies.capacity());
+    }
+
+    #[test]
+    fn a_stalled_shard_makes_the_pipeline_congested_and_loses_nothing() {
+        let mesh = Mesh::<()>::new(2);
+        let (slow, fast) = (mesh.shard_end(ShardId(0)), mesh.shard_end(ShardId(1)));
+        let mut pipeline = mesh.pipeline_end();
+        let total = APPLIED_MAX as i64 + 5;
+        for zxid in 1..=total {
+            pipeline.publish(&applied(zxid));
+            assert_eq!(fast.next_applied().unwrap().zxid, Zxid(zxid));
+        }
+        assert!(pipeline.is_congested());
+        for zxid in 1..=total {
+            assert_eq!(slow.next_applied().unwrap().zxid, Zxid(zxid));
+            pipeline.pass_on();
+        }
+        assert!(!pipeline.is_congested());
+    }
+
+    #[test]
+    fn a_command_wakes_a_sleeping_shard() {
+        let mesh = Mesh::<&'static str>::new(1);
+        let shard = mesh.shard_end(ShardId(0));
+        let sleeper = thread::spawn(move || {
+            block_on(poll_fn(|cx| shard.poll_work(cx, || false)));
+            shard.next_command()
+        });
+        mesh.commander().tell(ShardId(0), "stop");
+        assert_eq!(sleeper.join().unwrap(), Some("stop"));
+    }
+}

@@ -1,0 +1,286 @@
+//! The pipeline core's loop.
+//!
+//! ```text
+//! requests from shards --+                     +--> appends  --> log: rounds, one at a time
+//! commands --------------+--> Pipeline::step --+--> applied  --> every shard
+//! ticks -----------------+        ^            +--> snapshot --> background
+//!                                 |
+//!               synced <----------+------------------- a round is over
+//! ```
+//!
+//! Three tasks on one executor: one takes what others send, one runs the log's rounds, one ticks.
+//! A step runs to its end; the tasks meet only between steps.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use crossbeam::channel;
+use crossbeam::queue::SegQueue;
+use crossbeam::utils::CachePadded;
+use futures_lite::future::{poll_fn, yield_now};
+use glommio::timer::Timer;
+
+use super::background::SnapshotWriteError;
+use super::clock::Clock;
+use super::disk::{Log, LogError, Round as _};
+use super::mesh::{Bell, FromShard, PipelineEnd};
+use crate::pipeline::{Input, Output, Pipeline, SnapshotJob};
+
+/// How many batches are taken before the log and the timers have their turn.
+const TAKE_MAX: usize = 64;
+
+/// What the pipeline core is told, from any thread.
+pub(crate) enum PipelineCommand {
+    /// A snapshot was written, or could not be.
+    SnapshotEnded(Result<(), SnapshotWriteError>),
+    /// A question to the state, between two steps.
+    Ask(Box<dyn FnOnce(&mut Pipeline) + Send>),
+    /// Have a snapshot taken.
+    Snapshot,
+    /// No shard will send any more: make all durable, hand out what it leads to, and end.
+    Finish,
+}
+
+/// Tells the pipeline core things.
+#[derive(Clone)]
+pub(crate) struct PipelineInbox {
+    commands: Arc<SegQueue<PipelineCommand>>,
+    bell: Arc<CachePadded<Bell>>,
+}
+
+impl PipelineInbox {
+    pub(crate) fn new(bell: Arc<CachePadded<Bell>>) -> PipelineInbox {
+        PipelineInbox { commands: Arc::default(), bell }
+    }
+
+    pub(crate) fn tell(&self, command: PipelineCommand) {
+        self.commands.push(command);
+        self.bell.ring();
+    }
+}
+
+/// How the core ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PipelineFault {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotWriteError),
+}
+
+/// What a pipeline core is made of.
+pub(crate) struct PipelineParts<O, C> {
+    pub(crate) pipeline: Pipeline,
+    /// Opens the log: it belongs to the executor that it is opened on.
+    pub(crate) open_log: O,
+    pub(crate) end: PipelineEnd<C>,
+    pub(crate) inbox: PipelineInbox,
+    pub(crate) jobs: channel::Sender<SnapshotJob>,
+    pub(crate) clock: Clock,
+    pub(crate) tick: Duration,
+}
+
+/// Runs the pipeline until it has finished, or cannot go on: then nothing more is acknowledged.
+pub(crate) async fn run<L: Log + 'static, C: 'static>(
+    parts: PipelineParts<impl FnOnce() -> L, C>,
+) -> Result<(), PipelineFault> {
+    let PipelineParts { pipeline, open_log, end, inbox, jobs, clock, tick } = parts;
+    let log = open_log();
+    let core = Rc::new(Core {
+        state: RefCell::new(State { pipeline, log, end, jobs, out: Output::default() }),
+        inbox,
+        clock,
+        syncer: RefCell::new(None),
+        finishing: Cell::new(false),
+        fault: RefCell::new(None),
+        ended: Cell::new(false),
+    });
+    core.guard(|state, now| {
+        let State { pipeline, out, .. } = state;
+        pipeline.start(now, out);
+        state.act()
+    });
+    glommio::spawn_local(Rc::clone(&core).sync()).detach();
+    glommio::spawn_local(Rc::clone(&core).tick(tick)).detach();
+    let result = core.take_turns().await;
+    core.ended.set(true);
+    core.wake_syncer();
+    core.state.borrow().end.leave();
+    result
+}
+
+struct Core<L, C> {
+    state: RefCell<State<L, C>>,
+    inbox: PipelineInbox,
+    clock: Clock,
+    /// Wakes the task that runs the log's rounds.
+    syncer: RefCell<Option<Waker>>,
+    finishing: Cell<bool>,
+    fault: RefCell<Option<PipelineFault>>,
+    ended: Cell<bool>,
+}
+
+struct State<L, C> {
+    pipeline: Pipeline,
+    log: L,
+    end: PipelineEnd<C>,
+    jobs: channel::Sender<SnapshotJob>,
+    out: Output,
+}
+
+impl<L: Log, C> Core<L, C> {
+    /// Runs one step and notes what stops us. After that nothing is done any more.
+    fn guard<E: Into<PipelineFault>>(
+        &self,
+        step: impl FnOnce(&mut State<L, C>, crate::types::Now) -> Result<(), E>,
+    ) {
+        if self.fault.borrow().is_some() {
+            return;
+        }
+        let result = step(&mut self.state.borrow_mut(), self.clock.now());
+        if let Err(fault) = result {
+            *self.fault.borrow_mut() = Some(fault.into());
+            self.inbox.bell.ring();
+        }
+    }
+
+    async fn take_turns(&self) -> Result<(), PipelineFault> {
+        loop {
+            poll_fn(|cx| {
+                let may_end = || {
+                    self.fault.borrow().is_some()
+                        || (self.finishing.get() && self.state.borrow().log.is_idle())
+                };
+                let has_command = || !self.inbox.commands.is_empty();
+                self.state.borrow().end.poll_work(cx, || has_command() || may_end())
+            })
+            .await;
+            self.turn();
+            if let Some(fault) = self.fault.borrow_mut().take() {
+                return Err(fault);
+            }
+            let mut state = self.state.borrow_mut();
+            if self.finishing.get() && state.log.is_idle() && state.end.is_empty() {
+                return Ok(state.log.seal()?);
+            }
+            drop(state);
+            // Ready at once as long as there is work, so others get their turn here.
+            yield_now().await;
+        }
+    }
+
+    /// Takes what has been sent, as far as there is room for what follows from it.
+    fn turn(&self) {
+        while let Some(command) = self.inbox.commands.pop() {
+            self.on_command(command);
+        }
+        self.state.borrow_mut().end.pass_on();
+        for _ in 0..TAKE_MAX {
+            let mut state = self.state.borrow_mut();
+            if state.end.is_congested() {
+                break;
+            }
+            let Some(item) = state.end.take() else { break };
+            drop(state);
+            self.guard(|state, now| {
+                let State { pipeline, out, .. } = state;
+                match &item {
+                    FromShard::Requests(batch) => pipeline.step(now, Input::Requests(batch), out),
+                    FromShard::Touched(touched) => pipeline.step(now, Input::Touched(touched), out),
+                }
+                state.act()
+            });
+            if let FromShard::Requests(batch) = item {
+                self.state.borrow_mut().end.give_back(batch);
+            }
+        }
+        self.wake_syncer();
+    }
+
+    fn on_command(&self, command: PipelineCommand) {
+        match command {
+            PipelineCommand::SnapshotEnded(result) => self.guard(|state, now| {
+                // A full disk is survived; a disk that loses what it was given is not.
+                if let Err(error @ SnapshotWriteError::Sync { .. }) = result {
+                    return Err(PipelineFault::Snapshot(error));
+                }
+                let State { pipeline, out, .. } = state;
+                pipeline.step(now, Input::SnapshotEnded, out);
+                Ok(state.act()?)
+            }),
+            PipelineCommand::Ask(question) => question(&mut self.state.borrow_mut().pipeline),
+            PipelineCommand::Snapshot => self.guard(|state, now| {
+                let State { pipeline, out, .. } = state;
+                pipeline.step(now, Input::SnapshotAsked, out);
+                state.act()
+            }),
+            PipelineCommand::Finish => self.finishing.set(true),
+        }
+    }
+
+    fn wake_syncer(&self) {
+        if let Some(waker) = self.syncer.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Runs the log's rounds, one after the other.
+    async fn sync(self: Rc<Self>) {
+        loop {
+            let round = poll_fn(|cx| {
+                if self.ended.get() || self.fault.borrow().is_some() {
+                    return Poll::Ready(None);
+                }
+                if let Some(round) = self.state.borrow_mut().log.round() {
+                    return Poll::Ready(Some(round));
+                }
+                *self.syncer.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            });
+            let Some(round) = round.await else { return };
+            let done = round.run().await;
+            self.guard(|state, now| {
+                if let Some(zxid) = state.log.on_round(done?)? {
+                    let State { pipeline, out, .. } = state;
+                    pipeline.step(now, Input::Synced(zxid), out);
+                }
+                state.act()
+            });
+            if self.finishing.get() {
+                self.inbox.bell.ring();
+            }
+        }
+    }
+
+    async fn tick(self: Rc<Self>, every: Duration) {
+        while !self.ended.get() {
+            Timer::new(every).await;
+            self.guard(|state, now| {
+                let State { pipeline, out, .. } = state;
+                pipeline.step(now, Input::Tick, out);
+                state.act()
+            });
+            self.wake_syncer();
+        }
+    }
+}
+
+impl<L: Log, C> State<L, C> {
+    /// Does what the last step asked for, each destination in order.
+    fn act(&mut self) -> Result<(), LogError> {
+        for mut append in self.out.appends.drain(..) {
+            self.log.append(&mut append)?;
+        }
+        for applied in self.out.applied.drain(..) {
+            self.end.publish(&applied);
+        }
+        if let Some(job) = self.out.snapshot.take() {
+            // Once the background thread has ended, so do we.
+            let _ = self.jobs.send(job);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! From a data directory to a state to go on from.
+//!
+//! This reads files and hands their bytes on: what they mean is decided by `storage` (torn or
+//! damaged) and by `pipeline` (what the tree becomes). Everything is read with ordinary reads. A
+//! page of a map that cannot be read is a SIGBUS; a read is an error that names the file.
+//!
+//! What was replayed may have been in the page cache only, if it was the process and not the
+//! machine that crashed. So logs are synced before anything that they hold is served.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use tracing::{debug, error, info, warn};
+
+use super::directories::{Directories, DirectoryError, names, sync_directory};
+use super::keeper::{self, TEMPORARY_NAME};
+use crate::pipeline::{Restore, RestoreError, Restored};
+use crate::storage::compression::Decoder;
+use crate::storage::replay::{Cut, Options, Replay, ReplayError};
+use crate::storage::snapshot::SnapshotReader;
+use crate::storage::watermark::{Watermark, WatermarkDamaged};
+use crate::storage::{self, Listing, QUICK_BYTES, SnapshotFile};
+use crate::tree;
+use crate::types::Zxid;
+
+/// How a directory is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RecoverOptions {
+    pub(crate) tree: tree::Settings,
+    /// Whether logs without any snapshot may be served.
+    pub(crate) trust_empty: bool,
+    /// The longest field of a record, `jute.maxbuffer` and what servers may add.
+    pub(crate) field_bytes_max: usize,
+}
+
+/// A directory that cannot be served. Nothing in it has been changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error(
+        "No snapshot found, but there are log entries. Something is broken! ({} has logs from {first} on; \
+         zookeeper.snapshot.trust.empty=true serves what they hold)", path.display()
+    )]
+    NoSnapshot { path: PathBuf, first: Zxid },
+    #[error("{}: none of the {count} snapshots in it can be loaded; the newest: {newest}", path.display())]
+    NoneLoads { path: PathBuf, count: usize, newest: Box<RecoverError> },
+    #[error("{}: {damage}; remove it to go by the logs alone", path.display())]
+    Watermark { path: PathBuf, damage: WatermarkDamaged },
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error("{}: {error}", path.display())]
+    Restore { path: PathBuf, error: RestoreError },
+}
+
+/// What a directory came to.
+pub(crate) struct Recovered {
+    pub(crate) state: Restored,
+    /// The snapshot it was loaded from.
+    pub(crate) snapshot: Option<Zxid>,
+    pub(crate) watermark: Option<Watermark>,
+}
+
+/// Reads the newest snapshot that loads, and all transactions after it.
+pub(crate) fn recover(
+    directories: &Directories,
+    options: RecoverOptions,
+) -> Result<Recovered, RecoverError> {
+    let began = Instant::now();
+    let listing = list(directories)?;
+    let (mut restore, snapshot) = load(directories, &listing, options)?;
+    let loaded = Instant::now();
+    let from = restore.last();
+    let watermark = read_watermark(directories.watermark())?;
+    let mut replay =
+        Replay::new(Options { from, watermark, payload_bytes_max: options.field_bytes_max });
+    let logs = listing.logs_after(from);
+    for log in logs {
+        let path = directories.logs().join(&log.name);
+        let bytes = fs::read(&path).map_err(|source| io_error(&path, source))?;
+        replay.log(&path, log.start, &bytes, |record| {
+            restore
+                .replay(&record.header, &record.txn, record.digest.as_ref())
+                .map_err(|error| RecoverError::Restore { path: path.clone(), error })
+        })?;
+    }
+    let replayed = replay.finish()?;
+    for torn in &replayed.torn {
+        let Cut { path, offset, cause } = torn;
+        info!(path = %path.display(), offset, %cause, "an earlier log ends with a torn record");
+    }
+    for cut in &replayed.cuts {
+        make_cut(cut)?;
+    }
+    for log in logs {
+        let path = directories.logs().join(&log.name);
+        match File::open(&path) {
+            Ok(file) => file.sync_all().map_err(|source| io_error(&path, source))?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(io_error(&path, source)),
+        }
+    }
+    sync_directory(directories.logs()).map_err(|source| io_error(directories.logs(), source))?;
+    remove_leftovers(directories);
+    let state = restore.finish();
+    if 0 < state.doubtful_digests {
+        warn!(
+            count = state.doubtful_digests,
+            "digests of the tree differ from those in the log; there are paths beyond ASCII, which \
+             servers in Java digest by the character set of their process"
+        );
+    }
+    info!(
+        target: "ringkeeper::shell::recover",
+        "Snapshot loaded in {} ms, highest zxid is {}, digest is {}; {} transactions replayed in {} ms",
+        (loaded - began).as_millis(), state.last, state.tree.digest(), state.replayed,
+        loaded.elapsed().as_millis(),
+    );
+    Ok(Recovered { state, snapshot, watermark })
+}
+
+fn io_error(path: &Path, source: io::Error) -> RecoverError {
+    RecoverError::Io { path: path.to_path_buf(), source }
+}
+
+/// What is in both directories, or in the one.
+pub(crate) fn list(directories: &Directories) -> Result<Listing, DirectoryError> {
+    let mut files = names(directories.snapshots())?;
+    if directories.are_apart() {
+        files.extend(names(directories.logs())?);
+    }
+    Ok(Listing::new(files))
+}
+
+/// The newest snapshot that loads. Each is begun from scratch: nothing of one that failed is left.
+fn load(
+    directories: &Directories,
+    listing: &Listing,
+    options: RecoverOptions,
+) -> Result<(Restore, Option<Zxid>), RecoverError> {
+    let directory = directories.snapshots();
+    let mut newest = None;
+    let mut count = 0;
+    for file in listing.snapshots().iter().filter(|file| is_quick_valid(directory, file)) {
+        count += 1;
+        match load_one(directory, file, options) {
+            Ok(restore) => return Ok((restore, Some(file.zxid))),
+            Err(error) => {
+                error!(%error, "a snapshot cannot be loaded; an older one is tried");
+                newest.get_or_insert(error);
+            }
+        }
+    }
+    if let Some(newest) = newest {
+        let (path, newest) = (directory.to_path_buf(), Box::new(newest));
+        return Err(RecoverError::NoneLoads { path, count, newest });
+    }
+    match listing.logs().first() {
+        Some(first) if !options.trust_empty => Err(RecoverError::NoSnapshot {
+            path: directories.logs().to_path_buf(),
+            first: first.start,
+        }),
+        _ => Ok((Restore::empty(options.tree), None)),
+    }
+}
+
+fn load_one(
+    directory: &Path,
+    file: &SnapshotFile,
+    options: RecoverOptions,
+) -> Result<Restore, RecoverError> {
+    let path = directory.join(&file.name);
+    info!(target: "ringkeeper::shell::recover", "Reading snapshot {}", path.display());
+    let source = File::open(&path).map_err(|source| io_error(&path, source))?;
+    let source = Decoder::new(BufReader::with_capacity(1 << 20, source), file.compression);
+    let mut reader = SnapshotReader::with_field_bytes_max(&path, source, options.field_bytes_max);
+    Restore::from_snapshot(options.tree, file.zxid, &mut reader)
+        .map_err(|error| RecoverError::Restore { path, error })
+}
+
+/// Whether a snapshot's ends look whole. One that cannot be read is none to load or to count on.
+pub(crate) fn is_quick_valid(directory: &Path, file: &SnapshotFile) -> bool {
+    let path = directory.join(&file.name);
+    let ends = || -> io::Result<(Vec<u8>, Vec<u8>)> {
+        let mut source = File::open(&path)?;
+        let (mut head, mut tail) = (Vec::new(), Vec::new());
+        source.by_ref().take(QUICK_BYTES as u64).read_to_end(&mut head)?;
+        source.seek(SeekFrom::Start(file.bytes.saturating_sub(QUICK_BYTES as u64)))?;
+        source.take(QUICK_BYTES as u64).read_to_end(&mut tail)?;
+        Ok((head, tail))
+    };
+    match ends() {
+        Ok((head, tail)) => {
+            let is_valid = storage::is_quick_valid(file, &head, &tail);
+            if !is_valid {
+                debug!(path = %path.display(), "an unfinished snapshot is left aside");
+            }
+            is_valid
+        }
+        Err(error) => {
+            warn!(path = %path.display(), %error, "a snapshot cannot be read");
+            false
+        }
+    }
+}
+
+fn read_watermark(path: &Path) -> Result<Option<Watermark>, RecoverError> {
+    let found = keeper::read_watermark(path).map_err(|source| io_error(path, source))?;
+    let found =
+        found.map_err(|damage| RecoverError::Watermark { path: path.to_path_buf(), damage })?;
+    Ok(found.map(|(_, watermark)| watermark))
+}
+
+/// Drops a torn tail, durably: the next log must not follow bytes that are no record.
+fn make_cut(cut: &Cut) -> Result<(), RecoverError> {
+    let Cut { path, offset, cause } = cut;
+    info!(
+        path = %path.display(), offset, %cause,
+        "the log ends with a torn record, as a crash leaves it; cut: it was never acknowledged"
+    );
+    let done = if *offset == 0 {
+        fs::remove_file(path)
+    } else {
+        let file = OpenOptions::new().write(true).open(path);
+        file.and_then(|file| file.set_len(*offset).and_then(|()| file.sync_all()))
+    };
+    done.map_err(|source| io_error(path, source))
+}
+
+/// What a crash has left half made. Only what a server of ours or ZooKeeper writes as a log or a
+/// snapshot: `currentEpoch.tmp` means something to ZooKeeper.
+fn remove_leftovers(directories: &Directories) {
+    let of_ours = [TEMPORARY_NAME, super::background::TEMPORARY_NAME];
+    for directory in [directories.snapshots(), directories.logs()] {
+        let Ok(names) = names(directory) else { continue };
+        for (name, _) in names {
+            let is_half = name.ends_with(".tmp")
+                && (name.starts_with("log.") || name.starts_with("snapshot."));
+            if (is_half || of_ours.contains(&name.as_str()))
+                && let Err(error) = fs::remove_file(directory.join(&name))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                warn!(name, %error, "a leftover cannot be removed");
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What each part is told, out of the configuration.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::accept::AcceptOptions;
+use super::background::SnapshotOptions;
+use super::cores::Wishes;
+use super::directories::Directories;
+use super::disk::LogOptions;
+use super::recover::RecoverOptions;
+use crate::admin::Configuration;
+use crate::admin::four_letter::Whitelist;
+use crate::auth::{self, DigestSettings, Providers, UnknownScheme, digest};
+use crate::config::{self, Config, DigestAlgorithm, FourLetterWords, Pin};
+use crate::pipeline;
+use crate::shard::{self, ConnectThrottle};
+use crate::storage;
+use crate::tree::{self, ephemerals};
+use crate::types::ServerId;
+
+/// When this was built, as ZooKeeper shows it.
+pub(crate) const BUILT_ON: &str = match option_env!("RINGKEEPER_BUILT_ON") {
+    Some(at) => at,
+    None => "1970-01-01 00:00 UTC",
+};
+
+/// Of a connection whose requests wait, this much may be unread before reading stops.
+const INPUT_BYTES_MAX: usize = 128 << 10;
+/// With so much unwritten, a connection's further requests wait.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// With so much unwritten, a connection that gets one more event is closed.
+const OUTPUT_BYTES_CEILING: usize = 64 << 20;
+/// The least by which a log grows. ZooKeeper lets logs grow record by record where
+/// `preAllocSize` is zero; a mapped one cannot.
+const LOG_STEP_BYTES_MIN: u64 = 64 << 10;
+/// Steps are whole pages.
+const PAGE_BYTES: u64 = 4096;
+/// Ticks are at least so often, so that silence and expiry are noticed in time.
+const TICK_MS_MAX: i64 = 500;
+
+pub(crate) fn cores(config: &Config) -> Wishes {
+    let pinned = match config.runtime.pin {
+        Pin::Auto => None,
+        Pin::Always => Some(true),
+        Pin::Never => Some(false),
+    };
+    Wishes { shards: config.runtime.shards, pinned }
+}
+
+pub(crate) fn spin(config: &Config) -> Duration {
+    Duration::from_micros(u64::from(config.runtime.spin_us))
+}
+
+/// At least twice per tickTime.
+pub(crate) fn tick(config: &Config) -> Duration {
+    milliseconds((config.tick_time_ms / 2).clamp(1, TICK_MS_MAX))
+}
+
+fn milliseconds(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}
+
+fn tree(config: &Config) -> tree::Settings {
+    tree::Settings {
+        types: ephemerals::Types {
+            extended: config.znodes.extended_types,
+            ..ephemerals::Types::default()
+        },
+        digest: config.snapshots.digest,
+    }
+}
+
+pub(crate) fn recover(config: &Config) -> RecoverOptions {
+    RecoverOptions {
+        tree: tree(config),
+        trust_empty: config.snapshots.trust_empty,
+        field_bytes_max: config.connections.packet_bytes_max
+            + config.connections.packet_bytes_extra,
+    }
+}
+
+pub(crate) fn log(config: &Config, directories: &Directories) -> LogOptions {
+    let step = config.txn_log.preallocate_bytes.max(LOG_STEP_BYTES_MIN);
+    LogOptions {
+        directory: directories.logs().to_path_buf(),
+        step_bytes: step.next_multiple_of(PAGE_BYTES),
+        force_sync: config.txn_log.force_sync,
+        sync_warning: milliseconds(config.txn_log.sync_warning_ms),
+    }
+}
+
+pub(crate) fn snapshots(config: &Config) -> SnapshotOptions {
+    SnapshotOptions {
+        compression: match config.snapshots.compression {
+            config::Compression::None => storage::Compression::None,
+            config::Compression::Gzip => storage::Compression::Gzip,
+            config::Compression::Snappy => storage::Compression::Snappy,
+        },
+        with_zxid: config.snapshots.last_zxid,
+        retain: config.snapshots.retain,
+        purge_every: config.snapshots.purge_interval_ms.map(milliseconds),
+    }
+}
+
+pub(crate) fn accept(config: &Config) -> AcceptOptions {
+    AcceptOptions {
+        max_per_address: config.connections.max_per_address,
+        max: config.connections.max,
+        keep_alive: config.connections.tcp_keep_alive,
+        backlog: config.connections.listen_backlog,
+    }
+}
+
+pub(crate) fn providers(config: &Config) -> Result<Providers, UnknownScheme> {
+    let algorithm = match config.auth.digest_algorithm {
+        DigestAlgorithm::Sha1 => digest::Algorithm::Sha1,
+        DigestAlgorithm::Sha224 => digest::Algorithm::Sha224,
+        DigestAlgorithm::Sha256 => digest::Algorithm::Sha256,
+        DigestAlgorithm::Sha384 => digest::Algorithm::Sha384,
+        DigestAlgorithm::Sha512 => digest::Algorithm::Sha512,
+    };
+    let super_digest = config.auth.super_digest.clone();
+    Providers::new(auth::Settings {
+        digest: config.auth.digest.then_some(DigestSettings { algorithm, super_digest }),
+        enforced_schemes: config.auth.enforced_schemes.iter().cloned().collect(),
+        ..auth::Settings::default()
+    })
+}
+
+pub(crate) fn pipeline(
+    config: &Config,
+    shards: usize,
+    providers: Arc<Providers>,
+) -> pipeline::Settings {
+    pipeline::Settings {
+        server: ServerId(1),
+        shards,
+        tick_ms: config.tick_time_ms,
+        providers,
+        skip_acl: config.auth.skip_acl,
+        enforce_quota: config.znodes.enforce_quota,
+        reconfig_enabled: config.auth.reconfig,
+        close_session_lists_paths: config.znodes.close_session_txn,
+        tree: tree(config),
+        roll: pipeline::RollSettings {
+            txns: config.snapshots.txns,
+            bytes: config.snapshots.log_bytes.unwrap_or(0),
+            log_bytes: config.txn_log.file_bytes_max.unwrap_or(0),
+        },
+        reaper: pipeline::ReaperSettings {
+            check_interval_ms: config.znodes.container_check_interval_ms,
+            per_minute_max: i64::from(config.znodes.container_removals_per_minute),
+            never_used_ms_max: config.znodes.container_never_used_ms.unwrap_or(0),
+        },
+        seed: random(),
+        #[cfg(feature = "mutants")]
+        mutant: None,
+    }
+}
+
+/// A number that nobody can foresee; std seeds its hashers with such.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+pub(crate) fn shard(config: &Config, shards: usize, providers: Arc<Providers>) -> shard::Settings {
+    let throttle = &config.throttle;
+    shard::Settings {
+        frame_bytes_max: config.connections.packet_bytes_max,
+        session_timeout_min_ms: to_i32(config.min_session_timeout_ms),
+        session_timeout_max_ms: to_i32(config.max_session_timeout_ms),
+        providers,
+        skip_acl: config.auth.skip_acl,
+        sessionless_timeout_ms: config.connections.sessionless_timeout_ms,
+        silence_slack_ms: config.tick_time_ms,
+        outstanding_max: (throttle.outstanding_max / shards).max(1),
+        large_request_bytes: throttle.large_request_bytes,
+        large_requests_bytes_max: usize::try_from(throttle.large_requests_bytes_max)
+            .unwrap_or(usize::MAX),
+        throttled_op_wait_ms: throttle.op_wait_ms,
+        connect_throttle: throttle.connect.as_ref().map(|connect| ConnectThrottle {
+            tokens_max: i64::from(connect.tokens),
+            fill_time_ms: connect.fill_time_ms,
+            fill_count: i64::from(connect.fill_count),
+        }),
+        input_bytes_max: INPUT_BYTES_MAX,
+        output_bytes_max: OUTPUT_BYTES_MAX,
+        output_bytes_ceiling: OUTPUT_BYTES_CEILING,
+        hash_seed: random(),
+    }
+}
+
+fn to_i32(ms: i64) -> i32 {
+    i32::try_from(ms).unwrap_or(if ms < 0 { 0 } else { i32::MAX })
+}
+
+pub(crate) fn whitelist(config: &Config) -> Whitelist {
+    match &config.four_letter_words {
+        FourLetterWords::All => Whitelist::parse(Some("*"), false),
+        FourLetterWords::Only(words) => {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            Whitelist::parse(Some(&words.join(",")), false)
+        }
+    }
+}
+
+/// What `conf` shows.
+pub(crate) fn shown(config: &Config, directories: &Directories) -> Configuration {
+    let absolute = |path: &Path| {
+        std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
+    };
+    let limit = config.connections.max_per_address.unwrap_or(0);
+    Configuration {
+        client_port: config.listener.map(|endpoint| endpoint.port),
+        secure_client_port: config.secure_listener.map(|endpoint| endpoint.port),
+        data_dir: absolute(directories.snapshots()),
+        data_log_dir: absolute(directories.logs()),
+        tick_time_ms: config.tick_time_ms,
+        max_client_cnxns: i64::try_from(limit).unwrap_or(i64::MAX),
+        min_session_timeout_ms: config.min_session_timeout_ms,
+        max_session_timeout_ms: config.max_session_timeout_ms,
+        client_port_listen_backlog: config.connections.listen_backlog.map_or(-1, i64::from),
+        server_id: config.server_id.map_or(0, |server| server.0),
+    }
+}

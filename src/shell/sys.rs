@@ -1,0 +1,247 @@
+//! The system calls that neither std nor glommio offers, each behind a safe face.
+
+#![expect(unsafe_code, reason = "calls into libc, and descriptors handed to glommio")]
+
+use std::fs::File;
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+
+/// The value of a call that says -1 and sets errno when it fails.
+fn checked(value: libc::c_int) -> io::Result<libc::c_int> {
+    if value == -1 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+/// The numbers of the CPUs that this process may run on.
+pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
+    // SAFETY: the kernel writes at most the size given, and an all-zero set is a valid one.
+    checked(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), set.as_mut_ptr()) })?;
+    // SAFETY: zeroed above, and filled in by the call that succeeded.
+    let set = unsafe { set.assume_init() };
+    let setsize = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+    // SAFETY: CPU_ISSET reads a bit of `set`, and `cpu` stays below the number of its bits.
+    Ok((0..setsize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
+}
+
+/// A soft and a hard limit, in the units of the resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+/// How much memory this process may lock, in bytes.
+pub(crate) fn memlock_limit() -> io::Result<Limit> {
+    limit_of(libc::RLIMIT_MEMLOCK)
+}
+
+pub(crate) fn set_memlock_limit(limit: Limit) -> io::Result<()> {
+    set_limit_of(libc::RLIMIT_MEMLOCK, limit)
+}
+
+/// How many files this process may have open.
+pub(crate) fn open_files_limit() -> io::Result<Limit> {
+    limit_of(libc::RLIMIT_NOFILE)
+}
+
+pub(crate) fn set_open_files_limit(limit: Limit) -> io::Result<()> {
+    set_limit_of(libc::RLIMIT_NOFILE, limit)
+}
+
+fn limit_of(resource: libc::__rlimit_resource_t) -> io::Result<Limit> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` outlives the call, which writes that one struct.
+    checked(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
+    Ok(Limit { soft: limit.rlim_cur, hard: limit.rlim_max })
+}
+
+fn set_limit_of(resource: libc::__rlimit_resource_t, limit: Limit) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: limit.soft, rlim_max: limit.hard };
+    // SAFETY: `limit` outlives the call, which only reads it.
+    checked(unsafe { libc::setrlimit(resource, &raw const limit) })?;
+    Ok(())
+}
+
+/// Makes a small io_uring and lets it go: whether the kernel lets us have one at all.
+pub(crate) fn try_io_uring() -> io::Result<()> {
+    // struct io_uring_params: 120 bytes of which a plain ring needs none set.
+    let mut params = [0_u32; 30];
+    // SAFETY: the kernel reads and writes the 120 bytes of `params`, which outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4_u32, params.as_mut_ptr()) };
+    if fd == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(())
+}
+
+/// Gives a file real blocks from its beginning to `len`, reading as zero where nothing was
+/// written, and makes it that long. A full disk is an error here and nowhere later.
+pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
+    let len = libc::off_t::try_from(len).map_err(io::Error::other)?;
+    loop {
+        // SAFETY: a descriptor and three numbers.
+        match checked(unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len) }) {
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Sends what the socket takes at this moment, without waiting and without SIGPIPE.
+pub(crate) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: pointer and length are those of `bytes`, which the call only reads.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Sets how many connections may wait to be accepted; a listening socket may be told again.
+pub(crate) fn set_backlog(listener: &TcpListener, backlog: i32) -> io::Result<()> {
+    // SAFETY: a descriptor and a number.
+    checked(unsafe { libc::listen(listener.as_raw_fd(), backlog) })?;
+    Ok(())
+}
+
+/// Has the kernel probe a silent peer (SO_KEEPALIVE).
+pub(crate) fn set_keepalive(socket: &TcpStream) -> io::Result<()> {
+    set_option(socket.as_raw_fd(), libc::SO_KEEPALIVE, 1_i32)
+}
+
+/// Has a close of this socket reset the connection instead of ending it politely.
+pub(crate) fn set_reset_on_close(socket: &TcpStream) -> io::Result<()> {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    set_option(socket.as_raw_fd(), libc::SO_LINGER, linger)
+}
+
+fn set_option<T: Copy>(socket: RawFd, option: libc::c_int, value: T) -> io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    // SAFETY: pointer and length are those of `value`, a plain C value that the call only reads.
+    checked(unsafe {
+        libc::setsockopt(socket, libc::SOL_SOCKET, option, (&raw const value).cast(), len)
+    })?;
+    Ok(())
+}
+
+/// Waits until one of `sources` can be read or has ended; true if the first of them has.
+pub(crate) fn wait_readable(sources: &[BorrowedFd<'_>]) -> io::Result<bool> {
+    let mut polled: Vec<libc::pollfd> = sources
+        .iter()
+        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .collect();
+    let count = libc::nfds_t::try_from(polled.len()).map_err(io::Error::other)?;
+    loop {
+        // SAFETY: pointer and count are those of `polled`, whose descriptors are borrowed.
+        match checked(unsafe { libc::poll(polled.as_mut_ptr(), count, -1) }) {
+            Ok(_) => return Ok(polled.first().is_some_and(|first| first.revents != 0)),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The signals that ask the server to stop.
+fn stop_signals() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `sigemptyset` initialises the set that the others then change; none can fail with
+    // these arguments.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
+        set.assume_init()
+    }
+}
+
+/// Keeps SIGTERM and SIGINT from killing us, in this thread and in all that it starts later; they
+/// wait for `wait_stop_signal`.
+pub(crate) fn block_stop_signals() -> io::Result<()> {
+    let set = stop_signals();
+    // SAFETY: `set` is initialised and only read; the old mask is not asked for.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Waits for SIGTERM or SIGINT and says which it was.
+pub(crate) fn wait_stop_signal() -> io::Result<i32> {
+    let set = stop_signals();
+    let mut signal = 0;
+    loop {
+        // SAFETY: both pointers are to values that outlive the call.
+        match unsafe { libc::sigwait(&raw const set, &raw mut signal) } {
+            0 => return Ok(signal),
+            libc::EINTR => {}
+            errno => return Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}
+
+/// Ends the process without running anything more.
+pub(crate) fn exit_at_once(code: i32) -> ! {
+    // SAFETY: `_exit` takes a number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Has a store into a mapped log that the file system then cannot hold end the process with a
+/// clear word. Logs are allocated ahead, so this takes a file system that breaks its promise
+/// (copy-on-write, thin volumes) or somebody who cuts our files.
+pub(crate) fn catch_bus_errors() -> io::Result<()> {
+    extern "C" fn on_bus_error(_: libc::c_int) {
+        const TEXT: &[u8] = b"ringkeeper: SIGBUS: the file system took back space that was \
+            allocated for the transaction log, or the file was cut; stopping, nothing more is \
+            acknowledged\n";
+        // SAFETY: `write` and `_exit` are allowed in a signal handler, and TEXT is static.
+        unsafe {
+            libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len());
+            libc::_exit(10);
+        }
+    }
+    let handler: extern "C" fn(libc::c_int) = on_bus_error;
+    // SAFETY: the handler only calls what a signal handler may call.
+    let before = unsafe { libc::signal(libc::SIGBUS, handler as libc::sighandler_t) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Hands an accepted socket to this thread's executor.
+pub(crate) fn adopt_stream(socket: TcpStream) -> glommio::net::TcpStream {
+    // SAFETY: the descriptor is a stream socket, and `into_raw_fd` gave up owning it.
+    unsafe { glommio::net::TcpStream::from_raw_fd(socket.into_raw_fd()) }
+}
+
+/// Hands a file to this thread's executor.
+pub(crate) fn adopt_file(file: File) -> glommio::io::BufferedFile {
+    // SAFETY: the descriptor is a file's, and `into_raw_fd` gave up owning it.
+    unsafe { glommio::io::BufferedFile::from_raw_fd(file.into_raw_fd()) }
+}
+
+/// The socket of a stream, for as long as the stream is borrowed.
+pub(crate) fn socket_of(stream: &glommio::net::TcpStream) -> BorrowedFd<'_> {
+    // SAFETY: the stream owns the descriptor and closes it no earlier than when it is dropped,
+    // which its borrow forbids.
+    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpus_of_this_process_are_known() {
+        assert!(!allowed_cpus().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_soft_limit_can_be_set_to_what_it_is() {
+        let limit = open_files_limit().unwrap();
+        assert!(limit.soft <= limit.hard);
+        set_open_files_limit(limit).unwrap();
+        assert_eq!(open_files_limit().unwrap(), limit);
+    }
+}
