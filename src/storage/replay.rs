@@ -570,13 +570,15 @@ impl End {
     }
 }
 
-/// The end of a file without a log's header: a crash may leave one short, or zero where its first
-/// page was lost. Anything else is some other file.
+/// The end of a file without a log's header: a crash may leave one short, or part of it zero.
+/// Anything else is some other file.
 fn no_header(path: &Path, log: &[u8]) -> Result<Stop, ReplayError> {
+    let header = &log[..log.len().min(HEADER_BYTES)];
+    let magic = LOG_MAGIC.to_be_bytes();
+    let common = header.iter().zip(magic).take_while(|(found, magic)| *found == magic).count();
+    let is_torn = log.len() < HEADER_BYTES || header[common..].iter().all(|&byte| byte == 0);
     match log.first_chunk().map(|magic| u32::from_be_bytes(*magic)) {
-        Some(magic) if magic != 0 && HEADER_BYTES <= log.len() => {
-            Err(ReplayError::Magic { path: path.to_path_buf(), magic })
-        }
+        Some(magic) if !is_torn => Err(ReplayError::Magic { path: path.to_path_buf(), magic }),
         _ => Ok(Stop { offset: 0, cause: Cause::NoHeader }),
     }
 }
