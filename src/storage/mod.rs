@@ -267,3 +267,154 @@ pub fn is_quick_valid(file: &SnapshotFile, head: &[u8], tail: &[u8]) -> bool {
         Compression::Snappy => head.starts_with(b"\x82SNAPPY\0"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(names: &[&str]) -> Listing {
+        Listing::new(names.iter().map(|name| ((*name).to_owned(), 100)))
+    }
+
+    fn names<'a>(files: impl IntoIterator<Item = &'a LogFile>) -> Vec<&'a str> {
+        files.into_iter().map(|file| file.name.as_str()).collect()
+    }
+
+    #[test]
+    fn names_are_read_as_zookeeper_reads_them() {
+        let snapshot = |zxid, compression| Some(FileName::Snapshot(Zxid(zxid), compression));
+        assert_eq!(FileName::parse("log.1f"), Some(FileName::Log(Zxid(0x1f))));
+        assert_eq!(FileName::parse("log.1F.fixed"), Some(FileName::Log(Zxid(0x1f))));
+        assert_eq!(FileName::parse("log.1."), Some(FileName::Log(Zxid(1))));
+        assert_eq!(FileName::parse("snapshot.0"), snapshot(0, Compression::None));
+        assert_eq!(FileName::parse("snapshot.a.gz"), snapshot(10, Compression::Gzip));
+        assert_eq!(FileName::parse("snapshot.a.x.SNAPPY"), snapshot(10, Compression::Snappy));
+        assert_eq!(FileName::parse("snapshot.a.gz.x"), snapshot(10, Compression::None));
+        for name in [
+            "log",
+            "log.",
+            "log..1",
+            "log.x",
+            "log.0x1",
+            "logs.1",
+            "log.-1",
+            "Log.1",
+            "",
+            "log.10000000000000000",
+            "log.ffffffffffffffff",
+            "snapshot.gz",
+            "currentEpoch",
+        ] {
+            assert_eq!(FileName::parse(name), None, "{name}");
+        }
+        assert_eq!(log_name(Zxid(0x2_0000_000a)), "log.20000000a");
+        assert_eq!(snapshot_name(Zxid(0x15), Compression::Snappy), "snapshot.15.snappy");
+    }
+
+    #[test]
+    fn a_directory_is_its_logs_and_snapshots_in_order() {
+        let listing = listing(&[
+            "log.a",
+            "log.1",
+            "snapshot.0",
+            "snapshot.9",
+            "snapshot.10.gz",
+            "acceptedEpoch",
+            "snapshot.20.tmp",
+            "log.1.fixed",
+            "log.foo",
+        ]);
+        assert_eq!(names(listing.logs()), ["log.1", "log.a"]);
+        let zxids: Vec<_> = listing.snapshots().iter().map(|file| file.zxid.0).collect();
+        assert_eq!(zxids, [0x10, 9, 0]);
+        assert_eq!(listing.leftovers().collect::<Vec<_>>(), ["snapshot.20.tmp"]);
+        assert_eq!(listing.unused, ["log.1.fixed", "log.foo", "snapshot.20.tmp"]);
+    }
+
+    #[test]
+    fn replay_begins_with_the_log_that_holds_the_next_transaction() {
+        let listing = listing(&["log.1", "log.5", "log.100000001"]);
+        for (zxid, needed) in [(0, 3), (3, 3), (4, 2), (5, 2), (0xffff_ffff, 2), (0x1_0000_0000, 1)]
+        {
+            assert_eq!(listing.logs_after(Zxid(zxid)).len(), needed, "after {zxid:x}");
+        }
+        assert_eq!(listing.logs_after(Zxid(i64::MAX)).len(), 1);
+        assert_eq!(self::listing(&["log.5"]).logs_after(Zxid(1)).len(), 1);
+        assert_eq!(self::listing(&[]).logs_after(Zxid(1)).len(), 0);
+    }
+
+    #[test]
+    fn a_purge_leaves_the_newest_valid_snapshots_and_their_logs() {
+        let listing = listing(&[
+            "log.1",
+            "log.5",
+            "log.9",
+            "log.d",
+            "snapshot.4",
+            "snapshot.8",
+            "snapshot.c",
+            "snapshot.f",
+            "snapshot.3.tmp",
+            "log.x",
+        ]);
+        let purge = |retain, invalid: &[i64], keep| {
+            let mut names = listing.purgeable(retain, |file| !invalid.contains(&file.zxid.0), keep);
+            names.sort_unstable();
+            names
+        };
+        let keep = Keep::default();
+        assert_eq!(
+            purge(1, &[], keep),
+            [
+                "log.1",
+                "log.5",
+                "log.9",
+                "log.x",
+                "snapshot.3.tmp",
+                "snapshot.4",
+                "snapshot.8",
+                "snapshot.c"
+            ]
+        );
+        assert_eq!(purge(3, &[], keep), ["log.1", "log.x", "snapshot.3.tmp", "snapshot.4"]);
+        assert_eq!(purge(4, &[], keep), ["log.x", "snapshot.3.tmp"]);
+        // Invalid ones do not count (ZOOKEEPER-3231), and with none that is valid nothing goes.
+        assert_eq!(purge(2, &[0xf, 0xc, 8], keep), ["log.x", "snapshot.3.tmp"]);
+        assert_eq!(purge(3, &[4, 8, 0xc, 0xf], keep), [""; 0]);
+        let loads = Keep { loads: Some(Zxid(8)), ..keep };
+        assert_eq!(purge(1, &[], loads), ["log.1", "log.x", "snapshot.3.tmp", "snapshot.4"]);
+        let committed = Keep { committed: Some(Zxid(0xe)), ..keep };
+        assert_eq!(purge(1, &[], committed).last(), Some(&"snapshot.8"));
+        let committed = Keep { committed: Some(Zxid(0xf)), ..keep };
+        assert_eq!(purge(1, &[], committed), purge(1, &[], keep));
+    }
+
+    #[test]
+    fn a_log_between_base_and_its_start_is_kept() {
+        let listing = listing(&["log.1", "log.5", "snapshot.5", "snapshot.7"]);
+        assert_eq!(listing.purgeable(2, |_| true, Keep::default()), ["log.1"]);
+        assert_eq!(listing.purgeable(1, |_| true, Keep::default()), ["log.1", "snapshot.5"]);
+    }
+
+    #[test]
+    fn a_snapshot_that_a_crash_has_cut_fails_the_quick_check() {
+        let file = |name: &str, bytes| {
+            Listing::new([(name.to_owned(), bytes)]).snapshots().first().cloned().unwrap()
+        };
+        assert!(is_quick_valid(&file("snapshot.1", 10), b"ZKSN\0\0\0\x02", b"\0\0\0\0\0\x01/"));
+        assert!(!is_quick_valid(&file("snapshot.1", 9), b"ZKSN", b"\0\0\0\x01/"));
+        assert!(!is_quick_valid(&file("snapshot.1", 900), b"ZKSN\0\0\0\x02", b"\0\0\0\x01\0"));
+        assert!(is_quick_valid(&file("snapshot.1.gz", 2), &[0x1f, 0x8b], &[]));
+        assert!(!is_quick_valid(&file("snapshot.1.gz", 0), &[], &[]));
+        assert!(is_quick_valid(&file("snapshot.1.snappy", 8), b"\x82SNAPPY\0", &[]));
+        assert!(!is_quick_valid(&file("snapshot.1.snappy", 7), b"\x82SNAPPY", &[]));
+    }
+
+    #[test]
+    fn logs_and_snapshots_keep_to_their_directories() {
+        assert!(is_misplaced("snapshot.5", true));
+        assert!(is_misplaced("log.5", false));
+        assert!(!is_misplaced("log.5", true));
+        assert!(!is_misplaced("currentEpoch", false));
+    }
+}

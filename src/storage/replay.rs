@@ -78,7 +78,7 @@ pub struct Stop {
 /// Why there is no record at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Cause {
-    #[error("the end of the log")]
+    #[error("no record")]
     End,
     #[error("no header")]
     NoHeader,
@@ -346,7 +346,7 @@ impl std::fmt::Display for Ended<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
             Some((path, Stop { offset, cause })) => {
-                write!(f, " ({} ends at byte {offset} with {cause})", path.display())
+                write!(f, " ({} ends at byte {offset}: {cause})", path.display())
             }
             None => Ok(()),
         }
@@ -597,4 +597,306 @@ pub fn replay<'a, P: AsRef<Path>>(
         })?;
     }
     replay.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::damage::history;
+    use super::*;
+    use crate::jute::FIELD_BYTES_MAX;
+    use crate::types::Epoch;
+
+    const OPTIONS: Options =
+        Options { from: Zxid::ZERO, watermark: None, payload_bytes_max: FIELD_BYTES_MAX };
+
+    /// Replays logs that are given with the zxid in their name.
+    fn run(logs: &[(i64, Vec<u8>)], options: Options) -> Result<(Vec<i64>, Replayed), ReplayError> {
+        let mut zxids = Vec::new();
+        let named = logs.iter().map(|(start, log)| {
+            let name = format!("log.{start:x}");
+            (name, Zxid(*start), &log[..])
+        });
+        let replayed = replay(named, options, |record| zxids.push(record.header.zxid))?;
+        Ok((zxids, replayed))
+    }
+
+    fn zxid(epoch: u32, counter: u32) -> i64 {
+        Zxid::new(Epoch(epoch), counter).0
+    }
+
+    /// A log whose last record lacks its end.
+    fn torn(zxids: std::ops::RangeInclusive<i64>) -> Vec<u8> {
+        let mut log = history(zxids);
+        log.truncate(log.len() - 7);
+        log
+    }
+
+    /// A log with a flipped bit in the payload of its `index`th record.
+    fn flipped(zxids: std::ops::RangeInclusive<i64>, index: usize) -> Vec<u8> {
+        let mut log = history(zxids);
+        let record = LogReader::new(&log, FIELD_BYTES_MAX).unwrap().nth(index).unwrap();
+        let at = record.offset + PAYLOAD_OFFSET + 20;
+        log[at] ^= 1;
+        log
+    }
+
+    #[test]
+    fn each_way_to_end_is_told_from_the_others() {
+        let whole = history(1..=2);
+        let record = LogReader::new(&whole, FIELD_BYTES_MAX).unwrap().nth(1).unwrap();
+        let (start, end) = (record.offset, record.end());
+        let length = start + LENGTH_OFFSET..start + PAYLOAD_OFFSET;
+        let cause = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut log = whole.clone();
+            log.extend_from_slice(&[0; 30]);
+            change(&mut log);
+            let mut reader = LogReader::new(&log, FIELD_BYTES_MAX).unwrap();
+            let last = reader.by_ref().count();
+            (last, reader.stop().unwrap().cause)
+        };
+        assert_eq!(cause(&|_| ()), (2, Cause::End));
+        assert_eq!(cause(&|log| log.truncate(end + 11)), (2, Cause::End));
+        assert_eq!(cause(&|log| log.truncate(start + 11)), (1, Cause::Cut));
+        assert_eq!(cause(&|log| log.truncate(end - 1)), (1, Cause::Cut));
+        assert_eq!(cause(&|log| log[length.clone()].fill(0)), (1, Cause::LengthMissing));
+        assert_eq!(cause(&|log| log[start..end].fill(0)), (1, Cause::End));
+        assert_eq!(cause(&|log| log[length.clone()].fill(0xff)), (1, Cause::Length(-1)));
+        assert!(matches!(
+            cause(&|log| log[length.start] = 0x10),
+            (1, Cause::Length(0x1000_0000..))
+        ));
+        assert_eq!(cause(&|log| log[end - 1] = 0), (1, Cause::EndMark));
+        assert_eq!(cause(&|log| log[start + 3] = 1), (1, Cause::Checksum));
+        assert_eq!(cause(&|log| log[end - 2] ^= 1), (1, Cause::Checksum));
+    }
+
+    #[test]
+    fn a_whole_record_that_is_no_transaction_is_refused_wherever_it_is() {
+        let mut log = history(1..=1);
+        let header = TxnHeader { client_id: 0, cxid: 0, zxid: 2, time: 0, kind: 99 };
+        txnlog::append_record(&mut log, |out| header.write(out));
+        let offset = history(1..=1).len() as u64;
+        let error = run(&[(1, log)], OPTIONS).unwrap_err();
+        assert!(
+            matches!(error, ReplayError::Unreadable { offset: o, .. } if o == offset),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_check_on_its_own_is_handed_over() {
+        // ZooKeeper 3.8 logs one, and cannot read it again (ZOOKEEPER-2623).
+        let mut log = history(1..=0);
+        let txn = Txn::Check { path: "/a".into(), version: 1 };
+        let header = TxnHeader { client_id: 0, cxid: 0, zxid: 1, time: 0, kind: txn.kind() };
+        txnlog::append_txn(&mut log, &header, &txn, None);
+        let record = LogReader::new(&log, FIELD_BYTES_MAX).unwrap().next().unwrap();
+        assert_eq!(record.txn, txn);
+    }
+
+    #[test]
+    fn a_proposal_that_was_logged_twice_counts_once() {
+        let second = &history(2..=2)[HEADER_BYTES..];
+        let log = [&history(1..=2), second, &history(3..=3)[HEADER_BYTES..]].concat();
+        assert_eq!(run(&[(1, log)], OPTIONS).unwrap().0, [1, 2, 3]);
+        let log = [&history(1..=3), second].concat();
+        let error = run(&[(1, log)], OPTIONS).unwrap_err();
+        assert!(matches!(error, ReplayError::Order { last: Zxid(3), found: Zxid(2), .. }));
+    }
+
+    #[test]
+    fn history_goes_on_from_log_to_log() {
+        let logs = [(1, history(1..=3)), (4, history(4..=6)), (7, history(7..=7))];
+        for from in 0..=7 {
+            let options = Options { from: Zxid(from), ..OPTIONS };
+            let (zxids, replayed) = run(&logs, options).unwrap();
+            assert_eq!(zxids, Vec::from_iter(from + 1..=7));
+            assert_eq!(replayed.txns, zxids.len() as u64);
+        }
+        // ZooKeeper accepts this, and serves 1, 2, 3, 5, 6.
+        let error = run(&[(1, history(1..=3)), (5, history(5..=6))], OPTIONS).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "log.5: zxid 0x5 at byte 16 does not go on from zxid 0x3: transactions between are \
+             missing (log.1 ends at byte 276: no record); nothing has been changed; \
+             restore the data directory from a copy, or, as a member of an ensemble, empty it so \
+             that this server fetches it anew"
+        );
+    }
+
+    #[test]
+    fn what_a_snapshot_holds_is_not_missed() {
+        // Synchronised by a snapshot at 10, so 4 to 10 never were in a log here.
+        let logs = [(1, torn(1..=4)), (11, history(11..=12))];
+        for from in 10..=13 {
+            let options = Options { from: Zxid(from), ..OPTIONS };
+            assert_eq!(run(&logs, options).unwrap().0, Vec::from_iter(from + 1..=12));
+        }
+        let options = Options { from: Zxid(9), ..OPTIONS };
+        assert!(matches!(run(&logs, options), Err(ReplayError::Gap { .. })));
+    }
+
+    #[test]
+    fn a_new_epoch_begins_at_one() {
+        let first = (1, history(1..=3));
+        let later = zxid(2, 1);
+        let (zxids, _) =
+            run(&[first.clone(), (later, history(later..=later + 1))], OPTIONS).unwrap();
+        assert_eq!(zxids, [1, 2, 3, later, later + 1]);
+        let second = zxid(2, 2);
+        let error = run(&[first, (second, history(second..=second))], OPTIONS).unwrap_err();
+        assert!(matches!(error, ReplayError::Gap { .. }), "{error}");
+        // The counter runs over where there is no election, standalone.
+        let last = i64::from(u32::MAX);
+        let options = Options { from: Zxid(last - 1), ..OPTIONS };
+        assert_eq!(run(&[(last, history(last..=last + 2))], options).unwrap().0.len(), 3);
+    }
+
+    #[test]
+    fn a_torn_tail_that_history_went_on_from_is_only_told() {
+        let (zxids, replayed) = run(&[(1, torn(1..=4)), (4, history(4..=5))], OPTIONS).unwrap();
+        assert_eq!(zxids, [1, 2, 3, 4, 5]);
+        assert_eq!((replayed.torn.len(), replayed.cuts.len()), (1, 0));
+        assert_eq!(replayed.torn[0].offset, history(1..=3).len() as u64);
+        assert_eq!(replayed.torn[0].cause, Cause::Cut);
+    }
+
+    #[test]
+    fn a_broken_end_of_an_epoch_is_torn_unless_something_whole_follows_it() {
+        let later = (zxid(1, 1), history(zxid(1, 1)..=zxid(1, 1)));
+        let (_, replayed) = run(&[(1, flipped(1..=4, 3)), later.clone()], OPTIONS).unwrap();
+        assert_eq!(replayed.torn.len(), 1);
+        let error = run(&[(1, flipped(1..=4, 2)), later], OPTIONS).unwrap_err();
+        let evidence = Evidence::Later { offset: history(1..=3).len() as u64, zxid: Zxid(4) };
+        assert!(
+            matches!(error, ReplayError::Damaged { evidence: e, .. } if e == evidence),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_end_of_an_epoch_that_was_synced_is_missed() {
+        let start = zxid(1, 1);
+        let logs = |end| [(1, history(1..=end)), (start, history(start..=start))];
+        let mut watermark = Watermark::new(Zxid(start), Zxid(3));
+        watermark.end_epoch(Zxid(3));
+        let options = Options { watermark: Some(watermark), ..OPTIONS };
+        assert!(run(&logs(3), options).is_ok());
+        assert!(matches!(run(&logs(2), options), Err(ReplayError::Gap { .. })));
+    }
+
+    #[test]
+    fn the_last_log_may_be_short_and_has_to_go() {
+        for length in 0..HEADER_BYTES {
+            let mut log = history(1..=0);
+            log.truncate(length);
+            let (zxids, replayed) = run(&[(1, history(1..=3)), (4, log.clone())], OPTIONS).unwrap();
+            assert_eq!(zxids, [1, 2, 3]);
+            let cause = Cause::NoHeader;
+            assert_eq!(replayed.cuts, [Cut { path: "log.4".into(), offset: 0, cause }]);
+            // The page of the header was lost, the allocated rest is there.
+            log.resize(5000, 0);
+            assert_eq!(run(&[(4, log)], OPTIONS).unwrap().1.cuts.len(), usize::from(length < 4));
+        }
+        let (_, replayed) = run(&[(1, history(1..=3)), (4, history(1..=0))], OPTIONS).unwrap();
+        assert_eq!(replayed.cuts, [], "a header alone is a log");
+    }
+
+    #[test]
+    fn a_short_log_in_the_middle_is_no_end_of_an_epoch() {
+        let logs =
+            [(1, history(1..=3)), (4, Vec::new()), (zxid(1, 1), history(zxid(1, 1)..=zxid(1, 1)))];
+        let error = run(&logs, OPTIONS).unwrap_err();
+        assert!(error.to_string().starts_with("log.4: damaged at byte 0 (no header)"), "{error}");
+    }
+
+    #[test]
+    fn another_file_is_not_a_log() {
+        let mut log = history(1..=3);
+        log[3] ^= 1;
+        assert!(matches!(
+            run(&[(1, log)], OPTIONS),
+            Err(ReplayError::Magic { magic: 0x5a4b_4c46, .. })
+        ));
+        let renamed = run(&[(2, history(1..=3))], OPTIONS);
+        assert!(matches!(renamed, Err(ReplayError::Name { found: Zxid(1), .. })));
+    }
+
+    #[test]
+    fn behind_the_watermark_any_pages_may_be_missing() {
+        // Ten records synced, then one over many pages, then some more: every subset of the pages
+        // behind the sync is lost.
+        let mut log = history(1..=10);
+        let synced = log.len();
+        let header = TxnHeader { client_id: 0, cxid: 0, zxid: 11, time: 0, kind: code::SET_DATA };
+        let data = vec![0xab; 5 * 512];
+        let txn = Txn::SetData { path: "/a".into(), data: Some(&data), version: 1 };
+        txnlog::append_txn(&mut log, &header, &txn, None);
+        log.extend_from_slice(&history(12..=25)[HEADER_BYTES..]);
+        let watermark = Watermark { offset: synced as u64, ..Watermark::new(Zxid(1), Zxid(10)) };
+        let options = Options { watermark: Some(watermark), ..OPTIONS };
+        let pages: Vec<_> = (synced..log.len()).step_by(512).collect();
+        let mut whole = 0;
+        for lost in 0..1_u32 << pages.len() {
+            let mut image = log.clone();
+            for (index, start) in pages.iter().enumerate().filter(|(i, _)| lost >> i & 1 == 1) {
+                let end = pages.get(index + 1).copied().unwrap_or(log.len());
+                image[*start..end].fill(0);
+            }
+            let (zxids, replayed) = run(&[(1, image)], options).unwrap();
+            assert!(10 <= zxids.len());
+            assert_eq!(zxids, Vec::from_iter(1..=zxids.len() as i64));
+            whole += u32::from(replayed.cuts.is_empty() && zxids.len() == 25);
+        }
+        assert_eq!(whole, 1, "only the image without a loss is whole");
+    }
+
+    #[test]
+    fn a_log_that_was_synced_is_missed() {
+        let watermark = Watermark { offset: 300, ..Watermark::new(Zxid(4), Zxid(6)) };
+        let options = Options { watermark: Some(watermark), ..OPTIONS };
+        let error = run(&[(1, history(1..=3))], options).unwrap_err();
+        assert_eq!(error, ReplayError::Lost { watermark, last: Zxid(3) });
+        assert!(error.to_string().starts_with("transactions up to zxid 0x6 were synced to log.4"));
+        let covered = Options { from: Zxid(6), ..options };
+        assert_eq!(run(&[(1, history(1..=3))], covered).unwrap().1.last, Zxid(6));
+    }
+
+    #[test]
+    fn damage_that_a_snapshot_covers_is_only_cut_off() {
+        let log = flipped(1..=5, 2);
+        let watermark =
+            Watermark { offset: history(1..=5).len() as u64, ..Watermark::new(Zxid(1), Zxid(5)) };
+        let run = |from| {
+            run(
+                &[(1, log.clone())],
+                Options { from: Zxid(from), watermark: Some(watermark), ..OPTIONS },
+            )
+        };
+        assert!(matches!(run(4), Err(ReplayError::Damaged { .. })));
+        assert_eq!(run(5).unwrap().1.last, Zxid(5));
+    }
+
+    #[test]
+    fn a_search_for_what_follows_gives_up_on_the_safe_side() {
+        // Each 44 bytes look like a record of a mebibyte but for the checksum.
+        let mut log = history(1..=3);
+        let mut bait = vec![0, 0, 0, 0, 1, 1, 1, 1];
+        bait.extend_from_slice(&(44 * 23_000_u32 + 8).to_be_bytes());
+        TxnHeader {
+            client_id: 0,
+            cxid: i32::from_be_bytes([END_MARK; 4]),
+            zxid: 4,
+            time: 0,
+            kind: 5,
+        }
+        .write(&mut bait);
+        assert_eq!(bait.len(), 44);
+        log.extend(bait.iter().cycle().take(44 * 60_000));
+        let error = run(&[(1, log)], OPTIONS).unwrap_err();
+        assert!(
+            matches!(error, ReplayError::Damaged { evidence: Evidence::Later { .. }, .. }),
+            "{error}"
+        );
+    }
 }

@@ -598,3 +598,121 @@ fn acl_span(chunk: &[u8], start: usize, field_bytes_max: usize) -> Result<usize,
     }
     Ok(end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gives one byte at a time, as a slow source may.
+    struct Trickle<'a>(&'a [u8]);
+
+    impl Read for Trickle<'_> {
+        fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+            let bytes = target.len().min(self.0.len()).min(1);
+            self.0.read(&mut target[..bytes])
+        }
+    }
+
+    fn root_only(out: Vec<u8>) -> SnapshotWriter<Vec<u8>> {
+        let mut writer = SnapshotWriter::new(out);
+        writer.sessions([].into_iter()).unwrap();
+        writer.acls([].into_iter()).unwrap();
+        writer.node("", None, OPEN_ACL_ID, &StatPersisted::default()).unwrap();
+        writer
+    }
+
+    #[test]
+    fn a_slow_source_makes_no_difference() {
+        let bytes = root_only(Vec::new()).finish(Trailer::default()).unwrap();
+        let mut reader = SnapshotReader::new(Path::new("snapshot.0"), Trickle(&bytes));
+        assert!(matches!(reader.next(), Ok(Some(Item::Node { .. }))));
+        assert!(matches!(reader.next(), Ok(None)));
+        assert_eq!(reader.trailer(), Some(Trailer::default()));
+    }
+
+    #[test]
+    fn nothing_is_allocated_by_an_announced_length() {
+        let mut writer = root_only(Vec::new());
+        writer.write_chunk().unwrap();
+        let mut bytes = writer.out().clone();
+        bytes.put_text("/a");
+        bytes.put_i32(FIELD_BYTES_MAX as i32);
+        bytes.extend_from_slice(b"less than announced");
+        // And counts: two billion sessions, or ACLs, of which none is there.
+        for (at, read) in [(bytes.len(), 1), (16, 0), (20, 0)] {
+            let mut image = bytes.clone();
+            if at < image.len() {
+                image.truncate(at);
+                image.put_i32(i32::MAX);
+            }
+            let mut reader = SnapshotReader::new(Path::new("snapshot.0"), &*image);
+            for _ in 0..read {
+                assert!(reader.next().unwrap().is_some());
+            }
+            let error = reader.next().unwrap_err();
+            assert!(matches!(error, SnapshotError::Cut { .. }), "{error}");
+            assert_eq!(reader.chunk.len(), CHUNK_BYTES);
+            assert!(reader.next().is_err(), "an error is final");
+            assert_eq!(reader.trailer(), None);
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_is_refused_before_more_is_read() {
+        let mut writer = root_only(Vec::new());
+        writer.node("/a", Some(&[0; 100]), OPEN_ACL_ID, &StatPersisted::default()).unwrap();
+        let bytes = writer.finish(Trailer::default()).unwrap();
+        let read = |field_bytes_max| {
+            let path = Path::new("snapshot.0");
+            let mut reader = SnapshotReader::with_field_bytes_max(path, &*bytes, field_bytes_max);
+            reader.next().unwrap();
+            reader.next().map(|_| ())
+        };
+        assert!(read(100).is_ok());
+        let error = read(99).unwrap_err().to_string();
+        assert_eq!(error, "snapshot.0: damaged at byte 106: a length");
+    }
+
+    #[test]
+    fn the_root_comes_first_and_every_other_path_is_below_it() {
+        let stat = StatPersisted::default();
+        for paths in [&["/a"][..], &["", ""], &["", "a"], &["", "/a/"], &["", "/"]] {
+            let mut bytes = SnapshotWriter::new(Vec::new()).chunk;
+            bytes.put_i32(0);
+            bytes.put_i32(0);
+            for path in paths {
+                bytes.put_text(path);
+                bytes.put_buffer(None);
+                bytes.put_i64(OPEN_ACL_ID);
+                stat.write(&mut bytes);
+            }
+            let mut reader = SnapshotReader::new(Path::new("snapshot.0"), &*bytes);
+            for _ in 1..paths.len() {
+                assert!(reader.next().unwrap().is_some());
+            }
+            assert!(reader.next().is_err(), "{paths:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_behind_the_last_seal_is_refused() {
+        let whole = root_only(Vec::new()).finish(Trailer::default()).unwrap();
+        for more in [1, 13, 20, 22, 32, 34, 53, 55, 1000] {
+            let mut bytes = whole.clone();
+            bytes.resize(whole.len() + more, 0);
+            let mut reader = SnapshotReader::new(Path::new("snapshot.0"), &*bytes);
+            reader.next().unwrap();
+            assert!(reader.next().is_err(), "{more} more bytes");
+        }
+    }
+
+    #[test]
+    fn another_file_is_not_a_snapshot() {
+        let error =
+            SnapshotReader::new(Path::new("snapshot.0"), &b"ZKLG\0\0\0\x02\0\0\0\0\0\0\0\0"[..])
+                .next()
+                .map(|_| ())
+                .unwrap_err();
+        assert_eq!(error.to_string(), "snapshot.0: not a snapshot (magic 0x5a4b4c47)");
+    }
+}
