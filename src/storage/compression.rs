@@ -46,7 +46,7 @@ impl<R: Read> Read for Decoder<R> {
 pub enum Encoder<W: Write> {
     Plain(W),
     Gzip(GzEncoder<W>),
-    Snappy(SnappyWriter<W>),
+    Snappy(Box<SnappyWriter<W>>),
 }
 
 impl<W: Write> Encoder<W> {
@@ -54,7 +54,7 @@ impl<W: Write> Encoder<W> {
         match compression {
             Compression::None => Encoder::Plain(out),
             Compression::Gzip => Encoder::Gzip(GzEncoder::new(out, flate2::Compression::default())),
-            Compression::Snappy => Encoder::Snappy(SnappyWriter::new(out)),
+            Compression::Snappy => Encoder::Snappy(Box::new(SnappyWriter::new(out))),
         }
     }
 

@@ -470,8 +470,8 @@ impl Replay {
             return Err(ReplayError::Order { path: path.into(), offset, last, found });
         }
         let (from, last) = (self.options.from, self.known());
-        self.previous = Some(found);
         if found <= from {
+            self.previous = Some(found);
             self.ends.clear();
             return Ok(false);
         }
@@ -483,6 +483,7 @@ impl Replay {
             let (path, ended) = (path.into(), self.ended.take());
             return Err(ReplayError::Gap { path, offset, last, found, ended });
         }
+        self.previous = Some(found);
         for end in self.ends.drain(..) {
             if !is_next {
                 end.explain_by(Some(found))?;
