@@ -22,10 +22,16 @@ use super::txnlog::{self, HEADER_BYTES};
 use super::watermark::{WATERMARK_FILE_BYTES, Watermark};
 use super::{Compression, Listing, log_name};
 
-/// A log of these transactions, one of each kind in turn, without padding.
-pub(super) fn history(zxids: RangeInclusive<i64>) -> Vec<u8> {
+/// A log's header, and nothing else.
+pub(super) fn empty_log() -> Vec<u8> {
     let mut log = Vec::new();
     txnlog::append_header(&mut log);
+    log
+}
+
+/// A log of these transactions, one of each kind in turn, without padding.
+pub(super) fn history(zxids: RangeInclusive<i64>) -> Vec<u8> {
+    let mut log = empty_log();
     for zxid in zxids {
         let path = format!("/znode-{zxid}").into();
         let txn = match zxid % 5 {
@@ -354,8 +360,7 @@ fn spoiled(mut bytes: Vec<u8>, noise: &[u8], at: usize, insert: bool) -> Vec<u8>
 proptest! {
     #[test]
     fn transactions_round_trip(txns in proptest::collection::vec(any_txn(), 0..20)) {
-        let mut log = Vec::new();
-        txnlog::append_header(&mut log);
+        let mut log = empty_log();
         let mut expected = Vec::new();
         for (zxid, (header, txn, digest)) in (1..).zip(txns) {
             let header = TxnHeader { zxid, ..header };
@@ -392,7 +397,7 @@ proptest! {
         noise in noise(), at in any::<usize>(), insert in any::<bool>(), real in any::<bool>(),
         synced in proptest::option::of((0..3000_usize, 0..25_i64)), from in 0..30_i64,
     ) {
-        let log = if real { history(1..=20) } else { history(1..=0) };
+        let log = if real { history(1..=20) } else { empty_log() };
         let log = spoiled(log, &noise, at, insert);
         let watermark = synced.map(|(offset, zxid)| watermark(1, offset, zxid));
         let options = Options { from: Zxid(from), ..options(watermark) };

@@ -602,7 +602,7 @@ pub fn replay<'a, P: AsRef<Path>>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::damage::history;
+    use super::super::damage::{empty_log, history};
     use super::*;
     use crate::jute::FIELD_BYTES_MAX;
     use crate::types::Epoch;
@@ -687,7 +687,7 @@ mod tests {
     #[test]
     fn a_check_on_its_own_is_handed_over() {
         // ZooKeeper 3.8 logs one, and cannot read it again (ZOOKEEPER-2623).
-        let mut log = history(1..=0);
+        let mut log = empty_log();
         let txn = Txn::Check { path: "/a".into(), version: 1 };
         let header = TxnHeader { client_id: 0, cxid: 0, zxid: 1, time: 0, kind: txn.kind() };
         txnlog::append_txn(&mut log, &header, &txn, None);
@@ -789,7 +789,7 @@ mod tests {
     #[test]
     fn the_last_log_may_be_short_and_has_to_go() {
         for length in 0..HEADER_BYTES {
-            let mut log = history(1..=0);
+            let mut log = empty_log();
             log.truncate(length);
             let (zxids, replayed) = run(&[(1, history(1..=3)), (4, log.clone())], OPTIONS).unwrap();
             assert_eq!(zxids, [1, 2, 3]);
@@ -799,7 +799,7 @@ mod tests {
             log.resize(5000, 0);
             assert_eq!(run(&[(4, log)], OPTIONS).unwrap().1.cuts.len(), usize::from(length < 4));
         }
-        let (_, replayed) = run(&[(1, history(1..=3)), (4, history(1..=0))], OPTIONS).unwrap();
+        let (_, replayed) = run(&[(1, history(1..=3)), (4, empty_log())], OPTIONS).unwrap();
         assert_eq!(replayed.cuts, [], "a header alone is a log");
     }
 

@@ -148,7 +148,7 @@ pub fn cut_after(log: &[u8], zxid: Zxid, record_bytes_max: usize) -> Option<usiz
 
 #[cfg(test)]
 mod tests {
-    use super::super::damage::history;
+    use super::super::damage::{empty_log, history};
     use super::*;
     use crate::jute::FIELD_BYTES_MAX;
 
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_record_is_not_there_until_its_length_is() {
         let batch = framed(1..=3);
-        let mut log = history(1..=0);
+        let mut log = empty_log();
         log.resize(HEADER_BYTES + batch.len(), 0);
         store_without_lengths(&mut log[HEADER_BYTES..], &batch);
         assert_eq!(zxids(&log), []);
