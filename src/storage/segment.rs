@@ -194,7 +194,7 @@ mod tests {
         let mut log = empty_log();
         log.resize(HEADER_BYTES + batch.len(), 0);
         store_without_lengths(&mut log[HEADER_BYTES..], &batch);
-        assert_eq!(zxids(&log), []);
+        assert!(zxids(&log).is_empty());
         let mut start = 0;
         for zxid in 1..=3 {
             let end = start + txnlog::first_record_bytes(&batch[start..]);
@@ -213,7 +213,7 @@ mod tests {
             let cut = cut_after(&log, Zxid(zxid), FIELD_BYTES_MAX).unwrap();
             zxids(&log[..cut])
         };
-        assert_eq!(kept(0), []);
+        assert!(kept(0).is_empty());
         assert_eq!(kept(2), [1, 2]);
         assert_eq!(kept(3), [1, 2]);
         assert_eq!(kept(6), [1, 2, 5, 6]);
