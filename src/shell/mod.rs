@@ -82,7 +82,6 @@ use crate::config::Config;
 use crate::exchange::ShardId;
 use crate::metrics::Metrics;
 use crate::pipeline::Pipeline;
-use crate::types::Zxid;
 
 /// Why a server ended other than by being asked to; each with the exit code it has in ZooKeeper.
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +181,7 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 
 /// Runs a server until it is asked to end.
 pub fn run(config: Config) -> Result<(), RunError> {
+    end_on_panic();
     let clock = Clock::start();
     preflight::check().map_err(RunError::other)?;
     // Before the first thread, so that all of them inherit it.
@@ -199,6 +199,16 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let stopped = server.serve(&inbox);
     // Once more would be too late: a core that is stuck must not keep the process.
     stopped.inspect_err(|fault| error!(%fault, "stopping at once"))
+}
+
+/// A bug on one core ends the process, not the core: a server with a dead core would go on
+/// looking alive.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// All threads of a server that runs.

@@ -244,8 +244,9 @@ impl ShardCore {
             }
         }
         *self.ready.borrow_mut() = ready;
-        let mut out = self.out.borrow_mut();
-        for word in out.words.drain(..) {
+        // A spawned task runs at once up to its first await: nothing is borrowed here.
+        let words = std::mem::take(&mut self.out.borrow_mut().words);
+        for word in words {
             let Some(remote) = self.socket(word.connection).map(|socket| socket.remote) else {
                 continue;
             };
@@ -257,7 +258,8 @@ impl ShardCore {
             })
             .detach();
         }
-        if !out.requests.is_empty() && !self.has_requests.replace(true) {
+        let has_requests = !self.out.borrow().requests.is_empty();
+        if has_requests && !self.has_requests.replace(true) {
             self.end.wake();
         }
     }
