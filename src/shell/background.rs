@@ -51,9 +51,15 @@ pub enum SnapshotWriteError {
     Sync { path: PathBuf, source: io::Error },
 }
 
+/// What the thread is told.
+pub(crate) enum Job {
+    Snapshot(SnapshotJob),
+    Stop,
+}
+
 /// A handle on the thread.
 pub(crate) struct Background {
-    jobs: Option<channel::Sender<SnapshotJob>>,
+    jobs: channel::Sender<Job>,
     stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -73,18 +79,18 @@ impl Background {
         let thread = thread::Builder::new()
             .name("background".to_owned())
             .spawn(move || worker.run(&inbox, ended))?;
-        Ok(Background { jobs: Some(jobs), stopping, thread: Some(thread) })
+        Ok(Background { jobs, stopping, thread: Some(thread) })
     }
 
     /// Something to hand jobs in with.
-    pub(crate) fn jobs(&self) -> channel::Sender<SnapshotJob> {
-        self.jobs.clone().expect("the thread runs until it is stopped")
+    pub(crate) fn jobs(&self) -> channel::Sender<Job> {
+        self.jobs.clone()
     }
 
     /// Gives up a snapshot under way and ends the thread.
     pub(crate) fn stop(&mut self) {
         self.stopping.store(true, Ordering::Relaxed);
-        drop(self.jobs.take());
+        let _ = self.jobs.send(Job::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -102,7 +108,7 @@ struct Worker {
 impl Worker {
     fn run(
         mut self,
-        inbox: &channel::Receiver<SnapshotJob>,
+        inbox: &channel::Receiver<Job>,
         mut ended: impl FnMut(Result<(), SnapshotWriteError>),
     ) {
         let mut next_purge = self.options.purge_every.map(|_| Instant::now());
@@ -112,7 +118,7 @@ impl Worker {
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match received {
-                Ok(job) => {
+                Ok(Job::Snapshot(job)) => {
                     let written = self.snapshot(&job);
                     // Its view holds back what may be freed.
                     drop(job);
@@ -127,7 +133,7 @@ impl Worker {
                     self.purge();
                     next_purge = self.options.purge_every.map(|every| Instant::now() + every);
                 }
-                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }

@@ -38,6 +38,7 @@ pub(crate) struct Prepared {
 }
 
 enum Job {
+    Stop,
     Prepare,
     Grow { file: Arc<File>, len: u64 },
 }
@@ -45,8 +46,8 @@ enum Job {
 /// A handle on the thread; the thread ends when it is dropped.
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
-    jobs: Option<channel::Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    jobs: channel::Sender<Job>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -84,7 +85,7 @@ impl Keeper {
                 move || shared.run(&inbox)
             })
             .map_err(|source| LogError::Begin { path: directory.to_path_buf(), source })?;
-        Ok(Keeper { shared, jobs: Some(jobs), thread: Some(thread) })
+        Ok(Keeper { shared, jobs, thread: Mutex::new(Some(thread)) })
     }
 
     /// The file made ahead, or one made now.
@@ -122,16 +123,14 @@ impl Keeper {
     }
 
     fn ask(&self, job: Job) {
-        if let Some(jobs) = &self.jobs {
-            // The thread lives as long as we do.
-            let _ = jobs.send(job);
-        }
+        // Nobody takes it once the server stops, and nobody needs it then.
+        let _ = self.jobs.send(job);
     }
 
     /// Stores what is left to store, removes the file made ahead, and ends the thread.
-    pub(crate) fn stop(&mut self) {
-        drop(self.jobs.take());
-        if let Some(thread) = self.thread.take() {
+    pub(crate) fn stop(&self) {
+        self.ask(Job::Stop);
+        if let Some(thread) = self.thread.lock().take() {
             let _ = thread.join();
         }
         self.shared.store_noted();
@@ -160,7 +159,7 @@ impl Shared {
                     self.growing.store(false, Ordering::Relaxed);
                 }
                 Err(RecvTimeoutError::Timeout) => self.store_noted(),
-                Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }

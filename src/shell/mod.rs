@@ -364,9 +364,7 @@ impl Server {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-        if let Some(keeper) = Arc::get_mut(&mut self.keeper) {
-            keeper.stop();
-        }
+        self.keeper.stop();
         info!("stopped");
         Ok(())
     }

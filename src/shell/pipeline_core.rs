@@ -23,11 +23,11 @@ use crossbeam::utils::CachePadded;
 use futures_lite::future::{poll_fn, yield_now};
 use glommio::timer::Timer;
 
-use super::background::SnapshotWriteError;
+use super::background::{Job, SnapshotWriteError};
 use super::clock::Clock;
 use super::disk::{Log, LogError, Round as _};
 use super::mesh::{Bell, FromShard, PipelineEnd};
-use crate::pipeline::{Input, Output, Pipeline, SnapshotJob};
+use crate::pipeline::{Input, Output, Pipeline};
 
 /// How many batches are taken before the log and the timers have their turn.
 const TAKE_MAX: usize = 64;
@@ -78,7 +78,7 @@ pub(crate) struct PipelineParts<O, C> {
     pub(crate) open_log: O,
     pub(crate) end: PipelineEnd<C>,
     pub(crate) inbox: PipelineInbox,
-    pub(crate) jobs: channel::Sender<SnapshotJob>,
+    pub(crate) jobs: channel::Sender<Job>,
     pub(crate) clock: Clock,
     pub(crate) tick: Duration,
 }
@@ -103,12 +103,17 @@ pub(crate) async fn run<L: Log + 'static, C: 'static>(
         pipeline.start(now, out);
         state.act()
     });
-    glommio::spawn_local(Rc::clone(&core).sync()).detach();
-    glommio::spawn_local(Rc::clone(&core).tick(tick)).detach();
+    let syncer = glommio::spawn_local(Rc::clone(&core).sync());
+    let ticker = glommio::spawn_local(Rc::clone(&core).tick(tick));
     let result = core.take_turns().await;
     core.ended.set(true);
-    core.wake_syncer();
     core.state.borrow().end.leave();
+    if result.is_ok() {
+        // The executor would leave them lying about, with all that they hold.
+        core.wake_syncer();
+        syncer.await;
+        ticker.cancel().await;
+    }
     result
 }
 
@@ -127,7 +132,7 @@ struct State<L, C> {
     pipeline: Pipeline,
     log: L,
     end: PipelineEnd<C>,
-    jobs: channel::Sender<SnapshotJob>,
+    jobs: channel::Sender<Job>,
     out: Output,
 }
 
@@ -279,7 +284,7 @@ impl<L: Log, C> State<L, C> {
         }
         if let Some(job) = self.out.snapshot.take() {
             // Once the background thread has ended, so do we.
-            let _ = self.jobs.send(job);
+            let _ = self.jobs.send(Job::Snapshot(job));
         }
         Ok(())
     }
