@@ -20,8 +20,9 @@ use crate::record::data::{Acl, perms};
 use crate::record::op::EventType;
 use crate::types::{Now, Zxid};
 
+use super::connection::{Answered, By, Unanswered};
 use super::set_watches::put_event;
-use super::{Close, Mutant, Output, Shard, Step};
+use super::{Close, Core, Mutant, Output, Shard, Step};
 
 impl Shard {
     /// The pipeline's next batch. It is seen whole or not at all.
@@ -122,6 +123,7 @@ impl Shard {
         bytes.clear();
         if !hit.is_empty() {
             put_event(&mut bytes, zxid, event, path);
+            self.core.counters.on_event(event, hit.len());
         }
         let dropped = usize::from(self.core.is_mutant(Mutant::DropEvent));
         for &slot in hit.iter().skip(dropped) {
@@ -140,6 +142,7 @@ impl Shard {
             connection.stats.sent += 1;
             core.counters.packets_sent += 1;
             core.counters.events += 1;
+            core.counters.watch_bytes += bytes.len() as u64;
             if core.settings.output_bytes_ceiling < traffic.output.len() {
                 core.counters.unread_connections_closed += 1;
                 let mut step = Step { now, id, connection, traffic: &mut traffic, out };
@@ -168,12 +171,18 @@ impl Shard {
             }
             match reply.outcome {
                 Outcome::Answer { xid, err, body, close } => {
-                    let answered = core.answered(step);
-                    assert_eq!(answered.xid, xid, "requests are answered in their order");
+                    let asked = core.answered(step);
+                    assert_eq!(asked.xid, xid, "requests are answered in their order");
                     let body = applied.body(body);
                     step.traffic.reply(xid.0, reply.zxid, err, |out| out.extend_from_slice(body));
-                    let received_ms = answered.received_ms;
-                    core.note_reply(step, received_ms, xid.0, answered.op, reply.zxid);
+                    let answered = Answered {
+                        xid: xid.0,
+                        op: asked.op,
+                        zxid: reply.zxid,
+                        received_ms: asked.received_ms,
+                        by: By::Pipeline,
+                    };
+                    core.note_reply(step, answered);
                     if close {
                         core.end(step, Close::AfterFlush);
                     }
@@ -211,9 +220,9 @@ impl Shard {
     }
 }
 
-impl super::Core {
+impl Core {
     /// The oldest of a connection's requests is with the pipeline no more.
-    fn answered(&mut self, step: &mut Step<'_>) -> super::connection::Unanswered {
+    fn answered(&mut self, step: &mut Step<'_>) -> Unanswered {
         let answered = step.traffic.unanswered.pop_front().expect("an answer has its request");
         self.outstanding -= 1;
         self.large_bytes -= answered.large_bytes as usize;

@@ -74,6 +74,8 @@ pub(super) struct Traffic {
     pub(super) output: Buffer,
     /// What the pipeline has not answered yet, in order.
     pub(super) unanswered: VecDeque<Unanswered>,
+    /// Of the last reply, its length's four not counted.
+    pub(super) reply_bytes: usize,
     /// The first frame of `input` is whole and cannot be acted on yet.
     pub(super) is_waiting: bool,
     /// `None` where it came in this step.
@@ -161,10 +163,13 @@ impl Traffic {
         code: Code,
         body: impl FnOnce(&mut Vec<u8>),
     ) {
-        frame::write(self.output.tail(), |out| {
+        let out = self.output.tail();
+        let start = out.len();
+        frame::write(out, |out| {
             put_reply_header(out, xid, zxid, code);
             body(out);
         });
+        self.reply_bytes = out.len() - start - frame::PREFIX_BYTES;
     }
 }
 
@@ -220,28 +225,43 @@ impl Stats {
         *self = Stats::new(Now { monotonic_ms: 0, wall_ms: established_wall_ms });
     }
 
-    /// A request was answered; how long it took.
-    pub(super) fn on_reply(
-        &mut self,
-        now: Now,
-        received_ms: i64,
-        xid: i32,
-        op: i32,
-        zxid: Zxid,
-    ) -> u32 {
-        let latency_ms = now.monotonic_ms.saturating_sub(received_ms).max(0);
-        let latency_ms = u32::try_from(latency_ms).unwrap_or(u32::MAX);
+    /// A request was answered.
+    pub(super) fn on_reply(&mut self, now: Now, answered: &Answered) {
+        let latency_ms = answered.latency_ms(now);
         self.sent += 1;
-        self.last_op = Some(op);
-        self.last_cxid = xid;
-        self.last_zxid = zxid;
+        self.last_op = Some(answered.op);
+        self.last_cxid = answered.xid;
+        self.last_zxid = answered.zxid;
         self.last_response_ms = now.monotonic_ms;
         self.last_latency_ms = latency_ms;
         self.latency_min_ms = Some(self.latency_min_ms.map_or(latency_ms, |m| m.min(latency_ms)));
         self.latency_max_ms = self.latency_max_ms.max(latency_ms);
         self.latency_sum_ms += u64::from(latency_ms);
         self.latency_count += 1;
-        latency_ms
+    }
+}
+
+/// A request whose reply is written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    pub(super) xid: i32,
+    pub(super) op: i32,
+    pub(super) zxid: Zxid,
+    pub(super) received_ms: i64,
+    pub(super) by: By,
+}
+
+/// Who answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Shard,
+    Pipeline,
+}
+
+impl Answered {
+    pub(super) fn latency_ms(&self, now: Now) -> u32 {
+        let latency_ms = now.monotonic_ms.saturating_sub(self.received_ms).max(0);
+        u32::try_from(latency_ms).unwrap_or(u32::MAX)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::record::proto::{AuthPacket, RequestHeader, SaslToken};
 use crate::types::{Xid, Zxid};
 
 use super::connect::Opening;
-use super::connection::{Arrived, State};
+use super::connection::{Answered, Arrived, By, State};
 use super::{Close, Core, Mutant, Step};
 
 /// Where an opcode leads.
@@ -267,19 +267,11 @@ impl Core {
     ) {
         step.traffic.reply(xid, zxid, code, body);
         let received_ms = step.traffic.received_ms(step.now);
-        self.note_reply(step, received_ms, xid, op, zxid);
+        self.note_reply(step, Answered { xid, op, zxid, received_ms, by: By::Shard });
     }
 
-    pub(super) fn note_reply(
-        &mut self,
-        step: &mut Step<'_>,
-        received_ms: i64,
-        xid: i32,
-        op: i32,
-        zxid: Zxid,
-    ) {
-        let stats = &mut step.connection.stats;
-        let latency_ms = stats.on_reply(step.now, received_ms, xid, op, zxid);
-        self.counters.on_reply(latency_ms);
+    pub(super) fn note_reply(&mut self, step: &mut Step<'_>, answered: Answered) {
+        step.connection.stats.on_reply(step.now, &answered);
+        self.counters.on_reply(&answered, answered.latency_ms(step.now), step.traffic.reply_bytes);
     }
 }

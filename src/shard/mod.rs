@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `mod.rs` | `Shard` and its doors |
 //! | `connection.rs` | one client: how far it has come, what is under way |
+//! | `slots.rs` | the connections, by number and generation |
 //! | `buffer.rs` | bytes in and out, pooled while connections are idle |
 //! | `connect.rs` | four-letter words, ConnectRequest, ConnectResponse |
 //! | `dispatch.rs` | frames to requests; which are answered here, which go on; who waits |
@@ -33,6 +34,7 @@ mod dispatch;
 mod read;
 mod report;
 mod set_watches;
+mod slots;
 mod throttle;
 mod watch;
 
@@ -51,11 +53,12 @@ use crate::types::{Deadline, Now, SessionId};
 
 use buffer::Pool;
 use connection::{Connection, State, Traffic};
+use slots::Connections;
 use throttle::TokenBucket;
 use watch::Watches;
 
 pub use connection::{Close, Stats};
-pub use report::{ConnectionInfo, Counters, WatchInfo};
+pub use report::{ConnectionInfo, Counters, Measured, WatchInfo};
 pub use throttle::ConnectThrottle;
 
 /// What a shard is told by the configuration.
@@ -198,6 +201,7 @@ struct Core {
     /// Whom to look at when, for being silent too long. A connection is in here many times; the
     /// entry that counts is the one at its `look`.
     looks: BTreeMap<Deadline, Vec<ConnectionId>>,
+    ticks: Ticks,
     counters: Counters,
     #[cfg(feature = "mutants")]
     mutant: Option<Mutant>,
@@ -234,6 +238,7 @@ impl Shard {
                 heard: Vec::new(),
                 heard_last: Vec::new(),
                 looks: BTreeMap::new(),
+                ticks: Ticks::default(),
                 counters: Counters::default(),
                 #[cfg(feature = "mutants")]
                 mutant: None,
@@ -259,6 +264,7 @@ impl Shard {
             .entry(remote.ip())
             .or_insert_with(|| (self.core.settings.providers.at_accept(remote.ip()).into(), 0));
         *count += 1;
+        self.core.counters.connections_accepted += 1;
         let connection = Connection::new(remote, Arc::clone(ids), now);
         let id = self.connections.insert(Box::new(connection));
         let connection = self.connections.find(id).expect("inserted");
@@ -328,19 +334,28 @@ impl Shard {
     /// Often enough for silence to be noticed and sessions to be kept alive: at least every half
     /// tickTime.
     pub fn on_tick(&mut self, now: Now, out: &mut Output) {
-        self.close_the_silent(now, out);
         let mut heard = mem::take(&mut self.core.heard_last);
+        let mut still_heard = Vec::new();
         for id in self.core.heard.drain(..) {
             let Some(connection) = self.connections.find(id) else { continue };
             if !mem::take(&mut connection.is_heard) {
                 continue;
             }
+            if connection.is_kept_waiting(&self.core.settings) {
+                // It may be saying that it lives; that it is not heard is our doing.
+                connection.heard_ms = now.monotonic_ms;
+                connection.is_heard = true;
+                still_heard.push(id);
+            }
             if let Some((session, _)) = connection.session() {
                 heard.push((session, connection.heard_ms));
             }
         }
+        self.core.heard.append(&mut still_heard);
+        self.close_the_silent(now, out);
         // A report that the shell has not passed on yet goes with this one.
-        let mut touched = Touched { shard: self.id, as_of_ms: now.monotonic_ms, heard };
+        let as_of_ms = self.core.ticks.heard_until_ms(now);
+        let mut touched = Touched { shard: self.id, as_of_ms, heard };
         if let Some(earlier) = out.touched.take() {
             touched.heard.splice(..0, earlier.heard);
         }
@@ -599,78 +614,45 @@ impl Core {
     }
 }
 
+/// How regularly ticks come.
+#[derive(Debug, Default)]
+struct Ticks {
+    last_ms: Option<i64>,
+    /// The shortest time between two.
+    usual_ms: Option<i64>,
+}
+
+impl Ticks {
+    /// Up to when all that came has been read. After a long time without a tick the core was held
+    /// up, and its clients may have said much that is still unread: that is for the next report,
+    /// or a stall would expire them all.
+    fn heard_until_ms(&mut self, now: Now) -> i64 {
+        let Some(last_ms) = self.last_ms.replace(now.monotonic_ms) else {
+            return now.monotonic_ms;
+        };
+        let since_ms = now.monotonic_ms - last_ms;
+        let usual_ms = self.usual_ms.map_or(since_ms, |usual_ms| usual_ms.min(since_ms));
+        self.usual_ms = Some(usual_ms);
+        if usual_ms.saturating_mul(2) < since_ms { last_ms } else { now.monotonic_ms }
+    }
+}
+
 impl Connection {
+    /// Whether it is not read from because the pipeline has not answered.
+    fn is_kept_waiting(&self, settings: &Settings) -> bool {
+        self.traffic.as_deref().is_some_and(|traffic| {
+            traffic.is_waiting
+                && !traffic.unanswered.is_empty()
+                && settings.input_bytes_max <= traffic.input.len()
+        })
+    }
+
     /// The shell has to look at it.
     fn announce(&mut self, id: ConnectionId, out: &mut Output) {
         if !self.is_ready {
             self.is_ready = true;
             out.ready.push(id);
         }
-    }
-}
-
-/// The connections by slot. A slot is used again, with another generation.
-#[derive(Debug, Default)]
-struct Connections {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    connection: Option<Box<Connection>>,
-}
-
-impl Connections {
-    fn insert(&mut self, connection: Box<Connection>) -> ConnectionId {
-        if let Some(number) = self.free.pop() {
-            let slot = &mut self.slots[number as usize];
-            slot.generation = slot.generation.wrapping_add(1);
-            slot.connection = Some(connection);
-            return ConnectionId { slot: number, generation: slot.generation };
-        }
-        let number = u32::try_from(self.slots.len()).expect("fewer than 2^32 connections");
-        self.slots.push(Slot { generation: 0, connection: Some(connection) });
-        ConnectionId { slot: number, generation: 0 }
-    }
-
-    fn find(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        let slot = self.slots.get_mut(id.slot as usize)?;
-        if slot.generation == id.generation { slot.connection.as_deref_mut() } else { None }
-    }
-
-    fn at(&mut self, number: u32) -> Option<(ConnectionId, &mut Connection)> {
-        let slot = self.slots.get_mut(number as usize)?;
-        let id = ConnectionId { slot: number, generation: slot.generation };
-        slot.connection.as_deref_mut().map(|connection| (id, connection))
-    }
-
-    fn remove(&mut self, id: ConnectionId) {
-        let slot = &mut self.slots[id.slot as usize];
-        assert_eq!(slot.generation, id.generation, "only a live connection is removed");
-        slot.connection = None;
-        self.free.push(id.slot);
-    }
-
-    fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
-    fn session_at(&self, number: u32) -> Option<SessionId> {
-        let connection = self.slots.get(number as usize)?.connection.as_deref()?;
-        connection.session().map(|(session, _)| session)
-    }
-
-    fn for_each(&mut self, change: impl FnMut(&mut Connection)) {
-        self.slots.iter_mut().filter_map(|slot| slot.connection.as_deref_mut()).for_each(change);
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
-        self.slots.iter().zip(0..).filter_map(|(slot, number)| {
-            let id = ConnectionId { slot: number, generation: slot.generation };
-            slot.connection.as_deref().map(|connection| (id, connection))
-        })
     }
 }
 
@@ -1028,6 +1010,37 @@ mod tests {
         let touched = bench.out.touched.as_ref().unwrap();
         assert_eq!(touched.as_of_ms, 1200);
         assert_eq!(touched.heard, [(SessionId(3), 1110), (SessionId(1), 1110)]);
+    }
+
+    #[test]
+    fn whoever_is_not_read_from_for_our_sake_counts_as_heard() {
+        let mut bench = Bench::new(settings());
+        let id = bench.connect();
+        bench.send(id, &request(code::SYNC, &[]));
+        for _ in 0..100 {
+            bench.send(id, &request(code::PING, &[]));
+        }
+        for _ in 0..10 {
+            bench.tick(2_000);
+            let touched = bench.out.touched.take().unwrap();
+            assert_eq!(touched.heard, [(SessionId(1), bench.now.monotonic_ms)]);
+        }
+        bench.agree();
+        bench.tick(2_000);
+        bench.out.touched = None;
+        bench.tick(2_000);
+        assert_eq!(bench.out.touched.take().unwrap().heard, []);
+    }
+
+    #[test]
+    fn after_a_stall_the_report_claims_no_more_than_was_read() {
+        let mut bench = Bench::new(settings());
+        let mut claimed_after = |ms| {
+            bench.tick(ms);
+            bench.out.touched.take().unwrap().as_of_ms
+        };
+        let claimed = [500, 500, 30_000, 500].map(&mut claimed_after);
+        assert_eq!(claimed, [1500, 2000, 2000, 32_500]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::record::op::{code, xid as special};
 use crate::record::proto::{MULTI_END, MultiHeader, PathOnly, PathWatch};
 use crate::tree::Znode;
 
+use super::connection::{Answered, By};
 use super::watch::Modes;
 use super::{Core, Step};
 
@@ -50,7 +51,8 @@ impl Core {
         match answered {
             Ok(()) => {
                 let received_ms = step.traffic.received_ms(step.now);
-                self.note_reply(step, received_ms, xid, op, self.tree.view());
+                let zxid = self.tree.view();
+                self.note_reply(step, Answered { xid, op, zxid, received_ms, by: By::Shard });
             }
             Err(code) => self.reply(step, xid, op, self.tree.view(), code, |_| {}),
         }

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use crate::exchange::ConnectionId;
+use crate::record::op::{EventType, code};
 use crate::types::{SessionId, Zxid};
 
 use super::Shard;
-use super::connection::{State, Stats};
+use super::connection::{Answered, By, State, Stats};
 
 /// One connection, as `cons` shows it.
 #[derive(Clone, Debug)]
@@ -30,6 +31,44 @@ pub struct WatchInfo<'a> {
     pub sessions: Vec<SessionId>,
 }
 
+/// Values that were measured: how many, their sum, the least and the greatest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    pub count: u64,
+    pub sum: u64,
+    /// `None` before the first.
+    pub min: Option<u64>,
+    pub max: u64,
+}
+
+impl Measured {
+    pub(super) fn add(&mut self, value: u64) {
+        self.count += 1;
+        self.sum += value;
+        self.min = Some(self.min.map_or(value, |min| min.min(value)));
+        self.max = self.max.max(value);
+    }
+}
+
+/// How many opcodes are counted: those of requests, and closeSession behind them.
+const OPS: usize = code::WHO_AM_I as usize + 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ops([u64; OPS]);
+
+impl Default for Ops {
+    fn default() -> Ops {
+        Ops([0; OPS])
+    }
+}
+
+fn place_of(op: i32) -> Option<usize> {
+    match op {
+        code::CLOSE_SESSION => Some(OPS - 1),
+        _ => usize::try_from(op).ok().filter(|&place| place < OPS - 1),
+    }
+}
+
 /// What a shard has done since it began, or since `reset_counters`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -39,6 +78,21 @@ pub struct Counters {
     pub bytes_sent: u64,
     /// Watch events, which are among the packets sent.
     pub events: u64,
+    ops: Ops,
+    /// Milliseconds that requests took which were answered here, and which went to the pipeline.
+    pub read_latency_ms: Measured,
+    pub update_latency_ms: Measured,
+    /// Bytes of replies, their length's four not counted.
+    pub response_bytes: Measured,
+    pub last_response_bytes: u64,
+    /// Bytes of events.
+    pub watch_bytes: u64,
+    /// How many watches a change of a kind found.
+    pub created_watches: Measured,
+    pub deleted_watches: Measured,
+    pub changed_watches: Measured,
+    pub children_watches: Measured,
+    pub connections_accepted: u64,
     pub latency_min_ms: Option<u32>,
     pub latency_max_ms: u32,
     pub latency_sum_ms: u64,
@@ -53,12 +107,38 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(super) fn on_reply(&mut self, latency_ms: u32) {
+    /// How many requests with this opcode were answered.
+    #[must_use]
+    pub fn op_count(&self, op: i32) -> u64 {
+        place_of(op).map_or(0, |place| self.ops.0[place])
+    }
+
+    pub(super) fn on_reply(&mut self, answered: &Answered, latency_ms: u32, bytes: usize) {
         self.packets_sent += 1;
+        if let Some(place) = place_of(answered.op) {
+            self.ops.0[place] += 1;
+        }
+        match answered.by {
+            By::Shard => self.read_latency_ms.add(u64::from(latency_ms)),
+            By::Pipeline => self.update_latency_ms.add(u64::from(latency_ms)),
+        }
+        self.response_bytes.add(bytes as u64);
+        self.last_response_bytes = bytes as u64;
         self.latency_min_ms = Some(self.latency_min_ms.map_or(latency_ms, |m| m.min(latency_ms)));
         self.latency_max_ms = self.latency_max_ms.max(latency_ms);
         self.latency_sum_ms += u64::from(latency_ms);
         self.latency_count += 1;
+    }
+
+    /// A change found this many watches.
+    pub(super) fn on_event(&mut self, event: EventType, watches: usize) {
+        let measured = match event {
+            EventType::NodeCreated => &mut self.created_watches,
+            EventType::NodeDeleted => &mut self.deleted_watches,
+            EventType::NodeDataChanged => &mut self.changed_watches,
+            EventType::NodeChildrenChanged => &mut self.children_watches,
+        };
+        measured.add(watches as u64);
     }
 
     pub(super) fn on_silent(&mut self, state: State) {
