@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::exchange::{Applied, Change, ChangeKind, ConnectionId, Item, Outcome, Reply};
 use crate::path;
 use crate::record::data::{Acl, perms};
-use crate::record::op::EventType;
+use crate::record::op::{EventType, code};
 use crate::types::{Now, Zxid};
 
 use super::connection::{Answered, By, Unanswered};
@@ -183,13 +183,14 @@ impl Shard {
                         by: By::Pipeline,
                     };
                     core.note_reply(step, answered);
-                    if close {
+                    // A closeSession ends the connection also where the session was gone.
+                    if close || asked.op == code::CLOSE_SESSION {
                         core.end(step, Close::AfterFlush);
                     }
                 }
                 Outcome::Connected { session, timeout_ms, password } => {
-                    core.answered(step);
-                    core.on_connected(step, session, timeout_ms, password);
+                    let asked = core.answered(step);
+                    core.on_connected(step, asked, reply.zxid, (session, timeout_ms, password));
                 }
                 Outcome::Refused => {
                     core.answered(step);

@@ -13,7 +13,7 @@ use crate::record::op::code;
 use crate::record::proto::{ConnectRequest, ConnectResponse};
 use crate::types::{SessionId, Xid, Zxid};
 
-use super::connection::{State, Unanswered};
+use super::connection::{Answered, By, State, Unanswered};
 use super::{Close, Core, Step, Word};
 
 /// What a connection may say instead of beginning a session.
@@ -128,9 +128,9 @@ impl Core {
     pub(super) fn on_connected(
         &mut self,
         step: &mut Step<'_>,
-        session: SessionId,
-        timeout_ms: i32,
-        password: [u8; 16],
+        asked: Unanswered,
+        zxid: Zxid,
+        (session, timeout_ms, password): (SessionId, i32, [u8; 16]),
     ) {
         let State::Opening { read_only, .. } = step.connection.state else {
             unreachable!("a session is opened for a connection that asked for one")
@@ -146,6 +146,8 @@ impl Core {
                 read_only: read_only.map(|_| false),
             },
         );
+        let Unanswered { xid: Xid(xid), op, received_ms, large_bytes: _ } = asked;
+        self.note_reply(step, Answered { xid, op, zxid, received_ms, by: By::Pipeline });
     }
 
     /// There is no such session, or not with this password.
@@ -158,10 +160,15 @@ impl Core {
 
     fn refuse(&mut self, step: &mut Step<'_>, read_only: Option<bool>) {
         self.put_response(step, ConnectResponse::refusal(read_only));
+        step.connection.stats.sent += 1;
+        self.counters.packets_sent += 1;
         self.end(step, Close::AfterFlush);
     }
 
-    fn put_response(&mut self, step: &mut Step<'_>, response: ConnectResponse) {
-        frame::write(step.traffic.output.tail(), |out| response.write(out));
+    fn put_response(&self, step: &mut Step<'_>, response: ConnectResponse) {
+        let out = step.traffic.output.tail();
+        let start = out.len();
+        frame::write(out, |out| response.write(out));
+        step.traffic.reply_bytes = out.len() - start - frame::PREFIX_BYTES;
     }
 }

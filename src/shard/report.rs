@@ -50,8 +50,8 @@ impl Measured {
     }
 }
 
-/// How many opcodes are counted: those of requests, and closeSession behind them.
-const OPS: usize = code::WHO_AM_I as usize + 2;
+/// How many opcodes are counted: those of requests, and the two below 0 behind them.
+const OPS: usize = code::WHO_AM_I as usize + 3;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ops([u64; OPS]);
@@ -64,8 +64,9 @@ impl Default for Ops {
 
 fn place_of(op: i32) -> Option<usize> {
     match op {
+        code::CREATE_SESSION => Some(OPS - 2),
         code::CLOSE_SESSION => Some(OPS - 1),
-        _ => usize::try_from(op).ok().filter(|&place| place < OPS - 1),
+        _ => usize::try_from(op).ok().filter(|&place| place < OPS - 2),
     }
 }
 
