@@ -292,13 +292,6 @@ impl Session {
         Ok(Ok(()))
     }
 
-    pub fn exists(&mut self, path: &str) -> Result<Answer, Lost> {
-        self.call(code::EXISTS, |out| {
-            out.put_text(path);
-            out.put_bool(false);
-        })
-    }
-
     pub fn delete(&mut self, path: &str) -> Result<Answer, Lost> {
         self.call(code::DELETE, |out| {
             out.put_text(path);

@@ -106,9 +106,9 @@ impl Fill {
         Ok(FillReport {
             fill: self.clone(),
             znodes_per_second: znodes as f64 / driven.seconds,
-            resident_bytes_per_znode: server.map(|server| {
+            resident_bytes_per_znode: server.filter(|_| 0 < znodes).map(|server| {
                 let grown = server.resident_bytes_end as f64;
-                (grown - server.resident_bytes_unconnected as f64) / znodes.max(1) as f64
+                (grown - server.resident_bytes_unconnected as f64) / znodes as f64
             }),
             server,
             own: costs.own(&driven),

@@ -7,9 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringkeeper::jute::Write as _;
+use ringkeeper::record::op::code;
+
 use crate::Fault;
-use crate::client::Session;
-use crate::sys;
+use crate::client::{Arrival, Connection, Lost};
+use crate::sys::{self, Interest, Poll};
 
 /// What a process had used up at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -61,8 +64,12 @@ fn kib_of(status: &str, name: &str) -> Option<u64> {
 
 /// How long a server may take to end when asked to, before it is made to.
 const END_WITHIN: Duration = Duration::from_secs(10);
-/// How often a server that is starting is tried.
+/// How often a port is tried at which nothing listens yet, and a process that is to end looked at.
 const TRY_EVERY: Duration = Duration::from_micros(200);
+/// How many attempts at a server that listens and does not answer are left open.
+const ATTEMPTS_MAX: usize = 64;
+/// The sessions of attempts that came too early are gone soon.
+const ATTEMPT_SESSION_TIMEOUT_MS: i32 = 4000;
 
 /// A server that we started. It ends when this is dropped.
 pub struct Started {
@@ -102,12 +109,11 @@ impl Started {
 
     /// Waits until the server answers a read; the time since the start of the process.
     pub fn first_reply(&mut self, within: Duration) -> Result<Duration, Fault> {
+        let mut attempts = Attempts::new(self.server)?;
         loop {
-            if let Ok(mut session) = Session::connect(self.server, 10_000, within)
-                && session.exists("/").is_ok()
-            {
+            if attempts.turn(self.since.elapsed())? {
                 let elapsed = self.since.elapsed();
-                session.close();
+                attempts.close();
                 return Ok(elapsed);
             }
             if let Some(status) = self.child.try_wait().ok().flatten() {
@@ -116,7 +122,6 @@ impl Started {
             if within <= self.since.elapsed() {
                 return Err(Fault::NoAnswer { server: self.server, within });
             }
-            thread::sleep(TRY_EVERY);
         }
     }
 
@@ -147,6 +152,87 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         self.end_now();
+    }
+}
+
+/// Attempts at a server that is starting. One that came too early may never be answered, nor
+/// closed: Apache ZooKeeper forgets whoever connects before its tree is read. So a new one is
+/// made every so often, and the first that is answered counts.
+struct Attempts {
+    server: SocketAddr,
+    poll: Poll,
+    /// By token; the last `ATTEMPTS_MAX` are open at most.
+    open: Vec<Option<Connection<()>>>,
+    /// When to try again, since the start of the process.
+    next: Duration,
+    chunk: Vec<u8>,
+}
+
+impl Attempts {
+    fn new(server: SocketAddr) -> Result<Attempts, Fault> {
+        let poll = Poll::new().map_err(Fault::Poll)?;
+        let next = Duration::ZERO;
+        Ok(Attempts { server, poll, open: Vec::new(), next, chunk: Vec::new() })
+    }
+
+    /// Tries again if it is time, and waits a little. Whether there was an answer.
+    fn turn(&mut self, elapsed: Duration) -> Result<bool, Fault> {
+        if self.next <= elapsed {
+            // Within one percent of the right time, without a flood of attempts.
+            let patience = (elapsed / 100).max(Duration::from_millis(1));
+            self.next = elapsed + if self.attempt().is_ok() { patience } else { TRY_EVERY };
+        }
+        self.poll.wait(self.next.saturating_sub(elapsed)).map_err(Fault::Poll)?;
+        let mut position = 0;
+        while let Some(ready) = self.poll.ready(position) {
+            position += 1;
+            match self.hear(ready.token) {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(_) => {
+                    self.open[ready.token] = None;
+                    self.next = elapsed + TRY_EVERY;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn attempt(&mut self) -> Result<(), Lost> {
+        let patience = Duration::from_secs(1);
+        let mut connection = Connection::open(self.server, ATTEMPT_SESSION_TIMEOUT_MS, patience)?;
+        connection.set_nonblocking()?;
+        connection.ask((), code::EXISTS, |out| {
+            out.put_text("/");
+            out.put_bool(false);
+        });
+        connection.flush()?;
+        self.poll.add(&connection, self.open.len(), Interest::Read)?;
+        self.open.push(Some(connection));
+        if let Some(oldest) = self.open.len().checked_sub(ATTEMPTS_MAX + 1) {
+            self.open[oldest] = None;
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, token: usize) -> Result<bool, Lost> {
+        let Some(connection) = &mut self.open[token] else { return Ok(false) };
+        let mut input = connection.receive(&mut self.chunk)?;
+        while let Some(arrival) = connection.take(&mut input)? {
+            if let Arrival::Reply { err: 0, .. } = arrival {
+                return Ok(true);
+            }
+        }
+        connection.keep(input);
+        Ok(false)
+    }
+
+    /// Ends the sessions. Best effort: those that cannot be told so expire.
+    fn close(self) {
+        for mut connection in self.open.into_iter().flatten() {
+            connection.close();
+            let _ = connection.flush();
+        }
     }
 }
 
