@@ -65,7 +65,8 @@ pub(super) fn status(invocation: &Invocation) -> u8 {
 /// The number of the ZooKeeper line we claim parity with stands where scripts look for it.
 pub(super) fn version(_invocation: &Invocation) -> u8 {
     let own = env!("CARGO_PKG_VERSION");
-    say(&format!("ringkeeper {own}, compatible with Apache ZooKeeper, version 3.10.0\n"));
+    let parity = crate::admin::PARITY;
+    say(&format!("ringkeeper {own}, compatible with Apache ZooKeeper, version {parity}\n"));
     0
 }
 

@@ -22,10 +22,7 @@ use crate::tree::{self, ephemerals};
 use crate::types::ServerId;
 
 /// When this was built, as ZooKeeper shows it.
-pub(crate) const BUILT_ON: &str = match option_env!("RINGKEEPER_BUILT_ON") {
-    Some(at) => at,
-    None => "1970-01-01 00:00 UTC",
-};
+pub(crate) const BUILT_ON: &str = env!("RINGKEEPER_BUILT_ON");
 
 /// Of a connection whose requests wait, this much may be unread before reading stops.
 const INPUT_BYTES_MAX: usize = 128 << 10;
