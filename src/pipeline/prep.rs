@@ -202,7 +202,7 @@ impl<'p> Prep<'p> {
     /// Whether the deepest quota above `path` lets so much be added. The counts are the newest;
     /// a soft limit refuses nothing.
     fn quota(&self, path: &str, count: i64, bytes: i64) -> Result<(), Code> {
-        if !self.settings.enforce_quota || (count <= 0 && bytes <= 0) {
+        if !self.settings.enforce_quota || (count == 0 && bytes == 0) {
             return Ok(());
         }
         let Some(subtree) = self.tree.quota_of(path) else { return Ok(()) };
@@ -214,8 +214,9 @@ impl<'p> Prep<'p> {
         else {
             return Ok(());
         };
+        // Also what takes away is refused while it leaves too much (ZooKeeperServer.checkQuota).
         let is_over = |added: i64, now: i64, hard_limit: i64| {
-            added > 0 && hard_limit > -1 && now.saturating_add(added) > hard_limit
+            added != 0 && hard_limit > -1 && now.saturating_add(added) > hard_limit
         };
         if is_over(count, stats.count, limits.count_hard_limit)
             || is_over(bytes, stats.bytes, limits.byte_hard_limit)
