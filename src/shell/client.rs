@@ -27,6 +27,7 @@ use std::time::Duration;
 use futures_lite::future::or;
 use futures_lite::io::{AsyncRead as _, AsyncWrite as _};
 use glommio::timer::Timer;
+use tracing::debug;
 
 use super::shard_core::{ShardCore, Socket};
 use crate::shard::Close;
@@ -49,14 +50,16 @@ enum Ended {
 pub(crate) async fn serve(core: Rc<ShardCore>, socket: Rc<Socket>) {
     let mut is_half_closed = false;
     let ended = poll_fn(|cx| serve_turn(&core, &socket, &mut is_half_closed, cx)).await;
+    debug!(remote = %socket.remote, ?ended, "a connection has ended");
     core.on_closed(socket.id);
-    if ended == Ended::Flushed {
+    if ended == Ended::Flushed && !is_half_closed {
         let _ = socket.stream.borrow().shutdown(Shutdown::Write).await;
-        if !is_half_closed {
-            // Boxed: every connection's task would be larger for what few need, and last.
-            Box::pin(linger(&core, &socket)).await;
-        }
+        // Boxed: every connection's task would be larger for what few need, and last.
+        Box::pin(linger(&core, &socket)).await;
     }
+    // The ring holds the socket for as long as it watches it, so dropping ours tells the client
+    // nothing until the ring has let go; this does, and ends the watching too.
+    let _ = socket.stream.borrow().shutdown(Shutdown::Both).await;
 }
 
 /// Waits until the client has closed too, or has had its time.
@@ -96,7 +99,10 @@ fn serve_turn(
                     core.step(|shard, now, out| shard.on_written(now, socket.id, count, out));
                     continue;
                 }
-                Poll::Ready(Err(_)) => return Poll::Ready(Ended::Gone),
+                Poll::Ready(Err(error)) => {
+                    debug!(remote = %socket.remote, %error, "a client cannot be written to");
+                    return Poll::Ready(Ended::Gone);
+                }
                 Poll::Pending => socket.is_blocked.set(true),
             }
             if close.is_some() {
@@ -123,10 +129,13 @@ fn serve_turn(
                 let bytes = &buffer[..count];
                 core.step(|shard, now, out| shard.on_bytes(now, socket.id, bytes, out));
             }
-            Poll::Ready(Err(_)) => return Poll::Ready(Ended::Gone),
+            Poll::Ready(Err(error)) => {
+                debug!(remote = %socket.remote, %error, "a client cannot be read from");
+                return Poll::Ready(Ended::Gone);
+            }
         }
     }
-    cx.waker().wake_by_ref();
+    core.defer(cx.waker().clone());
     Poll::Pending
 }
 

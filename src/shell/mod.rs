@@ -19,6 +19,7 @@
 //! | `mesh.rs` | the channels between cores |
 //! | `words.rs` | four-letter words: answers gathered from all cores |
 //! | `settings.rs` | what each part is told, out of the configuration |
+//! | `pulse.rs` | what keeps executors awake |
 //! | `clock.rs` | where `Now` comes from |
 //! | `sys.rs` | system calls behind safe faces |
 //! | `logging.rs` | log lines |
@@ -46,6 +47,7 @@ mod mesh;
 mod pipeline_core;
 mod preflight;
 pub mod process;
+mod pulse;
 mod recover;
 #[cfg(test)]
 mod scratch;
@@ -173,8 +175,9 @@ enum Event {
 /// was acknowledged depends on it.
 const STOP_STAGE: Duration = Duration::from_secs(10);
 
-/// How often an executor looks at its sockets and timers while it has other work.
-const PREEMPT_EVERY: Duration = Duration::from_micros(500);
+/// How often an executor looks at its sockets and timers while it has other work, at the least:
+/// tasks see to it themselves (`pulse.rs` says why this should not be shorter).
+const PREEMPT_EVERY: Duration = Duration::from_millis(10);
 const RING_DEPTH: usize = 4096;
 /// Registered memory for direct I/O, which nothing here uses: the least that glommio takes.
 const IO_MEMORY_BYTES: usize = 64 << 10;

@@ -20,13 +20,14 @@ use std::time::Duration;
 use crossbeam::channel;
 use crossbeam::queue::SegQueue;
 use crossbeam::utils::CachePadded;
-use futures_lite::future::{poll_fn, yield_now};
+use futures_lite::future::poll_fn;
 use glommio::timer::Timer;
 
 use super::background::{Job, SnapshotWriteError};
 use super::clock::Clock;
 use super::disk::{Log, LogError, Round as _};
 use super::mesh::{Bell, FromShard, PipelineEnd};
+use super::pulse;
 use crate::pipeline::{Input, Output, Pipeline};
 
 /// How many batches are taken before the log and the timers have their turn.
@@ -97,6 +98,7 @@ pub(crate) async fn run<L: Log + 'static, C: 'static>(
         finishing: Cell::new(false),
         fault: RefCell::new(None),
         ended: Cell::new(false),
+        steps: Cell::new(0),
     });
     core.guard(|state, now| {
         let State { pipeline, out, .. } = state;
@@ -105,6 +107,8 @@ pub(crate) async fn run<L: Log + 'static, C: 'static>(
     });
     let syncer = glommio::spawn_local(Rc::clone(&core).sync());
     let ticker = glommio::spawn_local(Rc::clone(&core).tick(tick));
+    let counted = Rc::clone(&core);
+    let pulse = glommio::spawn_local(pulse::pulse(move || counted.steps.get()));
     let result = core.take_turns().await;
     core.ended.set(true);
     core.state.borrow().end.leave();
@@ -113,6 +117,7 @@ pub(crate) async fn run<L: Log + 'static, C: 'static>(
         core.wake_syncer();
         syncer.await;
         ticker.cancel().await;
+        pulse.cancel().await;
     }
     result
 }
@@ -126,6 +131,8 @@ struct Core<L, C> {
     finishing: Cell<bool>,
     fault: RefCell<Option<PipelineFault>>,
     ended: Cell<bool>,
+    /// Counts steps.
+    steps: Cell<u64>,
 }
 
 struct State<L, C> {
@@ -145,6 +152,7 @@ impl<L: Log, C> Core<L, C> {
         if self.fault.borrow().is_some() {
             return;
         }
+        self.steps.set(self.steps.get() + 1);
         let result = step(&mut self.state.borrow_mut(), self.clock.now());
         if let Err(fault) = result {
             *self.fault.borrow_mut() = Some(fault.into());
@@ -172,8 +180,8 @@ impl<L: Log, C> Core<L, C> {
                 return Ok(state.log.seal()?);
             }
             drop(state);
-            // Ready at once as long as there is work, so others get their turn here.
-            yield_now().await;
+            // Ready at once as long as there is work, so the log gets its turn here.
+            pulse::look_at_kernel().await;
         }
     }
 

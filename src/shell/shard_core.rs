@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use futures_lite::future::{poll_fn, yield_now};
+use futures_lite::future::poll_fn;
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
 
@@ -28,6 +28,7 @@ use super::accept::{Accepted, Ticket};
 use super::client;
 use super::clock::Clock;
 use super::mesh::ShardEnd;
+use super::pulse;
 use super::sys;
 use super::words::{ShardReport, Words};
 use crate::admin::four_letter::Needs;
@@ -83,6 +84,8 @@ pub(crate) async fn run(parts: ShardParts) {
         buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
         phase: Cell::new(Phase::Serving),
         has_requests: Cell::new(false),
+        deferred: RefCell::default(),
+        steps: Cell::new(0),
         quiesced: RefCell::new(None),
         end,
         clock,
@@ -91,9 +94,12 @@ pub(crate) async fn run(parts: ShardParts) {
         published: Cell::default(),
     });
     let ticker = glommio::spawn_local(Rc::clone(&core).tick(tick));
+    let counted = Rc::clone(&core);
+    let pulse = glommio::spawn_local(pulse::pulse(move || counted.steps.get()));
     core.take_turns().await;
     core.close_all().await;
     ticker.cancel().await;
+    pulse.cancel().await;
     core.end.leave();
 }
 
@@ -117,6 +123,10 @@ pub(crate) struct ShardCore {
     phase: Cell<Phase>,
     /// Whether there is a batch for the pipeline.
     has_requests: Cell<bool>,
+    /// Tasks that go on once sockets have been looked at.
+    deferred: RefCell<Vec<Waker>>,
+    /// Counts steps.
+    steps: Cell<u64>,
     /// Told once the pipeline has all that clients have asked.
     quiesced: RefCell<Option<Box<dyn FnOnce() + Send>>>,
     end: ShardEnd<ShardCommand>,
@@ -163,8 +173,11 @@ impl ShardCore {
                 self.on_command(command);
             }
             self.send_requests();
-            // Ready at once as long as there is work, so others get their turn here.
-            yield_now().await;
+            // Ready at once as long as there is work, so sockets get their turn here.
+            pulse::look_at_kernel().await;
+            for waker in self.deferred.borrow_mut().drain(..) {
+                waker.wake();
+            }
         }
     }
 
@@ -225,8 +238,15 @@ impl ShardCore {
         self.buffer.borrow_mut()
     }
 
+    /// Has a task go on once other sockets have been looked at.
+    pub(crate) fn defer(&self, waker: Waker) {
+        self.deferred.borrow_mut().push(waker);
+        self.end.wake();
+    }
+
     /// Runs one step and does what it asks for.
     pub(crate) fn step(self: &Rc<Self>, step: impl FnOnce(&mut Shard, Now, &mut Output)) {
+        self.steps.set(self.steps.get() + 1);
         step(&mut self.shard.borrow_mut(), self.clock.now(), &mut self.out.borrow_mut());
         self.act();
     }
