@@ -199,7 +199,7 @@ impl Listing {
     }
 
     /// What may be deleted so that the newest `retain` snapshots that are `valid` can still be
-    /// loaded and brought up to date, and all of `keep` too.
+    /// loaded and brought up to date, and all of `keep` too. Never a `.tmp`.
     ///
     /// ZooKeeper keeps by the quick check alone (`PurgeTxnLog`); `keep` says what more must stay.
     #[must_use]
@@ -222,7 +222,9 @@ impl Listing {
         let first_log = first_log.unwrap_or(base);
         let logs = self.logs.iter().filter(|log| log.start < first_log).map(|log| &log.name);
         let snapshots = self.snapshots.iter().filter(|file| file.zxid < base);
+        // What is being written now looks like what a crash has left: only a start can tell.
         let unused = self.unused.iter().filter(|name| match FileName::parse(name) {
+            _ if is_leftover(name) => false,
             Some(FileName::Log(zxid)) => zxid < first_log,
             Some(FileName::Snapshot(zxid, _)) => zxid < base,
             None => true,
@@ -354,8 +356,10 @@ mod tests {
             "snapshot.8",
             "snapshot.c",
             "snapshot.f",
-            "snapshot.3.tmp",
             "log.x",
+            // Perhaps being written.
+            "snapshot.3.tmp",
+            "ringkeeper-log.tmp",
         ]);
         let purge = |retain, invalid: &[i64], keep| {
             let mut names = listing.purgeable(retain, |file| !invalid.contains(&file.zxid.0), keep);
@@ -365,24 +369,15 @@ mod tests {
         let keep = Keep::default();
         assert_eq!(
             purge(1, &[], keep),
-            [
-                "log.1",
-                "log.5",
-                "log.9",
-                "log.x",
-                "snapshot.3.tmp",
-                "snapshot.4",
-                "snapshot.8",
-                "snapshot.c"
-            ]
+            ["log.1", "log.5", "log.9", "log.x", "snapshot.4", "snapshot.8", "snapshot.c"]
         );
-        assert_eq!(purge(3, &[], keep), ["log.1", "log.x", "snapshot.3.tmp", "snapshot.4"]);
-        assert_eq!(purge(4, &[], keep), ["log.x", "snapshot.3.tmp"]);
+        assert_eq!(purge(3, &[], keep), ["log.1", "log.x", "snapshot.4"]);
+        assert_eq!(purge(4, &[], keep), ["log.x"]);
         // Invalid ones do not count (ZOOKEEPER-3231), and with none that is valid nothing goes.
-        assert_eq!(purge(2, &[0xf, 0xc, 8], keep), ["log.x", "snapshot.3.tmp"]);
+        assert_eq!(purge(2, &[0xf, 0xc, 8], keep), ["log.x"]);
         assert_eq!(purge(3, &[4, 8, 0xc, 0xf], keep), [""; 0]);
         let loads = Keep { loads: Some(Zxid(8)), ..keep };
-        assert_eq!(purge(1, &[], loads), ["log.1", "log.x", "snapshot.3.tmp", "snapshot.4"]);
+        assert_eq!(purge(1, &[], loads), ["log.1", "log.x", "snapshot.4"]);
         let committed = Keep { committed: Some(Zxid(0xe)), ..keep };
         assert_eq!(purge(1, &[], committed).last(), Some(&"snapshot.8"));
         let committed = Keep { committed: Some(Zxid(0xf)), ..keep };
