@@ -45,6 +45,8 @@ struct Inode {
     stored_len: usize,
     /// Pages that a sync has to write.
     dirty: BTreeSet<usize>,
+    /// Pages that a sync is writing: nobody else does meanwhile.
+    in_flight: BTreeSet<usize>,
 }
 
 /// A change of names that is not durable.
@@ -234,7 +236,8 @@ impl Disk {
     /// Begins to make durable what the file holds at this moment.
     pub(crate) fn begin_sync(&mut self, file: FileId) -> Result<Syncing, DiskError> {
         self.step()?;
-        let inode = &self.files[file];
+        let inode = &mut self.files[file];
+        inode.in_flight.clone_from(&inode.dirty);
         let pages = inode.dirty.iter().map(|&page| (page, page_of(&inode.cached, page))).collect();
         Ok(Syncing { file, pages, len: inode.cached.len() })
     }
@@ -243,6 +246,7 @@ impl Disk {
         self.step()?;
         let Syncing { file, pages, len } = syncing;
         let inode = &mut self.files[file];
+        inode.in_flight.clear();
         if std::mem::take(&mut self.fail_next_sync) {
             for (page, _) in pages {
                 inode.dirty.remove(&page);
@@ -299,7 +303,9 @@ impl Disk {
     /// The kernel writes back a page of its own accord.
     pub(crate) fn write_back_some(&mut self, rng: &mut Rng) {
         let dirty: Vec<(FileId, usize)> = (self.files.iter().enumerate())
-            .flat_map(|(file, inode)| inode.dirty.iter().map(move |&page| (file, page)))
+            .flat_map(|(file, inode)| {
+                inode.dirty.difference(&inode.in_flight).map(move |&page| (file, page))
+            })
             .collect();
         if dirty.is_empty() {
             return;
@@ -337,6 +343,7 @@ impl Disk {
     pub(crate) fn kill(&mut self) {
         self.fuse = None;
         self.crashed = false;
+        self.files.iter_mut().for_each(|inode| inode.in_flight.clear());
     }
 
     /// The machine ends. What was not durable may be there or not, in any combination.

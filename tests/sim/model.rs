@@ -540,10 +540,16 @@ impl Model {
         Ok(Txn::Create { kind, path: final_path.into(), data, acl, parent_cversion })
     }
 
+    /// Removes a znode. Only one that was taken for an ephemeral by a server that knows no TTLs
+    /// has children; they go with it.
     fn remove(&mut self, zxid: i64, path: &str) {
+        let Some(node) = self.node(path) else { return };
+        let (acl, children) = (node.acl.clone(), node.children.clone());
+        for child in children {
+            self.remove(zxid, &format!("{path}/{child}"));
+        }
         let parent_path = parent_text(path).unwrap();
         let mut parent = self.node(&parent_path).unwrap().clone();
-        let acl = self.node(path).unwrap().acl.clone();
         parent.stat.pzxid = parent.stat.pzxid.max(zxid);
         parent.children.remove(name_of(path));
         self.changed(ChangeKind::Deleted, path, &acl, &parent.acl);

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use ringkeeper::auth::digest;
-use ringkeeper::jute::Write as _;
 use ringkeeper::jute::frame;
 use ringkeeper::jute::record::Record as _;
 use ringkeeper::record::data::{Acl, AclBytes, perms};
