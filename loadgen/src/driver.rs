@@ -511,12 +511,16 @@ impl<'a, S: Source> Worker<'a, S> {
                 self.drain();
             }
             self.ask_due(now_ns)?;
-            if let Phase::Draining { until_ns } = self.phase
-                && (self.is_quiet() || until_ns <= now_ns)
-            {
+            if matches!(self.phase, Phase::Draining { .. }) && self.is_quiet() {
                 break;
             }
             self.turn(self.patience(now_ns))?;
+            // Looked at after the turn, so that what has arrived is read, however late we are.
+            if let Phase::Draining { until_ns } = self.phase
+                && until_ns <= now_ns
+            {
+                break;
+            }
         }
         self.tally.unanswered += self.dues.left(&self.clock);
         for line in self.lines.iter().flatten() {
