@@ -419,6 +419,11 @@ impl Recorder {
     /// The size of a reply's body, and when it was sent, which tells whose was the last.
     pub fn record_response(&self, bytes: u64, now_ms: u64) {
         self.record(Summary::ClientResponseSize, bytes);
+        self.note_last_response(bytes, now_ms);
+    }
+
+    /// The last of many replies that were recorded together.
+    pub fn note_last_response(&self, bytes: u64, now_ms: u64) {
         self.core.last_response.bytes.store(bytes, Ordering::Relaxed);
         self.core.last_response.at_ms.store(now_ms, Ordering::Relaxed);
     }

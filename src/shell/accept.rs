@@ -12,7 +12,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use tracing::{info, warn};
 use super::sys;
 use crate::config::Endpoint;
 use crate::exchange::ShardId;
+use crate::metrics::{Counter, Recorder};
 
 /// How long the acceptor waits when there are no descriptors left.
 const BACK_OFF: Duration = Duration::from_millis(20);
@@ -34,7 +35,6 @@ pub(crate) struct AcceptOptions {
     pub(crate) max_per_address: Option<usize>,
     pub(crate) max: Option<usize>,
     pub(crate) keep_alive: bool,
-    pub(crate) backlog: Option<u32>,
 }
 
 /// A client that has come.
@@ -98,7 +98,6 @@ pub(crate) struct Admission {
     options: AcceptOptions,
     per_address: Mutex<HashMap<IpAddr, usize>>,
     total: AtomicUsize,
-    rejected: AtomicU64,
     /// How many connections each shard has.
     by_shard: Box<[CachePadded<AtomicUsize>]>,
 }
@@ -109,21 +108,13 @@ impl Admission {
             options,
             per_address: Mutex::default(),
             total: AtomicUsize::new(0),
-            rejected: AtomicU64::new(0),
             by_shard: (0..shards).map(|_| CachePadded::default()).collect(),
         })
     }
 
-    /// Connections turned away since the start.
-    pub(crate) fn rejected(&self) -> u64 {
-        self.rejected.load(Ordering::Relaxed)
-    }
-
     /// A place for a connection, if there is one for this address.
     fn admit(self: &Arc<Admission>, remote: IpAddr) -> Option<Ticket> {
-        let admitted = self.count_in(remote);
-        if !admitted {
-            self.rejected.fetch_add(1, Ordering::Relaxed);
+        if !self.count_in(remote) {
             return None;
         }
         let loads = self.by_shard.iter().map(|load| load.load(Ordering::Relaxed));
@@ -192,6 +183,7 @@ impl Acceptor {
     pub(crate) fn start(
         listeners: Vec<TcpListener>,
         admission: Arc<Admission>,
+        recorder: Recorder,
         give: impl Fn(ShardId, Accepted) + Send + 'static,
     ) -> io::Result<Acceptor> {
         let (stopped, stop) = io::pipe()?;
@@ -205,7 +197,7 @@ impl Acceptor {
                     Err(error) => warn!(%error, "waiting for connections"),
                 }
                 for listener in &listeners {
-                    accept_all(listener, &admission, &give);
+                    accept_all(listener, &admission, &recorder, &give);
                 }
             }
         })?;
@@ -224,6 +216,7 @@ impl Acceptor {
 fn accept_all(
     listener: &TcpListener,
     admission: &Arc<Admission>,
+    recorder: &Recorder,
     give: &impl Fn(ShardId, Accepted),
 ) {
     loop {
@@ -244,6 +237,7 @@ fn accept_all(
         let Some(ticket) = admission.admit(remote.ip()) else {
             // The excess is cut off, as ZooKeeper cuts it off.
             let _ = sys::set_reset_on_close(&socket);
+            recorder.add(Counter::ConnectionRejected, 1);
             continue;
         };
         let prepared = socket.set_nodelay(true).and_then(|()| {
@@ -263,9 +257,10 @@ mod tests {
     use crossbeam::channel;
 
     use super::*;
+    use crate::metrics::Metrics;
 
     const OPTIONS: AcceptOptions =
-        AcceptOptions { max_per_address: None, max: None, keep_alive: true, backlog: None };
+        AcceptOptions { max_per_address: None, max: None, keep_alive: true };
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -277,13 +272,12 @@ mod tests {
         let listener = listen(endpoint, Some(10)).unwrap();
         let address = listener.local_addr().unwrap();
         let (give, taken) = channel::unbounded();
-        let acceptor = Acceptor::start(
-            vec![listener],
-            Admission::new(options, shards),
-            move |shard, client| {
+        let recorder = Metrics::new(1).1.remove(0);
+        let admission = Admission::new(options, shards);
+        let acceptor =
+            Acceptor::start(vec![listener], admission, recorder, move |shard, client| {
                 give.send((shard, client)).unwrap();
-            },
-        );
+            });
         (address, acceptor.unwrap(), taken)
     }
 
@@ -336,6 +330,5 @@ mod tests {
         assert!(admission.admit(c).is_none());
         drop(second);
         assert!(admission.admit(c).is_some());
-        assert_eq!(admission.rejected(), 1);
     }
 }

@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use super::directories::{Directories, sync_directory};
 use super::recover::{is_quick_valid, list};
+use crate::metrics::{Counter, Recorder, Summary};
 use crate::pipeline::SnapshotJob;
 use crate::storage::compression::Encoder;
 use crate::storage::snapshot::SnapshotWriter;
@@ -42,7 +43,7 @@ pub(crate) struct SnapshotOptions {
 
 /// A snapshot that could not be written.
 #[derive(Debug, thiserror::Error)]
-pub enum SnapshotWriteError {
+pub(crate) enum SnapshotWriteError {
     /// A full disk, say: the server can go on without.
     #[error("{}: the snapshot could not be written: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
@@ -70,12 +71,18 @@ impl Background {
         directories: Arc<Directories>,
         options: SnapshotOptions,
         loaded: Option<Zxid>,
+        recorder: Recorder,
         ended: impl FnMut(Result<(), SnapshotWriteError>) + Send + 'static,
     ) -> io::Result<Background> {
         let (jobs, inbox) = channel::unbounded();
         let stopping = Arc::new(AtomicBool::new(false));
-        let worker =
-            Worker { directories, options, sound: loaded, stopping: Arc::clone(&stopping) };
+        let worker = Worker {
+            directories,
+            options,
+            sound: loaded,
+            recorder,
+            stopping: Arc::clone(&stopping),
+        };
         let thread = thread::Builder::new()
             .name("background".to_owned())
             .spawn(move || worker.run(&inbox, ended))?;
@@ -102,6 +109,7 @@ struct Worker {
     options: SnapshotOptions,
     /// The newest snapshot that was loaded, or written and synced.
     sound: Option<Zxid>,
+    recorder: Recorder,
     stopping: Arc<AtomicBool>,
 }
 
@@ -126,6 +134,7 @@ impl Worker {
                         && !self.stopping.load(Ordering::Relaxed)
                     {
                         error!(%error, "no snapshot");
+                        self.recorder.add(Counter::SnapshotErrorCount, 1);
                     }
                     ended(written);
                 }
@@ -139,9 +148,12 @@ impl Worker {
     }
 
     fn snapshot(&mut self, job: &SnapshotJob) -> Result<(), SnapshotWriteError> {
+        let began = Instant::now();
         let stopping = Some(&*self.stopping);
         let written = write_snapshot(self.directories.snapshots(), self.options, job, stopping);
         if written.is_ok() {
+            let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.recorder.record(Summary::SnapshotTime, took_ms);
             self.sound = self.sound.max(Some(job.zxid));
         }
         written

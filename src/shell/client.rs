@@ -53,13 +53,13 @@ pub(crate) async fn serve(core: Rc<ShardCore>, socket: Rc<Socket>) {
     debug!(remote = %socket.remote, ?ended, "a connection has ended");
     core.on_closed(socket.id);
     if ended == Ended::Flushed && !is_half_closed {
-        let _ = socket.stream.borrow().shutdown(Shutdown::Write).await;
+        socket.shut(Shutdown::Write);
         // Boxed: every connection's task would be larger for what few need, and last.
         Box::pin(linger(&core, &socket)).await;
     }
     // The ring holds the socket for as long as it watches it, so dropping ours tells the client
     // nothing until the ring has let go; this does, and ends the watching too.
-    let _ = socket.stream.borrow().shutdown(Shutdown::Both).await;
+    socket.shut(Shutdown::Both);
 }
 
 /// Waits until the client has closed too, or has had its time.

@@ -92,7 +92,7 @@ impl Directories {
             refuse_misplaced(&logs, true)?;
         }
         let watermark = data_log_dir.join(WATERMARK_NAME);
-        Ok(Directories { snapshots, logs, watermark, locks: locks })
+        Ok(Directories { snapshots, logs, watermark, locks })
     }
 
     /// Whether logs have a directory of their own.

@@ -30,6 +30,7 @@ use super::directories::sync_directory;
 use super::keeper::{Keeper, Prepared};
 use super::map::Map;
 use super::sys;
+use crate::metrics::{Counter, Recorder, Summary};
 use crate::pipeline::Append;
 use crate::storage;
 use crate::storage::segment::Segment;
@@ -116,8 +117,7 @@ pub(crate) struct MappedLog {
     /// Ends of epochs that are stored and not yet in the watermark.
     epoch_ends: VecDeque<Zxid>,
     in_round: bool,
-    /// Syncs slower than the threshold.
-    slow_syncs: u64,
+    recorder: Recorder,
 }
 
 impl MappedLog {
@@ -128,6 +128,7 @@ impl MappedLog {
         keeper: Arc<Keeper>,
         last: Zxid,
         mark: Option<Watermark>,
+        recorder: Recorder,
     ) -> MappedLog {
         MappedLog {
             options: Arc::new(options),
@@ -139,13 +140,8 @@ impl MappedLog {
             mark,
             epoch_ends: VecDeque::new(),
             in_round: false,
-            slow_syncs: 0,
+            recorder,
         }
-    }
-
-    /// How often a sync took longer than it should.
-    pub(crate) fn slow_syncs(&self) -> u64 {
-        self.slow_syncs
     }
 
     fn store(&mut self, append: &Append) -> Result<(), LogError> {
@@ -236,9 +232,13 @@ impl Log for MappedLog {
         self.in_round = false;
         match done {
             Done::Synced { through, log, offset, took } => {
-                if self.options.sync_warning <= took && self.options.force_sync {
-                    self.slow_syncs += 1;
-                    warn_of_slow_sync(took, self.current.as_ref());
+                if self.options.force_sync {
+                    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                    self.recorder.record(Summary::FsyncTime, took_ms);
+                    if self.options.sync_warning <= took {
+                        self.recorder.add(Counter::FsyncThresholdExceedCount, 1);
+                        warn_of_slow_sync(took, self.current.as_ref());
+                    }
                 }
                 assert!(self.synced < through && through <= self.stored);
                 self.synced = through;
@@ -406,6 +406,7 @@ mod tests {
     use glommio::LocalExecutorBuilder;
 
     use super::*;
+    use crate::metrics::Metrics;
     use crate::record::txn::{Txn, TxnHeader};
     use crate::shell::scratch::Scratch;
     use crate::storage::replay::{Options, Replayed, replay};
@@ -424,7 +425,8 @@ mod tests {
         fs::create_dir_all(&options.directory).unwrap();
         let watermark = scratch.path().join("ringkeeper.watermark");
         let keeper = Keeper::start(&options.directory, &watermark, options.step_bytes).unwrap();
-        MappedLog::new(options, Arc::new(keeper), last, None)
+        let recorder = Metrics::new(1).1.remove(0);
+        MappedLog::new(options, Arc::new(keeper), last, None, recorder)
     }
 
     /// A record of `zxid` with `extra` bytes of data.

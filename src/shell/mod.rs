@@ -18,6 +18,7 @@
 //! | `recover.rs` | files into the state to go on from |
 //! | `mesh.rs` | the channels between cores |
 //! | `words.rs` | four-letter words: answers gathered from all cores |
+//! | `counts.rs` | a shard's counts into the metrics |
 //! | `settings.rs` | what each part is told, out of the configuration |
 //! | `pulse.rs` | what keeps executors awake |
 //! | `clock.rs` | where `Now` comes from |
@@ -38,6 +39,7 @@ mod background;
 mod client;
 mod clock;
 mod cores;
+mod counts;
 mod directories;
 mod disk;
 mod keeper;
@@ -243,7 +245,7 @@ impl Server {
             "cores"
         );
         let mut listeners = Vec::new();
-        for endpoint in config.listener {
+        if let Some(endpoint) = config.listener {
             listeners.push(accept::listen(endpoint, config.connections.listen_backlog)?);
         }
         if config.secure_listener.is_some() {
@@ -268,18 +270,21 @@ impl Server {
         let mesh = Mesh::new(shards);
         let inbox = PipelineInbox::new(mesh.pipeline_bell());
         let sound = snapshot.or(Some(last));
-        let background = Background::start(Arc::clone(directories), snapshots, sound, {
-            let inbox = inbox.clone();
-            move |result| inbox.tell(PipelineCommand::SnapshotEnded(result))
-        })
-        .map_err(RunError::other)?;
         let admission = Admission::new(settings::accept(config), shards);
-        let (metrics, recorders) = Metrics::new(shards);
+        // One recorder for each thread that counts: the shards, and these.
+        let (metrics, mut recorders) = Metrics::new(shards + 3);
+        let [for_log, for_snapshots, for_acceptor] =
+            [(); 3].map(|()| recorders.pop().expect("as many as were asked for"));
+        let background =
+            Background::start(Arc::clone(directories), snapshots, sound, for_snapshots, {
+                let inbox = inbox.clone();
+                move |result| inbox.tell(PipelineCommand::SnapshotEnded(result))
+            })
+            .map_err(RunError::other)?;
         let words = Arc::new(Words {
             whitelist: settings::whitelist(config),
             shards: mesh.commander(),
             pipeline: inbox.clone(),
-            admission: Arc::clone(&admission),
             metrics,
             clock,
             directories: Arc::clone(directories),
@@ -310,7 +315,7 @@ impl Server {
             pipeline,
             open_log: {
                 let keeper = Arc::clone(&keeper);
-                move || MappedLog::new(log_options, keeper, last, watermark)
+                move || MappedLog::new(log_options, keeper, last, watermark, for_log)
             },
             end: mesh.pipeline_end(),
             inbox: inbox.clone(),
@@ -320,7 +325,7 @@ impl Server {
         };
         let threads = start_cores(&layout, settings::spin(config), parts, pipeline_parts, events)?;
         // Clients come in when all cores are there to serve them.
-        let acceptor = Acceptor::start(listeners, admission, {
+        let acceptor = Acceptor::start(listeners, admission, for_acceptor, {
             let shards = mesh.commander();
             move |shard, accepted| shards.tell(shard, ShardCommand::Accepted(accepted))
         })

@@ -27,7 +27,7 @@ use super::background::{Job, SnapshotWriteError};
 use super::clock::Clock;
 use super::disk::{Log, LogError, Round as _};
 use super::mesh::{Bell, FromShard, PipelineEnd};
-use super::pulse;
+use super::pulse::{self, Breath};
 use crate::pipeline::{Input, Output, Pipeline};
 
 /// How many batches are taken before the log and the timers have their turn.
@@ -161,28 +161,31 @@ impl<L: Log, C> Core<L, C> {
     }
 
     async fn take_turns(&self) -> Result<(), PipelineFault> {
+        let mut breath = Breath::default();
         loop {
-            poll_fn(|cx| {
-                let may_end = || {
-                    self.fault.borrow().is_some()
-                        || (self.finishing.get() && self.state.borrow().log.is_idle())
-                };
-                let has_command = || !self.inbox.commands.is_empty();
-                self.state.borrow().end.poll_work(cx, || has_command() || may_end())
-            })
-            .await;
+            let may_end = || {
+                self.fault.borrow().is_some()
+                    || (self.finishing.get() && self.state.borrow().log.is_idle())
+            };
+            let has_command = || !self.inbox.commands.is_empty();
+            breath
+                .wait(|cx| self.state.borrow().end.poll_work(cx, || has_command() || may_end()))
+                .await;
             self.turn();
             if let Some(fault) = self.fault.borrow_mut().take() {
                 return Err(fault);
             }
-            let mut state = self.state.borrow_mut();
-            if self.finishing.get() && state.log.is_idle() && state.end.is_empty() {
-                return Ok(state.log.seal()?);
+            if self.has_finished() {
+                return Ok(self.state.borrow_mut().log.seal()?);
             }
-            drop(state);
-            // Ready at once as long as there is work, so the log gets its turn here.
-            pulse::look_at_kernel().await;
+            breath.take().await;
         }
+    }
+
+    /// Whether all that was to be done is done.
+    fn has_finished(&self) -> bool {
+        let state = self.state.borrow();
+        self.finishing.get() && state.log.is_idle() && state.end.is_empty()
     }
 
     /// Takes what has been sent, as far as there is room for what follows from it.

@@ -15,7 +15,7 @@ const MEMLOCK_BYTES: u64 = 512 * 1024;
 
 /// This machine does not let us run.
 #[derive(Debug, thiserror::Error)]
-pub enum PreflightError {
+pub(crate) enum PreflightError {
     #[error(
         "the limit on locked memory is {} KiB, and io_uring needs 512 KiB: raise it with `ulimit -l 512` (a shell), \
          `LimitMEMLOCK=infinity` (a systemd unit), `docker run --ulimit memlock=-1:-1` (Docker), or \

@@ -12,8 +12,12 @@
 //! task that always finds more to do (a queue that others fill) has to let the kernel be looked
 //! at; a yield goes no further than the other tasks.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_lite::future::yield_now;
 use glommio::timer::Timer;
 
 const PULSE_MIN: Duration = Duration::from_millis(1);
@@ -32,10 +36,60 @@ pub(crate) async fn pulse(count: impl Fn() -> u64) {
     }
 }
 
-/// Lets the executor look at sockets, files and timers, and other tasks run.
+/// Lets other tasks run, and the executor look at sockets, files and timers.
 pub(crate) async fn look_at_kernel() {
-    // Only a look at the kernel finds out that a timer is over.
-    Timer::new(Duration::ZERO).await;
+    // Only a look at the kernel finds out that a timer is over; one that is over when it is first
+    // asked is not even begun.
+    let mut timer = None;
+    poll_fn(|cx| match &mut timer {
+        None => {
+            let mut fresh = Timer::new(A_LOOK);
+            if Pin::new(&mut fresh).poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+            timer = Some(fresh);
+            Poll::Pending
+        }
+        Some(timer) => Pin::new(timer).poll(cx).map(drop),
+    })
+    .await;
+}
+
+/// Longer than it takes to begin a timer, and shorter than it takes to look at the kernel.
+const A_LOOK: Duration = Duration::from_micros(2);
+
+/// How a task that takes what others put into a queue leaves room for the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Breath {
+    /// Turns since there was nothing to do.
+    turns: u32,
+}
+
+/// How many turns may pass between two looks at the kernel.
+const TURNS_MAX: u32 = 4;
+
+impl Breath {
+    /// Waits for work by `poll`.
+    pub(crate) async fn wait(&mut self, mut poll: impl FnMut(&mut Context<'_>) -> Poll<()>) {
+        poll_fn(|cx| {
+            let polled = poll(cx);
+            if polled.is_pending() {
+                self.turns = 0;
+            }
+            polled
+        })
+        .await;
+    }
+
+    /// After a turn of work.
+    pub(crate) async fn take(&mut self) {
+        self.turns += 1;
+        if self.turns.is_multiple_of(TURNS_MAX) {
+            look_at_kernel().await;
+        } else {
+            yield_now().await;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -58,8 +112,10 @@ mod tests {
                 other.set(true);
             })
             .detach();
+            let mut breath = Breath::default();
             while !done.get() {
-                look_at_kernel().await;
+                breath.wait(|_| Poll::Ready(())).await;
+                breath.take().await;
             }
         });
     }

@@ -107,7 +107,6 @@ pub(crate) fn accept(config: &Config) -> AcceptOptions {
         max_per_address: config.connections.max_per_address,
         max: config.connections.max,
         keep_alive: config.connections.tcp_keep_alive,
-        backlog: config.connections.listen_backlog,
     }
 }
 

@@ -14,26 +14,26 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use futures_lite::future::poll_fn;
 use glommio::net::TcpStream;
 use glommio::timer::Timer;
 
 use super::accept::{Accepted, Ticket};
 use super::client;
 use super::clock::Clock;
+use super::counts;
 use super::mesh::ShardEnd;
-use super::pulse;
+use super::pulse::{self, Breath};
 use super::sys;
 use super::words::{ShardReport, Words};
 use crate::admin::four_letter::Needs;
 use crate::exchange::{ConnectionId, ShardId};
-use crate::metrics::{Counter, Recorder, Summary};
+use crate::metrics::Recorder;
 use crate::shard::{Close, Counters, Output, Settings, Shard};
 use crate::tree::TreeReader;
 use crate::types::Now;
@@ -152,6 +152,11 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
+    /// Ends one or both directions.
+    pub(crate) fn shut(&self, how: Shutdown) {
+        sys::shut(sys::socket_of(&self.stream.borrow()), how);
+    }
+
     /// Has the task look again.
     fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
@@ -162,9 +167,13 @@ impl Socket {
 
 impl ShardCore {
     async fn take_turns(self: &Rc<Self>) {
+        let mut breath = Breath::default();
         while self.phase.get() != Phase::Closing {
-            poll_fn(|cx| self.end.poll_work(cx, || self.has_requests.get() && self.end.has_room()))
-                .await;
+            let has_more = || {
+                !self.deferred.borrow().is_empty()
+                    || (self.has_requests.get() && self.end.has_room())
+            };
+            breath.wait(|cx| self.end.poll_work(cx, has_more)).await;
             for _ in 0..APPLIED_MAX {
                 let Some(applied) = self.end.next_applied() else { break };
                 self.step(|shard, now, out| shard.on_applied(now, &applied, out));
@@ -173,10 +182,13 @@ impl ShardCore {
                 self.on_command(command);
             }
             self.send_requests();
-            // Ready at once as long as there is work, so sockets get their turn here.
-            pulse::look_at_kernel().await;
-            for waker in self.deferred.borrow_mut().drain(..) {
-                waker.wake();
+            if self.deferred.borrow().is_empty() {
+                breath.take().await;
+            } else {
+                pulse::look_at_kernel().await;
+                for waker in self.deferred.borrow_mut().drain(..) {
+                    waker.wake();
+                }
             }
         }
     }
@@ -349,34 +361,7 @@ impl ShardCore {
     fn publish_counters(&self) {
         let counters = *self.shard.borrow().counters();
         let before = self.published.replace(counters);
-        let add = |counter, now: u64, before: u64| self.recorder.add(counter, now - before);
-        add(Counter::PacketsReceived, counters.packets_received, before.packets_received);
-        add(Counter::PacketsSent, counters.packets_sent, before.packets_sent);
-        add(Counter::BytesReceivedCount, counters.bytes_received, before.bytes_received);
-        add(Counter::AuthFailedCount, counters.auth_failed, before.auth_failed);
-        add(
-            Counter::LargeRequestsRejected,
-            counters.large_requests_rejected,
-            before.large_requests_rejected,
-        );
-        add(
-            Counter::ConnectionDropCount,
-            counters.connections_throttled,
-            before.connections_throttled,
-        );
-        add(Counter::ThrottledOps, counters.throttled_ops, before.throttled_ops);
-        add(
-            Counter::SessionlessConnectionsExpired,
-            counters.sessionless_connections_expired,
-            before.sessionless_connections_expired,
-        );
-        self.recorder.record_many(
-            Summary::RequestLatency,
-            counters.latency_count - before.latency_count,
-            counters.latency_sum_ms - before.latency_sum_ms,
-            u64::from(counters.latency_min_ms.unwrap_or(0)),
-            u64::from(counters.latency_max_ms),
-        );
+        counts::publish(&self.recorder, &counters, &before, self.clock.now());
     }
 
     fn report(&self, needs: Needs) -> ShardReport {

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 /// The value of a call that says -1 and sets errno when it fails.
@@ -99,6 +99,17 @@ pub(crate) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize
     // SAFETY: pointer and length are those of `bytes`, which the call only reads.
     let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Ends one or both directions of a connection. One that is gone already is none to end.
+pub(crate) fn shut(socket: BorrowedFd<'_>, how: Shutdown) {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: a descriptor and a number.
+    let _ = unsafe { libc::shutdown(socket.as_raw_fd(), how) };
 }
 
 /// Sets how many connections may wait to be accepted; a listening socket may be told again.

@@ -14,7 +14,6 @@ use std::task::{Poll, Waker};
 use parking_lot::Mutex;
 use tracing::info;
 
-use super::accept::Admission;
 use super::clock::Clock;
 use super::directories::{Directories, names};
 use super::mesh::Commander;
@@ -37,7 +36,6 @@ pub(crate) struct Words {
     pub(crate) whitelist: Whitelist,
     pub(crate) shards: Commander<ShardCommand>,
     pub(crate) pipeline: PipelineInbox,
-    pub(crate) admission: Arc<Admission>,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
     pub(crate) directories: Arc<Directories>,
@@ -175,11 +173,6 @@ impl Words {
             data_dir_bytes: bytes_in(self.directories.snapshots()),
             data_log_dir_bytes: bytes_in(self.directories.logs()),
         }
-    }
-
-    /// Connections turned away, for the metrics.
-    pub(crate) fn rejected(&self) -> u64 {
-        self.admission.rejected()
     }
 }
 
