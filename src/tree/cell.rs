@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A reader sees the first version at or below its view, and nothing where that is a tombstone.
-//! Views only move forward and only to a zxid that was published to their reader.
+//! Views only move forward and only to what is published; `advance` holds them to it, and so sees
+//! all that was done to the tree before that was published.
 //!
 //! What makes it sound, in two rules that `reclaim` keeps:
 //!
@@ -354,6 +355,8 @@ struct Tables {
 /// What writer and readers hold in common. Freed with the last of them.
 struct Shared {
     tables: AtomicPtr<Tables>,
+    /// The newest zxid that a view may stand at. Apart from what readers look at all the time.
+    published: CachePadded<AtomicI64>,
     root: *mut Node,
     hasher: foldhash::fast::RandomState,
     /// What the writer left behind when it was dropped before the readers.
@@ -432,8 +435,10 @@ impl Drop for Garbage {
     }
 }
 
-/// Where a reader says what it looks at: its view, or `i64::MAX` once it is gone.
+/// Where a reader says what it looks at: its view, or `GONE`.
 type Slot = CachePadded<AtomicI64>;
+/// In the slot of a reader that was dropped.
+const GONE: i64 = i64::MAX;
 
 // ---------------------------------------------------------------------------------------------
 
@@ -511,6 +516,7 @@ impl Store {
                 current: Arc::new(Table::new(TABLE_SLOTS_MIN)),
                 outgrown: None,
             }))),
+            published: CachePadded::new(AtomicI64::new(zxid)),
             root: Node::new("", ptr::null_mut()),
             hasher: foldhash::fast::RandomState::default(),
             left_behind: Mutex::default(),
@@ -564,15 +570,18 @@ impl Store {
     }
 
     fn link_to_parent(&mut self, node: NonNull<Node>) {
+        // What is linked is the pointer that its box gave, by which it will be freed: one from a
+        // reference would not be good for that.
+        let pointer = node.as_ptr();
         // SAFETY: both are linked or just made, and this is the writer.
         let (node, parent) = unsafe { (node.as_ref(), &*node.as_ref().parent) };
         let first = parent.first_child.load(Ordering::Relaxed);
         node.next_sibling.store(first, Ordering::Relaxed);
         // SAFETY: null or linked.
         if let Some(first) = unsafe { first.as_ref() } {
-            first.prev_sibling.set(ptr::from_ref(node).cast_mut());
+            first.prev_sibling.set(pointer);
         }
-        parent.first_child.store(ptr::from_ref(node).cast_mut(), Ordering::Release);
+        parent.first_child.store(pointer, Ordering::Release);
     }
 
     /// Takes the node out of its family and the index. Readers that stand on it go on by its
@@ -748,8 +757,9 @@ impl Store {
 
     /// From now on views may stand at `zxid`.
     pub(super) fn publish(&mut self, zxid: i64) {
-        assert!(self.published <= zxid);
+        assert!(self.published <= zxid && zxid < GONE, "zxids ascend");
         self.published = zxid;
+        self.shared.published.store(zxid, Ordering::Release);
     }
 
     pub(super) fn published(&self) -> i64 {
@@ -761,9 +771,9 @@ impl Store {
         if self.superseded.is_empty() && self.retired.is_empty() {
             return;
         }
-        self.slots.retain(|slot| slot.load(Ordering::Acquire) != i64::MAX);
+        self.slots.retain(|slot| slot.load(Ordering::Acquire) != GONE);
         let lowest =
-            self.slots.iter().map(|slot| slot.load(Ordering::Acquire)).min().unwrap_or(i64::MAX);
+            self.slots.iter().map(|slot| slot.load(Ordering::Acquire)).min().unwrap_or(GONE);
         // Without readers all that was published may go, but not what is still only logged:
         // the next reader begins at `published`.
         let lowest_view = lowest.min(self.published);
@@ -846,6 +856,8 @@ impl ReaderCell {
     /// Moves the view on. `&mut`: nothing read before is held any more.
     pub(super) fn advance(&mut self, zxid: i64) {
         assert!(self.view <= zxid, "views do not go back");
+        let published = self.shared.published.load(Ordering::Acquire);
+        assert!(zxid <= published, "no view shows what may still be undone");
         self.view = zxid;
         self.slot.store(zxid, Ordering::Release);
     }
@@ -860,7 +872,7 @@ impl ReaderCell {
 
 impl Drop for ReaderCell {
     fn drop(&mut self) {
-        self.slot.store(i64::MAX, Ordering::Release);
+        self.slot.store(GONE, Ordering::Release);
     }
 }
 
