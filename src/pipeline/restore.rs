@@ -5,10 +5,13 @@
 //!
 //! Digests are held against what was logged. ZooKeeper's snapshots are fuzzy: such a one shows
 //! some transactions beyond the zxid in its name, so nothing can be compared until its own
-//! digest's zxid has been replayed, where both must be equal.
+//! digest's zxid has been replayed, where both must be equal. Its ACLs are older than its znodes:
+//! a znode may have one that is not there, and gets it from the log (ZOOKEEPER-4846).
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
+
+use tracing::warn;
 
 use crate::jute::Reader;
 use crate::jute::record::Record as _;
@@ -26,8 +29,6 @@ pub enum RestoreError {
     Snapshot(#[from] SnapshotError),
     #[error("snapshot {zxid}: znode {path:?} comes before its parent, or twice")]
     Orphan { zxid: Zxid, path: String },
-    #[error("snapshot {zxid}: znode {path:?} has ACL {number}, which is not in the snapshot")]
-    UnknownAcl { zxid: Zxid, path: String, number: i64 },
     #[error(
         "the tree after {zxid} has digest {found:#x}, but {expected:#x} was written: the data is \
          damaged, or was written by a server that applied it differently"
@@ -66,6 +67,8 @@ pub struct Restore {
     comparison: Comparison,
     beyond_ascii: bool,
     doubtful_digests: u64,
+    /// Znodes whose ACL the snapshot did not have.
+    closed: Vec<String>,
 }
 
 impl Restore {
@@ -80,6 +83,7 @@ impl Restore {
             comparison: if settings.digest { Comparison::On } else { Comparison::Off },
             beyond_ascii: false,
             doubtful_digests: 0,
+            closed: Vec::new(),
         }
     }
 
@@ -92,6 +96,8 @@ impl Restore {
         let mut tree = TreeWriter::without_reserved(settings);
         let mut sessions = BTreeMap::new();
         let mut acls: HashMap<i64, LoadedAcl> = HashMap::new();
+        let nobody = tree.load_acl(&nobody());
+        let mut closed = Vec::new();
         let mut beyond_ascii = false;
         while let Some(item) = snapshot.next()? {
             match item {
@@ -99,29 +105,30 @@ impl Restore {
                     sessions.insert(id, timeout_ms);
                 }
                 Item::Acl { id, acl } => {
-                    acls.insert(id, tree.load_acl(id, owned(acl)));
+                    acls.insert(id, tree.load_acl(&owned(acl)));
                 }
                 Item::Node { path, data, acl_id, stat } => {
                     beyond_ascii |= !path.is_ascii();
                     let acl = match acl_id {
                         OPEN_ACL_NUMBER => &LoadedAcl::OPEN,
-                        number => acls.get(&number).ok_or_else(|| RestoreError::UnknownAcl {
-                            zxid,
-                            path: path.clone().into_owned(),
-                            number,
-                        })?,
+                        number => acls.get(&number).unwrap_or_else(|| {
+                            closed.push(path.clone().into_owned());
+                            &nobody
+                        }),
                     };
                     tree.load_znode(&path, data, acl, stat)
                         .ok_or_else(|| RestoreError::Orphan { zxid, path: path.into_owned() })?;
                 }
             }
         }
-        drop(acls);
+        drop((acls, nobody));
         tree.finish_loading();
         tree.publish(zxid);
         let digest = snapshot.trailer().and_then(|trailer| trailer.digest);
         let comparison = match digest.filter(|digest| digest.version == DIGEST_VERSION) {
             _ if !settings.digest => Comparison::Off,
+            // ZooKeeper writes zeros where no transaction has been applied yet.
+            Some(digest) if digest.zxid == Zxid::ZERO => Comparison::On,
             Some(digest) if zxid <= digest.zxid => Comparison::Waiting(digest),
             _ => Comparison::On,
         };
@@ -133,6 +140,7 @@ impl Restore {
             comparison,
             beyond_ascii,
             doubtful_digests: 0,
+            closed,
         };
         restore.compare(None)?;
         Ok(restore)
@@ -145,9 +153,7 @@ impl Restore {
         txn: &Txn<'_>,
         digest: Option<&TxnDigest>,
     ) -> Result<(), RestoreError> {
-        if let Txn::Create { path, .. } = txn {
-            self.beyond_ascii |= !path.is_ascii();
-        }
+        self.beyond_ascii |= creates_beyond_ascii(txn);
         let session = SessionId(header.client_id);
         match txn {
             Txn::CreateSession { timeout_ms } => {
@@ -200,6 +206,19 @@ impl Restore {
 
     #[must_use]
     pub fn finish(self) -> Restored {
+        if let Comparison::Waiting(SnapshotDigest { zxid, .. }) = self.comparison {
+            warn!(%zxid, last = %self.last, "the snapshot shows more than the log has");
+        }
+        for path in &self.closed {
+            if self
+                .tree
+                .newest(path)
+                .and_then(|znode| znode.acl())
+                .is_some_and(|acl| **acl == nobody())
+            {
+                warn!(path, "neither snapshot nor log has this znode's ACL: only super may use it");
+            }
+        }
         Restored {
             tree: self.tree,
             sessions: self.sessions,
@@ -210,15 +229,28 @@ impl Restore {
     }
 }
 
+/// Stands for an ACL that is not known (yet).
+fn nobody() -> [Acl; 1] {
+    [Acl::new(0, "world", "anyone")]
+}
+
+fn creates_beyond_ascii(txn: &Txn<'_>) -> bool {
+    match txn {
+        Txn::Create { path, .. } => !path.is_ascii(),
+        Txn::Multi(txns) => txns.iter().any(creates_beyond_ascii),
+        _ => false,
+    }
+}
+
 fn owned(acl: AclBytes<'_>) -> Vec<Acl> {
-    let mut reader = Reader::new(acl.as_bytes());
-    Option::<Vec<Acl>>::read(&mut reader).ok().flatten().unwrap_or_default()
+    acl.decode().unwrap_or_default().into_iter().map(Acl::from).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::storage::replay::{Options, Replay, ReplayError};
+    use crate::storage::snapshot::{SnapshotWriter, Trailer};
     use crate::tree::ephemerals::Types;
     use std::path::Path;
 
@@ -291,6 +323,55 @@ mod tests {
         assert!(restored.sessions.is_empty());
         let empty = TreeWriter::new(SETTINGS);
         assert_eq!(empty.digest(), 0x51c6_d660);
+    }
+
+    /// ZooKeeper stamps a snapshot that it takes before any transaction with zeros for a digest.
+    #[test]
+    fn zookeepers_first_snapshot_loads() {
+        let first = include_bytes!("../../tests/compat/fixtures/tiny-snapshot.0");
+        assert_eq!(loaded("snapshot.0", 0, first).tree.digest(), 0x51c6_d660);
+    }
+
+    /// ZooKeeper writes the ACLs first: those of znodes that come while it writes are missing.
+    #[test]
+    fn the_log_has_the_acls_that_a_fuzzy_snapshot_lacks() {
+        let mut out = SnapshotWriter::new(Vec::new());
+        out.sessions(std::iter::empty()).unwrap();
+        out.acls(std::iter::empty()).unwrap();
+        let stat = crate::record::data::StatPersisted { czxid: 6, ..Default::default() };
+        out.node("", Some(b""), OPEN_ACL_NUMBER, &Default::default()).unwrap();
+        out.node("/a", None, 7, &stat).unwrap();
+        out.node("/b", None, 8, &stat).unwrap();
+        let bytes = out.finish(Trailer::default()).unwrap();
+        let mut reader = SnapshotReader::new(Path::new("snapshot.5"), &*bytes);
+        let mut restore = Restore::from_snapshot(SETTINGS, Zxid(5), &mut reader).unwrap();
+        let acl = [Acl::new(1, "digest", "a:b")];
+        let mut encoded = Vec::new();
+        Some(acl.to_vec()).write(&mut encoded);
+        let kind = crate::record::txn::CreateKind::Node { create2: false, ephemeral: false };
+        let txn = Txn::Create {
+            kind,
+            path: "/a".into(),
+            data: None,
+            acl: AclBytes::from_bytes(&encoded).unwrap(),
+            parent_cversion: 1,
+        };
+        let header = TxnHeader { client_id: 1, cxid: 0, zxid: 6, time: 0, kind: txn.kind() };
+        restore.replay(&header, &txn, None).unwrap();
+        let restored = restore.finish();
+        assert_eq!(**restored.tree.newest("/a").unwrap().acl().unwrap(), acl);
+        assert_eq!(**restored.tree.newest("/b").unwrap().acl().unwrap(), nobody());
+    }
+
+    /// The numbers of lists are each server's own, and a snapshot may have any.
+    #[test]
+    fn acl_numbers_of_a_snapshot_are_not_kept() {
+        let mut tree = TreeWriter::new(SETTINGS);
+        let (one, other) = ([Acl::new(1, "ip", "::1")], [Acl::new(2, "ip", "::1")]);
+        let same = [tree.load_acl(&one), tree.load_acl(&one), tree.load_acl(&other)];
+        let numbers: Vec<i64> = tree.acl_lists().into_iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+        drop(same);
     }
 
     #[test]

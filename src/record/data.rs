@@ -88,12 +88,17 @@ impl Acl {
     }
 }
 
-impl Record<'_> for Acl {
-    /// Null texts are read as empty: a kept ACL has none.
-    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let AclText { perms, id } = AclText::read(reader)?;
+impl From<AclText<'_>> for Acl {
+    /// Null texts become empty: a kept ACL has none.
+    fn from(AclText { perms, id }: AclText<'_>) -> Acl {
         let text = |text: Text<'_>| text.map(Cow::into_owned).unwrap_or_default();
-        Ok(Acl { perms, id: Id { scheme: text(id.scheme), id: text(id.id) } })
+        Acl { perms, id: Id { scheme: text(id.scheme), id: text(id.id) } }
+    }
+}
+
+impl Record<'_> for Acl {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Malformed> {
+        AclText::read(reader).map(Acl::from)
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -117,7 +122,7 @@ impl<'a> AclBytes<'a> {
 
     /// Bytes that hold a vector of entries and nothing else, as `read` would accept them.
     pub fn from_bytes(bytes: &'a [u8]) -> Result<AclBytes<'a>, Malformed> {
-        AclBytes::read(&mut Reader::new(bytes))
+        AclBytes::read(&mut Reader::with_field_bytes_max(bytes, bytes.len()))
     }
 
     #[must_use]
@@ -133,7 +138,8 @@ impl<'a> AclBytes<'a> {
     /// The entries; `None` is a null vector.
     #[must_use]
     pub fn decode(self) -> Option<Vec<AclText<'a>>> {
-        Record::read(&mut Reader::new(self.0)).expect("read once already")
+        let mut reader = Reader::with_field_bytes_max(self.0, self.0.len());
+        Record::read(&mut reader).expect("read once already")
     }
 }
 

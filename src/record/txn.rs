@@ -170,7 +170,9 @@ impl<'a> Txn<'a> {
                         return Err(reader.malformed("kind of transaction in a multi"));
                     }
                     let body = reader.buffer()?.unwrap_or_default();
-                    txns.push(Txn::read(kind, &mut Reader::new(body))?);
+                    // As long as the buffer that it lies in may be.
+                    let mut body = Reader::with_field_bytes_max(body, body.len());
+                    txns.push(Txn::read(kind, &mut body)?);
                 }
                 Txn::Multi(txns)
             }

@@ -32,19 +32,10 @@ impl AclCache {
         }
         self.sweep();
         self.last_number += 1;
-        Some(self.insert(self.last_number, acls.into()))
-    }
-
-    /// A list with the number that a snapshot gives it.
-    pub(super) fn load(&mut self, number: i64, acls: Vec<Acl>) -> Arc<NumberedAcl> {
-        self.last_number = self.last_number.max(number);
-        self.insert(number, acls.into())
-    }
-
-    fn insert(&mut self, number: i64, list: Arc<[Acl]>) -> Arc<NumberedAcl> {
-        let numbered = Arc::new(NumberedAcl { number, list: Arc::clone(&list) });
+        let list: Arc<[Acl]> = acls.into();
+        let numbered = Arc::new(NumberedAcl { number: self.last_number, list: Arc::clone(&list) });
         self.by_list.insert(list, Arc::clone(&numbered));
-        numbered
+        Some(numbered)
     }
 
     /// Forgets lists that no version of any znode has, now and then.

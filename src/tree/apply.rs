@@ -15,7 +15,7 @@ use super::change::{ChangeKind, Changes};
 use super::ephemerals::Owner;
 use super::quota::{self, StatsTrack};
 use crate::record::code::Code;
-use crate::record::data::{Acl, AclBytes, AclText, Id, StatPersisted};
+use crate::record::data::{Acl, AclBytes, StatPersisted};
 use crate::record::txn::{CreateKind, Txn, TxnHeader};
 use crate::types::{SessionId, Zxid};
 
@@ -74,8 +74,9 @@ impl TreeWriter {
         parent_cversion: i32,
         changes: &mut dyn Changes,
     ) -> Code {
-        let parent_path = &path[..path.rfind('/').unwrap_or(0)];
-        let Some(parent) = self.store.find(parent_path) else { return Code::NoNode };
+        // Nothing has a path without a slash; a log may say what it will.
+        let Some(slash) = path.rfind('/') else { return Code::NoNode };
+        let Some(parent) = self.store.find(&path[..slash]) else { return Code::NoNode };
         let acl = self.intern(acl);
         let existing = self.store.find(path);
         if let Some(node) = existing {
@@ -147,9 +148,7 @@ impl TreeWriter {
         };
         // A log whose deletes come in order leaves no children; a damaged order must not leave
         // them dangling.
-        let orphans: Vec<NodeRef> = node.children().collect();
-        for orphan in orphans {
-            let path = orphan.path().to_owned();
+        for path in below(node).into_iter().rev() {
             self.delete(zxid, &path, changes);
         }
         let gone = node.live().expect("what is found lives");
@@ -214,7 +213,7 @@ impl TreeWriter {
         if acl.is_open() {
             return None;
         }
-        let acls: Vec<Acl> = acl.decode().unwrap_or_default().into_iter().map(owned).collect();
+        let acls: Vec<Acl> = acl.decode().unwrap_or_default().into_iter().map(Acl::from).collect();
         self.acls.intern(&acls)
     }
 
@@ -248,13 +247,13 @@ impl TreeWriter {
         let Some(subtree) = self.quotas.deepest(path).map(str::to_owned) else { return };
         let Some(stats) = self.newest(&quota::stats_path(&subtree)) else { return };
         let track = StatsTrack::parse(stats.data().unwrap_or_default());
-        if track.count < 0 || track.bytes < 0 {
+        let counted = |now: i64, more: i64| now.checked_add(more).filter(|_| 0 <= now);
+        match (counted(track.count, count), counted(track.bytes, bytes)) {
+            (Some(count), Some(bytes)) => {
+                self.write_stats(&subtree, zxid, StatsTrack { count, bytes, ..track });
+            }
             // Not what the server writes: a client did. Begin again from what is there.
-            self.recount(&subtree, Zxid(zxid));
-        } else {
-            let track =
-                StatsTrack { count: track.count + count, bytes: track.bytes + bytes, ..track };
-            self.write_stats(&subtree, zxid, track);
+            _ => self.recount(&subtree, Zxid(zxid)),
         }
     }
 
@@ -267,13 +266,19 @@ impl TreeWriter {
     }
 }
 
-fn list(acl: &Option<Arc<NumberedAcl>>) -> Option<&Arc<[Acl]>> {
-    acl.as_ref().map(|numbered| &numbered.list)
+/// The paths of all that lives below a znode, parents before their children.
+fn below(node: NodeRef) -> Vec<String> {
+    let mut paths = Vec::new();
+    let mut pending: Vec<NodeRef> = node.children().collect();
+    while let Some(node) = pending.pop() {
+        paths.push(node.path().to_owned());
+        pending.extend(node.children());
+    }
+    paths
 }
 
-fn owned(text: AclText<'_>) -> Acl {
-    let own = |text: Option<std::borrow::Cow<'_, str>>| text.unwrap_or_default().into_owned();
-    Acl { perms: text.perms, id: Id { scheme: own(text.id.scheme), id: own(text.id.id) } }
+fn list(acl: &Option<Arc<NumberedAcl>>) -> Option<&Arc<[Acl]>> {
+    acl.as_ref().map(|numbered| &numbered.list)
 }
 
 #[cfg(feature = "mutants")]

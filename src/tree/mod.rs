@@ -306,13 +306,10 @@ impl TreeWriter {
 
     // ---- loading a snapshot -----------------------------------------------------------------
 
-    /// An ACL list with the number that the snapshot's znodes know it by.
-    pub fn load_acl(&mut self, number: i64, acls: Vec<Acl>) -> LoadedAcl {
-        match &acls[..] {
-            // ZooKeeper numbers the open ACL too where a client named it.
-            [only] if only.is_open() => LoadedAcl::OPEN,
-            _ => LoadedAcl(Some(self.acls.load(number, acls))),
-        }
+    /// An ACL list of a snapshot. The number that the snapshot's znodes know it by is not kept:
+    /// these are each server's own, and a snapshot may have any, twice, or for the open ACL.
+    pub fn load_acl(&mut self, acls: &[Acl]) -> LoadedAcl {
+        LoadedAcl(self.acls.intern(acls))
     }
 
     /// A znode of a snapshot, parents first; the root's path is empty. `None` where the parent is
