@@ -36,11 +36,13 @@ fn names(acl_id: &Id, ids: &[Id], providers: &Providers) -> bool {
 }
 
 /// The ACL to keep for one that a request brought: duplicates dropped, `auth` replaced by the ids
-/// of who is asking, everything else valid.
+/// of who is asking, everything else valid. What comes to more than `bytes_max` is refused: an
+/// `auth` for each set of permissions there is, times many ids, is more than any memory holds.
 pub fn fixup(
     acl: Option<Vec<AclText<'_>>>,
     ids: &[Id],
     providers: &Providers,
+    bytes_max: usize,
 ) -> Result<Vec<Acl>, Code> {
     let acl = acl.unwrap_or_default();
     if acl.is_empty() {
@@ -48,6 +50,7 @@ pub fn fixup(
     }
     let mut seen = BTreeSet::new();
     let mut kept = Vec::with_capacity(acl.len());
+    let mut auth_bytes = 0;
     for AclText { perms, id } in &acl {
         let scheme = id.scheme.as_deref();
         let text = id.id.as_deref();
@@ -57,6 +60,10 @@ pub fn fixup(
         let scheme = scheme.ok_or(Code::InvalidAcl)?;
         if scheme == AUTH {
             let somebody = ids.iter().filter(|id| providers.is_somebody(id));
+            auth_bytes += somebody.clone().map(|id| id.scheme.len() + id.id.len()).sum::<usize>();
+            if bytes_max < auth_bytes {
+                return Err(Code::InvalidAcl);
+            }
             let kept_before = kept.len();
             kept.extend(somebody.map(|id| Acl { perms: *perms, id: id.clone() }));
             if kept.len() == kept_before {
@@ -97,6 +104,8 @@ mod tests {
     use super::*;
     use crate::record::data::{IdText, perms};
 
+    const BYTES_MAX: usize = 1 << 20;
+
     fn text(
         perms: i32,
         scheme: Option<&'static str>,
@@ -106,7 +115,8 @@ mod tests {
     }
 
     fn fixup_one(scheme: Option<&'static str>, id: Option<&'static str>) -> Result<Vec<Acl>, Code> {
-        fixup(Some(vec![text(1, scheme, id)]), &[Id::new("ip", "127.0.0.1")], &Providers::default())
+        let ids = [Id::new("ip", "127.0.0.1")];
+        fixup(Some(vec![text(1, scheme, id)]), &ids, &Providers::default(), BYTES_MAX)
     }
 
     #[test]
@@ -138,8 +148,11 @@ mod tests {
 
     #[test]
     fn null_and_empty_lists_are_refused() {
-        assert_eq!(fixup(None, &[], &Providers::default()), Err(Code::InvalidAcl));
-        assert_eq!(fixup(Some(Vec::new()), &[], &Providers::default()), Err(Code::InvalidAcl));
+        assert_eq!(fixup(None, &[], &Providers::default(), BYTES_MAX), Err(Code::InvalidAcl));
+        assert_eq!(
+            fixup(Some(Vec::new()), &[], &Providers::default(), BYTES_MAX),
+            Err(Code::InvalidAcl)
+        );
     }
 
     #[test]
@@ -166,7 +179,7 @@ mod tests {
     #[test]
     fn duplicates_are_dropped_and_permissions_kept_as_they_are() {
         let twice = vec![text(i32::MAX, Some("world"), Some("anyone")); 2];
-        let kept = fixup(Some(twice), &[], &Providers::default());
+        let kept = fixup(Some(twice), &[], &Providers::default(), BYTES_MAX);
         assert_eq!(kept, Ok(vec![Acl::new(i32::MAX, "world", "anyone")]));
     }
 
@@ -180,9 +193,24 @@ mod tests {
         ];
         let expanded = vec![Acl::new(3, "digest", "a:1"), Acl::new(3, "digest", "b:2")];
         for id in [Some("anything"), None] {
-            let kept = fixup(Some(vec![text(3, Some("auth"), id)]), &ids, &Providers::default());
+            let kept = fixup(
+                Some(vec![text(3, Some("auth"), id)]),
+                &ids,
+                &Providers::default(),
+                BYTES_MAX,
+            );
             assert_eq!(kept, Ok(expanded.clone()));
         }
+    }
+
+    /// Both numbers are a client's to choose: the entries of a list, and its own ids.
+    #[test]
+    fn an_acl_does_not_outgrow_its_bound() {
+        let ids: Vec<Id> = (0..100).map(|n| Id::new("digest", format!("{n}:hash"))).collect();
+        let auths = |count| Some((0..count).map(|n| text(n, Some("auth"), None)).collect());
+        let fixup = |count| fixup(auths(count), &ids, &Providers::default(), 10_000);
+        assert_eq!(fixup(7).map(|acl| acl.len()), Ok(700));
+        assert_eq!(fixup(8), Err(Code::InvalidAcl));
     }
 
     #[test]

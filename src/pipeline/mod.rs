@@ -24,6 +24,8 @@ mod prep_multi;
 mod reaper;
 mod restore;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 mod tracker;
 
 use std::collections::BTreeMap;
@@ -48,7 +50,7 @@ use crate::jute::record::Record as _;
 use crate::record::code::Code;
 use crate::record::data::Stat;
 use crate::record::op::code;
-use crate::record::proto::{Create2Response, PathOnly};
+use crate::record::proto::{Create2Response, PathOnly, ReconfigRequest};
 use crate::record::txn::{CreateKind, DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
 use crate::storage::txnlog;
 use crate::tree::{self, TreeReader, TreeWriter};
@@ -69,6 +71,9 @@ pub struct Settings {
     pub reconfig_enabled: bool,
     /// `zookeeper.closeSessionTxn.enabled`: a closeSession lists what it deletes.
     pub close_session_lists_paths: bool,
+    /// A longer record could not be read again, by ZooKeeper or by us: `jute.maxbuffer` and what
+    /// may come on top.
+    pub record_bytes_max: usize,
     pub tree: tree::Settings,
     pub roll: RollSettings,
     pub reaper: ReaperSettings,
@@ -217,7 +222,7 @@ impl Pipeline {
     pub fn step(&mut self, now: Now, input: Input<'_>, out: &mut Output) {
         match input {
             Input::Requests(requests) => self.on_requests(now, requests, out),
-            Input::Touched(touched) => self.on_touched(touched),
+            Input::Touched(touched) => self.on_touched(now, touched, out),
             Input::Synced(zxid) => self.on_synced(zxid, out),
             Input::SnapshotEnded => self.roll.on_snapshot_ended(),
             Input::SnapshotAsked => self.roll.ask_for_snapshot(),
@@ -250,10 +255,31 @@ impl Pipeline {
             Want::Resume { timeout_ms, last_zxid_seen, password } => {
                 self.on_resume(now, from, request.session, timeout_ms, last_zxid_seen, &password);
             }
-            _ if !self.tracker.is_alive(request.session) => {
-                self.answer(from, request, self.zab.proposed(), Code::SessionExpired, |_| ());
-            }
-            Want::Sync => match PathOnly::read(&mut Reader::new(body)) {
+            _ => match self.tracker.connection(request.session) {
+                None => {
+                    self.answer(from, request, self.zab.proposed(), Code::SessionExpired, |_| ());
+                }
+                // Late, over a connection that the session has left: a write from there must not
+                // take effect among those that come over the new one.
+                Some(connection) if connection != Some(from) => {
+                    self.gathered.reply(from, self.zab.proposed(), Outcome::Dropped);
+                }
+                Some(_) => self.on_session_request(now, from, request, body, out),
+            },
+        }
+    }
+
+    fn on_session_request(
+        &mut self,
+        now: Now,
+        from: (ShardId, ConnectionId),
+        request: &Request,
+        body: &[u8],
+        out: &mut Output,
+    ) {
+        match request.want {
+            Want::Open { .. } | Want::Resume { .. } => unreachable!("these are no session's yet"),
+            Want::Sync => match PathOnly::read(&mut whole(body)) {
                 Ok(path) => {
                     self.answer(from, request, self.zab.proposed(), Code::Ok, |out| path.write(out))
                 }
@@ -363,7 +389,10 @@ impl Pipeline {
             Some(Mutant::EphemeralsSurviveClose) => Vec::new(),
             _ => paths,
         };
-        let listed = self.settings.close_session_lists_paths;
+        // A list that is too long is left out: whoever applies this knows what the session owns.
+        let bytes: usize = paths.iter().map(|path| prep::FIXED_BYTES_MAX + path.len()).sum();
+        let listed = self.settings.close_session_lists_paths
+            && prep::FIXED_BYTES_MAX + bytes <= self.settings.record_bytes_max;
         let paths =
             listed.then(|| paths.iter().map(|path| path.as_str().into()).collect::<Vec<_>>());
         let txn = Txn::CloseSession { paths };
@@ -379,14 +408,26 @@ impl Pipeline {
         (Zxid(header.zxid), connection)
     }
 
-    fn on_touched(&mut self, touched: &Touched) {
+    fn on_touched(&mut self, now: Now, touched: &Touched, out: &mut Output) {
         for &(session, heard_ms) in &touched.heard {
             self.tracker.touch(session, heard_ms);
         }
         self.tracker.on_report(touched.shard, touched.as_of_ms);
+        // It may have been this report that the end of a session waited for.
+        self.expire(now, out);
+        self.seal(out);
     }
 
     fn on_tick(&mut self, now: Now, out: &mut Output) {
+        self.expire(now, out);
+        for path in self.reaper.due(now, &self.tree) {
+            self.reap(now, &path, out);
+        }
+        self.seal(out);
+        self.tree.reclaim(RECLAIM_PER_STEP);
+    }
+
+    fn expire(&mut self, now: Now, out: &mut Output) {
         #[cfg(feature = "mutants")]
         let now = match self.settings.mutant {
             Some(Mutant::ExpiresEarly) => Now {
@@ -402,11 +443,6 @@ impl Pipeline {
                 self.gathered.reply(connection, zxid, Outcome::Dropped);
             }
         }
-        for path in self.reaper.due(now, &self.tree) {
-            self.reap(now, &path, out);
-        }
-        self.seal(out);
-        self.tree.reclaim(usize::MAX);
     }
 
     fn reap(&mut self, now: Now, path: &str, out: &mut Output) {
@@ -419,12 +455,14 @@ impl Pipeline {
     }
 
     fn on_ephemerals(&mut self, from: (ShardId, ConnectionId), request: &Request, body: &[u8]) {
-        let Ok(PathOnly { path: prefix }) = PathOnly::read(&mut Reader::new(body)) else {
+        let Ok(PathOnly { path: prefix }) = PathOnly::read(&mut whole(body)) else {
             self.malformed(from, request);
             return;
         };
-        let prefix = prefix.as_deref().map_or("", str::trim);
-        let prefix = if prefix == "/" { "" } else { prefix };
+        // Blank as Java trims; a prefix that is not blank counts with its blanks.
+        let prefix = prefix.as_deref().unwrap_or_default();
+        let is_all = matches!(prefix.trim_matches(|c| c <= ' '), "" | "/");
+        let prefix = if is_all { "" } else { prefix };
         let paths: Vec<&str> =
             self.tree.ephemerals_of(request.session).filter(|p| p.starts_with(prefix)).collect();
         self.gathered.answer(from, request.xid, self.zab.proposed(), Code::Ok, |out| {
@@ -448,7 +486,7 @@ impl Pipeline {
     ) {
         let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &request.ids };
         let mut scratch = std::mem::take(&mut self.scratch);
-        let mut body = Reader::new(body);
+        let mut body = whole(body);
         let txn = match op {
             code::CREATE | code::CREATE2 | code::CREATE_CONTAINER | code::CREATE_TTL => {
                 Create::read(op, &mut body).and_then(|create| prep.create(create, &mut scratch))
@@ -456,10 +494,14 @@ impl Pipeline {
             code::DELETE => decode(&mut body).and_then(|delete| prep.delete(delete)),
             code::SET_DATA => decode(&mut body).and_then(|set| prep.set_data(set)),
             code::SET_ACL => decode(&mut body).and_then(|set| prep.set_acl(set, &mut scratch)),
-            code::RECONFIG if !self.settings.reconfig_enabled => Err(Code::ReconfigDisabled),
-            // A standalone server has no ensemble to change.
+            code::RECONFIG => decode::<ReconfigRequest<'_>>(&mut body).and_then(|_| {
+                // A standalone server has no ensemble to change.
+                let is_enabled = self.settings.reconfig_enabled;
+                Err(if is_enabled { Code::Unimplemented } else { Code::ReconfigDisabled })
+            }),
             _ => Err(Code::Unimplemented),
         };
+        let txn = txn.and_then(|txn| prep.fits(0, txn));
         #[cfg(feature = "mutants")]
         let txn = match (self.settings.mutant, txn) {
             (Some(Mutant::WrongErrorCode), Err(Code::NotEmpty)) => Err(Code::BadVersion),
@@ -568,7 +610,7 @@ impl Pipeline {
     fn on_synced(&mut self, zxid: Zxid, out: &mut Output) {
         let committed = self.zab.on_synced(zxid);
         self.release(committed, out);
-        self.tree.reclaim(RECLAIM_PER_COMMIT);
+        self.tree.reclaim(RECLAIM_PER_STEP);
     }
 
     fn release(&mut self, committed: Zxid, out: &mut Output) {
@@ -650,9 +692,14 @@ impl Pipeline {
     }
 }
 
-/// How much is freed after a commit, at most: more than one commit retires, so that what a long
-/// snapshot held back drains, yet never a pause.
-const RECLAIM_PER_COMMIT: usize = 50_000;
+/// How much is freed after a commit or tick, at most: more than one commit retires, so that what
+/// a long snapshot held back drains, yet never a pause.
+const RECLAIM_PER_STEP: usize = 50_000;
+
+/// Reads a request's body. How long its fields may be is said by how long it is.
+fn whole(body: &[u8]) -> Reader<'_> {
+    Reader::with_field_bytes_max(body, body.len())
+}
 
 /// The body of a successful write's reply.
 fn write_result(out: &mut Vec<u8>, op: i32, txn: &Txn<'_>, tree: &TreeWriter) {

@@ -23,6 +23,10 @@ use crate::tree::ephemerals::{Owner, TTL_MS_MAX};
 use crate::tree::quota::{self, StatsTrack};
 use crate::tree::{self, Newest, TreeWriter};
 
+/// More than a record has around its operations, and than an operation in it has besides path,
+/// data and ACL.
+pub(super) const FIXED_BYTES_MAX: usize = 64;
+
 /// What checks are made with: what the server was told, the tree, and who asks.
 pub(super) struct Prep<'p> {
     pub(super) settings: &'p Settings,
@@ -117,6 +121,29 @@ impl<'p> Prep<'p> {
         Ok(Txn::Create { kind, path, data: create.data, acl, parent_cversion })
     }
 
+    /// A request can ask for more than it says: each `auth` in an ACL stands for all ids of the
+    /// connection. What would not fit into a record, behind `before` bytes of it, is refused.
+    pub(super) fn fits<'s>(&self, before: usize, txn: Txn<'s>) -> Result<Txn<'s>, Code> {
+        let (path, data, acl) = match &txn {
+            Txn::Create { path, data, acl, .. } => (path, *data, Some(acl)),
+            Txn::SetData { path, data, .. } => (path, *data, None),
+            Txn::SetAcl { path, acl, .. } => (path, None, Some(acl)),
+            Txn::Delete { path } | Txn::Check { path, .. } => (path, None, None),
+            Txn::CreateSession { .. }
+            | Txn::CloseSession { .. }
+            | Txn::Error { .. }
+            | Txn::DeleteContainer { .. }
+            | Txn::Reconfig { .. }
+            | Txn::Multi(_) => return Ok(txn),
+        };
+        let bytes = path.len()
+            + data.map_or(0, <[u8]>::len)
+            + acl.map_or(0, |acl| acl.as_bytes().len())
+            + FIXED_BYTES_MAX;
+        let fits = FIXED_BYTES_MAX + before + bytes <= self.settings.record_bytes_max;
+        if fits { Ok(txn) } else { Err(Code::BadArguments) }
+    }
+
     fn ttl(&self, create: &Create<'_>, mode: CreateMode) -> Result<(), Code> {
         let is_valid = if mode.is_ttl() {
             if !self.settings.tree.types.extended {
@@ -135,7 +162,9 @@ impl<'p> Prep<'p> {
         if acl.is_open() {
             return Ok(acl);
         }
-        let fixed: Vec<Acl> = acl::fixup(acl.decode(), self.ids, &self.settings.providers)?;
+        let bytes_max = self.settings.record_bytes_max;
+        let fixed: Vec<Acl> =
+            acl::fixup(acl.decode(), self.ids, &self.settings.providers, bytes_max)?;
         kept.clear();
         Some(fixed).write(kept);
         Ok(AclBytes::from_bytes(kept).expect("just written"))

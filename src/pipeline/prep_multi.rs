@@ -5,8 +5,8 @@
 //! before it as they were, an error for it, and -2 for those after it. Nothing of such a record
 //! is applied.
 
-use super::prep::{Create, Prep, Scratch, decode};
-use super::{Pipeline, write_result};
+use super::prep::{Create, FIXED_BYTES_MAX, Prep, Scratch, decode};
+use super::{Pipeline, whole, write_result};
 use crate::exchange::{ConnectionId, Request, ShardId};
 use crate::jute::Reader;
 use crate::jute::Write as _;
@@ -19,6 +19,9 @@ use crate::types::{Now, Zxid};
 
 use super::Output;
 use crate::exchange::Outcome;
+
+/// An operation that failed, in the record.
+const ERROR_BYTES: usize = 12;
 
 /// One operation of a multi, as it was asked for.
 #[derive(Clone, Debug)]
@@ -33,7 +36,11 @@ impl<'a> Operation<'a> {
     fn read(kind: i32, body: &mut Reader<'a>) -> Result<Operation<'a>, Code> {
         Ok(match kind {
             code::CREATE | code::CREATE2 | code::CREATE_CONTAINER | code::CREATE_TTL => {
-                Operation::Create(normalized(Create::read(kind, body)?)?)
+                let create = Create::read(kind, body)?;
+                if create.path.is_none() {
+                    return Err(Code::MarshallingError);
+                }
+                Operation::Create(normalized(create)?)
             }
             code::DELETE => {
                 let delete: PathVersion<'a> = decode(body)?;
@@ -115,7 +122,7 @@ impl Pipeline {
         body: &[u8],
         out: &mut Output,
     ) {
-        let Ok(operations) = read_operations(&mut Reader::new(body)) else {
+        let Ok(operations) = read_operations(&mut whole(body)) else {
             self.malformed(from, request);
             return;
         };
@@ -146,13 +153,21 @@ impl Pipeline {
                     self.gathered.truncate(mark.1);
                 }
                 results.clear();
+                let errors = (operations.len() - failing) * ERROR_BYTES;
+                let mut failing_in_record = failing;
+                if self.settings.record_bytes_max < FIXED_BYTES_MAX + record.len() + errors {
+                    // Too long to say what those before would have done: none of it is applied.
+                    record.clear();
+                    record.put_count(Some(operations.len()));
+                    failing_in_record = 0;
+                }
                 for at in 0..operations.len() {
                     let err = match at.cmp(&failing) {
                         std::cmp::Ordering::Less => Code::Ok,
                         std::cmp::Ordering::Equal => err,
                         std::cmp::Ordering::Greater => Code::RuntimeInconsistency,
                     };
-                    if at >= failing {
+                    if at >= failing_in_record {
                         put_operation(&mut record, &Txn::Error { err: err.number() });
                     }
                     MultiHeader { kind: code::ERROR, done: false, err: err.number() }
@@ -180,7 +195,8 @@ impl Pipeline {
         let mut scratch = std::mem::take(&mut self.scratch);
         let kind = operation.result_kind();
         let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &request.ids };
-        let done = prep.operation(operation, &mut scratch).map(|txn| {
+        let txn = prep.operation(operation, &mut scratch);
+        let done = txn.and_then(|txn| prep.fits(record.len(), txn)).map(|txn| {
             self.tree.apply(header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
             put_operation(record, &logged(&txn));
             MultiHeader { kind, done: false, err: 0 }.write(results);

@@ -40,16 +40,17 @@ impl Reaper {
     pub(super) fn new(now: Now, settings: Settings) -> Reaper {
         Reaper {
             settings,
-            check: Deadline(now.monotonic_ms + settings.check_interval_ms),
+            check: Deadline(now.monotonic_ms.saturating_add(settings.check_interval_ms)),
             found: VecDeque::new(),
             last: now,
         }
     }
 
-    /// What to delete now. The caller looks again whether it still may.
+    /// What to delete now.
     pub(super) fn due(&mut self, now: Now, tree: &TreeWriter) -> Vec<String> {
         if self.check.is_due(now) {
-            self.check = Deadline(now.monotonic_ms + self.settings.check_interval_ms);
+            let next_ms = now.monotonic_ms.saturating_add(self.settings.check_interval_ms);
+            self.check = Deadline(next_ms);
             self.found = tree
                 .reapable()
                 .filter(|znode| self.is_due(now, znode))
@@ -63,19 +64,24 @@ impl Reaper {
         }
         let share = elapsed_ms.saturating_mul(self.settings.per_minute_max) / 60_000;
         let share = usize::try_from(share.max(1)).unwrap_or(usize::MAX);
-        self.found.drain(..share.min(self.found.len())).collect()
+        let share = share.min(self.found.len());
+        let found: Vec<String> = self.found.drain(..share).collect();
+        // It may be a while since they were found: a znode that was written to lives on.
+        let is_due = |path: &String| tree.newest(path).is_some_and(|z| self.is_due(now, &z));
+        found.into_iter().filter(is_due).collect()
     }
 
     fn is_due(&self, now: Now, znode: &crate::tree::Newest<'_>) -> bool {
         let stat = znode.stat_persisted();
-        let age_ms = now.wall_ms - stat.mtime;
+        // The time that a znode bears is whatever its writer's clock said.
+        let age_ms = now.wall_ms.saturating_sub(stat.mtime);
         znode.child_count() == 0
             && match znode.owner() {
                 Owner::Container => {
                     let limit = self.settings.never_used_ms_max;
                     stat.cversion > 0 || (limit != 0 && limit < age_ms)
                 }
-                Owner::Ttl(ttl_ms) => ttl_ms < age_ms,
+                Owner::Ttl(ttl_ms) => ttl_ms != 0 && ttl_ms < age_ms,
                 Owner::Nobody | Owner::Session(_) => false,
             }
     }

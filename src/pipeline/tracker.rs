@@ -16,6 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::exchange::{ConnectionId, ShardId};
 use crate::types::{Now, ServerId, SessionId};
 
+/// What of a session's id is not its server's number.
+const ID_MASK: i64 = (1 << 56) - 1;
+
 /// A session as long as it may do anything.
 #[derive(Clone, Copy, Debug)]
 struct Session {
@@ -64,8 +67,10 @@ impl Tracker {
         };
         for (session, timeout_ms) in known {
             tracker.insert(now, session, timeout_ms, None);
-            // The clock may have been set back since that id was given out.
-            if session.0 >> 56 == tracker.next.0 >> 56 && session >= tracker.next {
+            // The clock may have been set back since that id was given out. The very last id of
+            // all was not: nobody has had that many.
+            let follows = session.0 >> 56 == tracker.next.0 >> 56 && session >= tracker.next;
+            if follows && session.0 & ID_MASK != ID_MASK {
                 tracker.next = SessionId(session.0 + 1);
             }
         }
@@ -104,6 +109,12 @@ impl Tracker {
     #[must_use]
     pub(super) fn is_alive(&self, session: SessionId) -> bool {
         self.sessions.contains_key(&session)
+    }
+
+    /// Where a session is connected, or was last; `None` where there is no such session.
+    #[must_use]
+    pub(super) fn connection(&self, session: SessionId) -> Option<Option<(ShardId, ConnectionId)>> {
+        self.sessions.get(&session).map(|known| known.connection)
     }
 
     /// A session is back, on another connection. Says where it was before; `None` where there is
@@ -149,8 +160,7 @@ impl Tracker {
     /// still known; `close` ends them.
     #[must_use]
     pub(super) fn due(&self, now: Now) -> Vec<SessionId> {
-        let heard_until =
-            self.reported_ms.iter().copied().min().unwrap_or(i64::MAX).saturating_add(self.tick_ms);
+        let heard_until = self.reported_ms.iter().copied().min().unwrap_or(i64::MAX);
         let until = now.monotonic_ms.min(heard_until);
         self.buckets.range(..=until).flat_map(|(_, sessions)| sessions).copied().collect()
     }
@@ -223,6 +233,8 @@ mod tests {
         let session = tracker.open(at(500), 4_000, HERE);
         tracker.on_report(HERE.0, 4_999);
         assert_eq!(tracker.due(at(4_999)), []);
+        // What its shard heard at 5,000 is not known yet.
+        assert_eq!(tracker.due(at(5_000)), []);
         tracker.on_report(HERE.0, 5_000);
         assert_eq!(tracker.due(at(5_000)), [session]);
         assert_eq!(tracker.close(session), Some(HERE));
@@ -248,5 +260,10 @@ mod tests {
         let later = SessionId(fresh.0 + 1_000_000);
         let mut tracker = Tracker::new(at(0), 1_000, ServerId(1), 1, [(later, 4_000)]);
         assert_eq!(tracker.open(at(0), 1, HERE), SessionId(later.0 + 1));
+        for server in [ServerId(1), ServerId(127)] {
+            let last = SessionId(server.0 << 56 | ID_MASK);
+            let mut tracker = Tracker::new(at(0), 1_000, server, 1, [(last, 4_000)]);
+            assert_eq!(tracker.open(at(0), 1, HERE).0 >> 56, server.0);
+        }
     }
 }

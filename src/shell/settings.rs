@@ -74,9 +74,13 @@ pub(crate) fn recover(config: &Config) -> RecoverOptions {
     RecoverOptions {
         tree: tree(config),
         trust_empty: config.snapshots.trust_empty,
-        field_bytes_max: config.connections.packet_bytes_max
-            + config.connections.packet_bytes_extra,
+        field_bytes_max: record_bytes_max(config),
     }
+}
+
+/// What can be read at the next start can be written now.
+fn record_bytes_max(config: &Config) -> usize {
+    config.connections.packet_bytes_max + config.connections.packet_bytes_extra
 }
 
 pub(crate) fn log(config: &Config, directories: &Directories) -> LogOptions {
@@ -140,6 +144,7 @@ pub(crate) fn pipeline(
         enforce_quota: config.znodes.enforce_quota,
         reconfig_enabled: config.auth.reconfig,
         close_session_lists_paths: config.znodes.close_session_txn,
+        record_bytes_max: record_bytes_max(config),
         tree: tree(config),
         roll: pipeline::RollSettings {
             txns: config.snapshots.txns,

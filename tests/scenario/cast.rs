@@ -88,6 +88,7 @@ impl World {
             enforce_quota: false,
             reconfig_enabled: false,
             close_session_lists_paths: true,
+            record_bytes_max: ringkeeper::jute::FIELD_BYTES_MAX,
             tree: types,
             roll: RollSettings::default(),
             reaper: ReaperSettings::default(),

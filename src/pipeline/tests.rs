@@ -1,0 +1,819 @@
+//! The pipeline as its neighbours see it: stories that a script cannot tell, and anything at all
+//! that clients may send.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::exchange::{Item, Reply};
+use crate::record::data::{Acl, AclBytes, Id, StatPersisted};
+use crate::record::op::CreateMode;
+use crate::record::proto::{CreateRequest, MULTI_END, MultiHeader, PathVersion, SetDataRequest};
+use crate::storage::replay::{Options, Replay, ReplayError};
+use crate::storage::snapshot::{SnapshotReader, SnapshotWriter};
+use crate::tree::ephemerals::Types;
+use crate::types::Xid;
+
+const SHARD: ShardId = ShardId(0);
+const HERE: ConnectionId = ConnectionId { slot: 0, generation: 0 };
+const RECORD_BYTES_MAX: usize = 64 << 10;
+
+/// A pipeline, a disk that is always synced, and what both came to.
+struct Bench {
+    now: Now,
+    pipeline: Pipeline,
+    /// A log as on the disk.
+    log: Vec<u8>,
+    first: Option<Zxid>,
+    xid: i32,
+    out: Output,
+    ids: Arc<[Id]>,
+}
+
+/// What came back to one connection.
+type Replies = Vec<(ConnectionId, Zxid, Outcome, Vec<u8>)>;
+
+fn settings() -> Settings {
+    Settings {
+        server: ServerId(1),
+        shards: 1,
+        tick_ms: 1000,
+        providers: Arc::default(),
+        skip_acl: false,
+        enforce_quota: true,
+        reconfig_enabled: false,
+        close_session_lists_paths: true,
+        record_bytes_max: RECORD_BYTES_MAX,
+        tree: tree::Settings { types: Types { extended: true, emulate_353: false }, digest: true },
+        roll: RollSettings::default(),
+        reaper: ReaperSettings {
+            check_interval_ms: 2_000,
+            per_minute_max: 60_000,
+            never_used_ms_max: 5_000,
+        },
+        seed: 1,
+        #[cfg(feature = "mutants")]
+        mutant: None,
+    }
+}
+
+fn start() -> Now {
+    Now { monotonic_ms: 1_000_000, wall_ms: 1_700_000_000_000 }
+}
+
+impl Bench {
+    fn new(settings: Settings) -> Bench {
+        let restored = Restore::empty(settings.tree).finish();
+        Bench::restored(settings, restored)
+    }
+
+    fn restored(settings: Settings, restored: Restored) -> Bench {
+        let mut log = Vec::new();
+        txnlog::append_header(&mut log);
+        let mut pipeline = Pipeline::new(start(), settings, restored);
+        let mut out = Output::default();
+        pipeline.start(start(), &mut out);
+        let ids = Arc::from([Id::new("ip", "127.0.0.1")]);
+        let mut bench = Bench { now: start(), pipeline, log, first: None, xid: 0, out, ids };
+        bench.sync();
+        bench
+    }
+
+    fn request(&mut self, connection: ConnectionId, session: SessionId, want: Want, body: &[u8]) {
+        self.xid += 1;
+        let mut requests = Requests::new(SHARD);
+        requests.bodies.extend_from_slice(body);
+        requests.requests.push(Request {
+            connection,
+            session,
+            xid: Xid(self.xid),
+            want,
+            body: crate::exchange::Span::since(0, body.len()),
+            ids: Arc::clone(&self.ids),
+        });
+        self.pipeline.step(self.now, Input::Requests(&requests), &mut self.out);
+    }
+
+    /// Makes all durable that was logged, and says what came of it.
+    fn sync(&mut self) -> Replies {
+        let mut synced = None;
+        for append in self.out.appends.drain(..) {
+            self.first.get_or_insert(append.first);
+            self.log.extend_from_slice(&append.records);
+            synced = Some(append.last);
+        }
+        if let Some(zxid) = synced {
+            self.pipeline.step(self.now, Input::Synced(zxid), &mut self.out);
+        }
+        let mut replies = Vec::new();
+        for applied in self.out.applied.drain(..) {
+            for item in &applied.items {
+                if let Item::Reply(Reply { connection, zxid, outcome, .. }) = *item {
+                    let body = match outcome {
+                        Outcome::Answer { body, .. } => applied.body(body).to_vec(),
+                        _ => Vec::new(),
+                    };
+                    replies.push((connection, zxid, outcome, body));
+                }
+            }
+        }
+        assert_eq!(self.pipeline.broken_invariant(), None);
+        replies
+    }
+
+    fn open(&mut self, connection: ConnectionId) -> SessionId {
+        let want = Want::Open { timeout_ms: 4_000, last_zxid_seen: Zxid::ZERO };
+        self.request(connection, SessionId(0), want, &[]);
+        match self.sync()[..] {
+            [(_, _, Outcome::Connected { session, .. }, _)] => session,
+            ref other => panic!("connected, not {other:?}"),
+        }
+    }
+
+    fn ask(&mut self, session: SessionId, want: Want, body: &[u8]) -> (Code, Vec<u8>) {
+        self.request(HERE, session, want, body);
+        match &self.sync()[..] {
+            [(HERE, _, Outcome::Answer { err, .. }, body)] => (*err, body.clone()),
+            other => panic!("answered, not {other:?}"),
+        }
+    }
+
+    fn write(&mut self, session: SessionId, op: i32, body: &[u8]) -> (Code, Vec<u8>) {
+        self.ask(session, Want::Write { op }, body)
+    }
+
+    fn create(&mut self, session: SessionId, path: &str, data: &[u8], mode: CreateMode) -> Code {
+        self.write(session, code::CREATE, &create(path, data, AclBytes::OPEN, mode as i32)).0
+    }
+
+    fn pass(&mut self, ms: i64) -> Replies {
+        self.now.monotonic_ms += ms;
+        self.now.wall_ms += ms;
+        let touched = Touched { shard: SHARD, as_of_ms: self.now.monotonic_ms, heard: Vec::new() };
+        self.pipeline.step(self.now, Input::Touched(&touched), &mut self.out);
+        self.pipeline.step(self.now, Input::Tick, &mut self.out);
+        self.sync()
+    }
+
+    fn path_exists(&self, path: &str) -> bool {
+        self.pipeline.tree().newest(path).is_some()
+    }
+
+    fn data(&self, path: &str) -> Option<String> {
+        let znode = self.pipeline.tree().newest(path)?;
+        Some(String::from_utf8_lossy(znode.data().unwrap_or_default()).into_owned())
+    }
+
+    /// A state made of the log alone, or of what it has after a snapshot.
+    fn replayed(&self, restore: Restore) -> Restored {
+        let mut restore = restore;
+        let options = Options {
+            from: restore.last(),
+            watermark: None,
+            payload_bytes_max: self.pipeline.settings.record_bytes_max,
+        };
+        let mut replay = Replay::new(options);
+        if let Some(first) = self.first {
+            replay
+                .log(Path::new("log"), first, &self.log, |record| {
+                    restore
+                        .replay(&record.header, &record.txn, record.digest.as_ref())
+                        .map_err(|error| Failed(error.to_string()))
+                })
+                .unwrap();
+        }
+        replay.finish().unwrap();
+        let restored = restore.finish();
+        assert_eq!(restored.last, self.pipeline.report().zxid, "all of it is read");
+        restored
+    }
+}
+
+#[derive(Debug)]
+struct Failed(#[expect(dead_code, reason = "for the message")] String);
+
+impl From<ReplayError> for Failed {
+    fn from(error: ReplayError) -> Failed {
+        Failed(error.to_string())
+    }
+}
+
+fn create(path: &str, data: &[u8], acl: AclBytes<'_>, flags: i32) -> Vec<u8> {
+    let mut body = Vec::new();
+    CreateRequest { path: Some(path.into()), data: Some(data), acl, flags }.write(&mut body);
+    body
+}
+
+fn set_data(path: &str, data: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    SetDataRequest { path: Some(path.into()), data: Some(data), version: -1 }.write(&mut body);
+    body
+}
+
+fn multi(operations: &[(i32, Vec<u8>)]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (kind, operation) in operations {
+        MultiHeader { kind: *kind, done: false, err: -1 }.write(&mut body);
+        body.extend_from_slice(operation);
+    }
+    MULTI_END.write(&mut body);
+    body
+}
+
+/// How many of a multi's operations failed, and the first of their codes.
+fn failures(mut body: &[u8]) -> Vec<i32> {
+    let mut reader = Reader::new(body);
+    let mut errors = Vec::new();
+    while let Ok(MultiHeader { kind: code::ERROR, done: false, err }) =
+        MultiHeader::read(&mut reader)
+    {
+        reader.i32().unwrap();
+        errors.push(err);
+        body = reader.rest();
+    }
+    let _ = body;
+    errors
+}
+
+type Content = BTreeMap<String, (Option<Vec<u8>>, StatPersisted, Option<Vec<Acl>>)>;
+
+fn content(reader: &TreeReader) -> Content {
+    reader
+        .walk()
+        .map(|znode| {
+            let acl = znode.acl().map(|acl| acl.to_vec());
+            let data = znode.data().map(<[u8]>::to_vec);
+            (znode.path().to_owned(), (data, znode.stat_persisted(), acl))
+        })
+        .collect()
+}
+
+const QUOTA: &str = "/zookeeper/quota/q";
+
+fn with_quota(bench: &mut Bench, session: SessionId, limits: &[u8]) {
+    for (path, data) in [
+        ("/q", &b""[..]),
+        (QUOTA, b""),
+        ("/zookeeper/quota/q/zookeeper_limits", limits),
+        ("/zookeeper/quota/q/zookeeper_stats", b""),
+    ] {
+        assert_eq!(bench.create(session, path, data, CreateMode::Persistent), Code::Ok);
+    }
+}
+
+const STATS: &str = "/zookeeper/quota/q/zookeeper_stats";
+
+/// The counts are in a znode that clients may write to.
+#[test]
+fn counts_that_a_client_made_up_are_counted_again() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    with_quota(&mut bench, session, b"count=-1,bytes=-1");
+    let most = i64::MAX;
+    for (n, made_up) in [
+        format!("count={most},bytes={most}"),
+        format!("count=0,bytes={most}"),
+        format!("count={},bytes=0", i64::MIN),
+        "rubbish".to_owned(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        assert_eq!(
+            bench.write(session, code::SET_DATA, &set_data(STATS, made_up.as_bytes())).0,
+            Code::Ok
+        );
+        let path = format!("/q/{n}");
+        assert_eq!(bench.create(session, &path, b"12", CreateMode::Persistent), Code::Ok);
+        let counted = format!("count={},bytes={}", n + 2, 2 * (n + 1));
+        assert_eq!(bench.data(STATS), Some(counted), "after {made_up}");
+    }
+}
+
+/// What a session owns may be more than a record can list.
+#[test]
+fn the_end_of_a_session_can_be_read_again_however_much_it_owned() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    let name = "x".repeat(200);
+    for n in 0..RECORD_BYTES_MAX / 200 {
+        assert_eq!(
+            bench.create(session, &format!("/{name}{n}"), b"", CreateMode::Ephemeral),
+            Code::Ok
+        );
+    }
+    bench.ask(session, Want::Close, &[]);
+    let restored = bench.replayed(Restore::empty(settings().tree));
+    assert_eq!(restored.tree.znode_count(), 4);
+    assert_eq!(restored.tree.digest(), bench.pipeline.tree().digest());
+}
+
+/// A few bytes of `auth` stand for all the ids of a connection.
+#[test]
+fn what_could_not_be_read_again_is_not_written() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    bench.ids = (0..100).map(|n| Id::new("digest", format!("user{n}:hash"))).collect();
+    let auths = |count: i32| {
+        let mut acl = Vec::new();
+        acl.put_count(Some(count as usize));
+        for perms in 0..count {
+            Acl::new(perms, "auth", "").write(&mut acl);
+        }
+        acl
+    };
+    let many = auths(60);
+    let many = AclBytes::from_bytes(&many).unwrap();
+    let body = create("/a", b"", many, 0);
+    assert_eq!(bench.write(session, code::CREATE, &body).0, Code::InvalidAcl);
+    let mut acl_body = Vec::new();
+    acl_body.put_text("/");
+    many.write(&mut acl_body);
+    acl_body.put_i32(-1);
+    assert_eq!(bench.write(session, code::SET_ACL, &acl_body).0, Code::InvalidAcl);
+    // Each fits, all together do not.
+    let some = auths(10);
+    let some = AclBytes::from_bytes(&some).unwrap();
+    let parts: Vec<_> =
+        (0..9).map(|n| (code::CREATE, create(&format!("/{n}"), b"", some, 0))).collect();
+    let (code, body) = bench.write(session, code::MULTI, &multi(&parts));
+    assert_eq!(code, Code::Ok);
+    let failing = failures(&body);
+    assert_eq!(failing.len(), 9);
+    assert!(failing.contains(&Code::BadArguments.number()), "{failing:?}");
+    assert!(!bench.path_exists("/0"));
+    let restored = bench.replayed(Restore::empty(settings().tree));
+    assert_eq!(restored.tree.digest(), bench.pipeline.tree().digest());
+}
+
+/// A failed multi's record is as long as what it tried.
+#[test]
+fn a_failed_multi_can_be_read_again_however_long_it_was() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    let data = vec![b'x'; 20_000];
+    let mut parts: Vec<_> = (0..3)
+        .map(|n| (code::CREATE, create(&format!("/{n}"), &data, AclBytes::OPEN, 0)))
+        .collect();
+    let mut missing = Vec::new();
+    PathVersion { path: Some("/nope".into()), version: -1 }.write(&mut missing);
+    parts.extend((0..4_000).map(|_| (code::CHECK, missing.clone())));
+    let (_, body) = bench.write(session, code::MULTI, &multi(&parts));
+    let failing = failures(&body);
+    assert_eq!(failing[..5], [0, 0, 0, Code::NoNode.number(), Code::RuntimeInconsistency.number()]);
+    let restored = bench.replayed(Restore::empty(settings().tree));
+    assert_eq!(restored.tree.digest(), bench.pipeline.tree().digest());
+    assert_eq!(restored.tree.znode_count(), 4);
+}
+
+/// `jute.maxbuffer` may be raised; the frame was held against it already.
+#[test]
+fn data_is_as_long_as_a_frame_may_be() {
+    let record_bytes_max = 8 << 20;
+    let mut bench = Bench::new(Settings { record_bytes_max, ..settings() });
+    let session = bench.open(HERE);
+    let data = vec![b'x'; crate::jute::FIELD_BYTES_MAX + 1];
+    assert_eq!(bench.create(session, "/a", &data, CreateMode::Persistent), Code::Ok);
+    let parts = [(code::SET_DATA, set_data("/a", &data))];
+    assert!(failures(&bench.write(session, code::MULTI, &multi(&parts)).1).is_empty());
+    let id = "u".repeat(crate::jute::FIELD_BYTES_MAX) + ":hash";
+    let mut acl = Vec::new();
+    Some(vec![Acl::new(31, "digest", id)]).write(&mut acl);
+    let body = create("/b", b"", AclBytes::from_bytes(&acl).unwrap(), 0);
+    assert_eq!(bench.write(session, code::CREATE, &body).0, Code::Ok);
+    let restored = bench.replayed(Restore::empty(settings().tree));
+    assert_eq!(restored.tree.newest("/a").unwrap().stat().version, 1);
+    assert_eq!(restored.tree.newest("/b").unwrap().acl().unwrap().len(), 1);
+}
+
+/// What comes late over a connection that the session has left is not done.
+#[test]
+fn a_session_writes_over_its_newest_connection_only() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    let there = ConnectionId { slot: 1, generation: 0 };
+    let password = password(session);
+    let want = Want::Resume { timeout_ms: 4_000, last_zxid_seen: Zxid::ZERO, password };
+    bench.request(there, session, want, &[]);
+    let write = Want::Write { op: code::CREATE };
+    bench.request(HERE, session, write, &create("/late", b"", AclBytes::OPEN, 0));
+    bench.request(there, session, write, &create("/new", b"", AclBytes::OPEN, 0));
+    let outcomes: Vec<_> =
+        bench.sync().into_iter().map(|(to, _, outcome, _)| (to, outcome)).collect();
+    assert!(
+        matches!(
+            outcomes[..],
+            [
+                (HERE, Outcome::Dropped),
+                (_, Outcome::Connected { .. }),
+                (HERE, Outcome::Dropped),
+                (_, Outcome::Answer { err: Code::Ok, .. })
+            ]
+        ),
+        "{outcomes:?}"
+    );
+    assert_eq!((bench.path_exists("/late"), bench.path_exists("/new")), (false, true));
+}
+
+#[test]
+fn a_prefix_of_ephemerals_is_text() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    for path in ["/big", "/big e", "/small"] {
+        assert_eq!(bench.create(session, path, b"", CreateMode::Ephemeral), Code::Ok);
+    }
+    let mut ephemerals = |prefix: &str| {
+        let mut body = Vec::new();
+        body.put_text(prefix);
+        let (_, body) = bench.ask(session, Want::Ephemerals, &body);
+        Reader::new(&body).count().unwrap()
+    };
+    for (prefix, count) in
+        [("/bi", 2), ("/big ", 1), (" /big", 0), ("/", 3), (" / ", 3), ("", 3), ("  ", 3)]
+    {
+        assert_eq!(ephemerals(prefix), Some(count), "{prefix:?}");
+    }
+}
+
+/// Between looking and deleting a znode may have been written to.
+#[test]
+fn a_znode_with_a_ttl_lives_on_if_it_is_written_to() {
+    let settings = Settings {
+        // One per tick.
+        reaper: ReaperSettings { per_minute_max: 1, ..settings().reaper },
+        ..settings()
+    };
+    let mut bench = Bench::new(settings);
+    let session = bench.open(HERE);
+    for path in ["/a", "/b"] {
+        let mut body = create(path, b"", AclBytes::OPEN, CreateMode::PersistentWithTtl as i32);
+        body.put_i64(500);
+        assert_eq!(bench.write(session, code::CREATE_TTL, &body).0, Code::Ok);
+    }
+    bench.pass(2_000);
+    assert_eq!((bench.path_exists("/a"), bench.path_exists("/b")), (false, true));
+    assert_eq!(bench.write(session, code::SET_DATA, &set_data("/b", b"new")).0, Code::Ok);
+    bench.pass(400);
+    assert!(bench.path_exists("/b"), "its data is younger than its TTL");
+    bench.pass(2_000);
+    assert!(!bench.path_exists("/b"));
+}
+
+/// A snapshot may say anything about time.
+#[test]
+fn containers_of_any_age_are_looked_at() {
+    let mut out = SnapshotWriter::new(Vec::new());
+    out.sessions(std::iter::empty()).unwrap();
+    out.acls(std::iter::empty()).unwrap();
+    out.node("", Some(b""), -1, &StatPersisted::default()).unwrap();
+    for (path, mtime) in [("/old", i64::MIN), ("/young", i64::MAX)] {
+        let stat = StatPersisted { mtime, ephemeral_owner: i64::MIN, ..StatPersisted::default() };
+        out.node(path, None, -1, &stat).unwrap();
+    }
+    let bytes = out.finish(Default::default()).unwrap();
+    let mut reader = SnapshotReader::new(Path::new("snapshot.5"), &*bytes);
+    let restored = Restore::from_snapshot(settings().tree, Zxid(5), &mut reader).unwrap().finish();
+    let mut bench = Bench::restored(settings(), restored);
+    bench.pass(2_000);
+    assert_eq!((bench.path_exists("/old"), bench.path_exists("/young")), (false, true));
+}
+
+#[test]
+fn a_reconfig_is_read_before_it_is_refused() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    let mut body = Vec::new();
+    ReconfigRequest {
+        joining_servers: None,
+        leaving_servers: None,
+        new_members: None,
+        cur_config_id: -1,
+    }
+    .write(&mut body);
+    assert_eq!(bench.write(session, code::RECONFIG, &body).0, Code::ReconfigDisabled);
+    assert_eq!(bench.write(session, code::RECONFIG, &body[..5]).0, Code::MarshallingError);
+}
+
+/// Sessions that are gone leave nothing behind, and their end is in the log.
+#[test]
+fn orphaned_ephemerals_are_closed_at_the_start() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    assert_eq!(bench.create(session, "/e", b"", CreateMode::Ephemeral), Code::Ok);
+    let mut restored = bench.replayed(Restore::empty(settings().tree));
+    restored.sessions.clear();
+    let last = restored.last;
+    let again = Bench::restored(settings(), restored);
+    assert!(!again.path_exists("/e"));
+    assert_eq!(again.first, Some(last.next()), "by a transaction like any other");
+}
+
+// ---------------------------------------------------------------------------------------------
+
+/// One thing that happens.
+#[derive(Clone, Debug)]
+enum Happens {
+    Write {
+        op: i32,
+        body: Vec<u8>,
+    },
+    Ask {
+        ephemerals: bool,
+        body: Vec<u8>,
+    },
+    Open,
+    Close,
+    Pass(i64),
+    /// Whether the disk keeps up from here on.
+    Disk(bool),
+    Snapshot,
+}
+
+fn paths() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "/a",
+        "/a/b",
+        "/a/b/c",
+        "/a/",
+        "/q",
+        "/q/x",
+        "/q/x/y",
+        "/e",
+        "/e/x",
+        "/c",
+        "/c/x",
+        "/t",
+        "/",
+        "",
+        "a",
+        "a/b",
+        "//",
+        "/.",
+        "/a/../b",
+        "/\u{e9}",
+        "/\u{0}",
+        "/\u{e000}",
+        "/a/\u{1f600}",
+        "/zookeeper",
+        "/zookeeper/config",
+        "/zookeeper/quota",
+        "/zookeeper/quota/zookeeper_limits",
+        "/zookeeper/quota/zookeeper_stats",
+        "/zookeeper/zookeeper_limits",
+        "/zookeeper/quota/q",
+        "/zookeeper/quota/q/zookeeper_limits",
+        "/zookeeper/quota/q/zookeeper_stats",
+        "/zookeeper/quota/q/x",
+        "/zookeeper/quota/q/x/zookeeper_limits",
+        "/zookeeper/quota/q/x/zookeeper_stats",
+        "/zookeeper/quota/zookeeper",
+        "/zookeeper/quota/zookeeper/zookeeper_limits",
+        "/zookeeper/quota/zookeeper/zookeeper_stats",
+    ])
+}
+
+fn data() -> impl Strategy<Value = Option<Vec<u8>>> {
+    prop_oneof![
+        1 => Just(None),
+        4 => proptest::collection::vec(any::<u8>(), 0..20).prop_map(Some),
+        2 => tracks().prop_map(Some),
+    ]
+}
+
+/// What may stand in a znode with limits or counts.
+fn tracks() -> impl Strategy<Value = Vec<u8>> {
+    prop::sample::select(vec![
+        "count=1,bytes=30",
+        "count=-1,bytes=-1=;byteHardLimit=20;countHardLimit=4",
+        "count=9223372036854775807,bytes=9223372036854775807",
+        "count=-9223372036854775808,bytes=0",
+        "=,;=",
+        "countHardLimit=x",
+    ])
+    .prop_map(|text| text.as_bytes().to_vec())
+}
+
+fn acls() -> impl Strategy<Value = Vec<u8>> {
+    let list = |acls: &[(i32, &str, &str)]| {
+        let acls: Vec<Acl> =
+            acls.iter().map(|(perms, scheme, id)| Acl::new(*perms, *scheme, *id)).collect();
+        let mut bytes = Vec::new();
+        Some(acls).write(&mut bytes);
+        bytes
+    };
+    let mut null = Vec::new();
+    null.put_count(None);
+    let mut null_id = Vec::new();
+    null_id.put_count(Some(1));
+    null_id.put_i32(31);
+    null_id.put_text("world");
+    null_id.put_buffer(None);
+    prop_oneof![
+        8 => Just(list(&[(31, "world", "anyone")])),
+        2 => prop::sample::select(vec![
+            list(&[(1, "world", "anyone")]),
+            list(&[(31, "auth", "")]),
+            list(&[(i32::MAX, "ip", "127.0.0.0/8"), (0, "world", "anyone")]),
+            list(&[(27, "digest", "a:b"), (27, "digest", "a:b")]),
+        ]),
+        1 => prop::sample::select(vec![
+            list(&[]), null, null_id, list(&[(1, "nosuch", "x")]), list(&[(1, "world", "x")]),
+        ]),
+    ]
+}
+
+/// A body as a client may send it: whole, mostly; or of any bytes.
+fn operation() -> impl Strategy<Value = (i32, Vec<u8>)> {
+    let creates = prop::sample::select(vec![
+        code::CREATE,
+        code::CREATE,
+        code::CREATE2,
+        code::CREATE_CONTAINER,
+        code::CREATE_TTL,
+    ]);
+    let create = (
+        creates,
+        paths(),
+        data(),
+        acls(),
+        -1..8,
+        prop_oneof![Just(-1), Just(500), Just(0), any::<i64>()],
+    )
+        .prop_map(|(op, path, data, acl, flags, ttl)| {
+            let acl = AclBytes::from_bytes(&acl).unwrap();
+            // A create of TTL is rarely asked for without one.
+            let flags = if op == code::CREATE_TTL && flags < 4 { 5 } else { flags };
+            let mut body = Vec::new();
+            CreateRequest { path: Some(path.into()), data: data.as_deref(), acl, flags }
+                .write(&mut body);
+            if op == code::CREATE_TTL {
+                body.put_i64(ttl);
+            }
+            (op, body)
+        });
+    let version = || prop_oneof![4 => Just(-1), 1 => -2..3, 1 => any::<i32>()];
+    let set = (paths(), data(), version()).prop_map(|(path, data, version)| {
+        let mut body = Vec::new();
+        SetDataRequest { path: Some(path.into()), data: data.as_deref(), version }.write(&mut body);
+        (code::SET_DATA, body)
+    });
+    let path_version =
+        (prop::sample::select(vec![code::DELETE, code::DELETE, code::CHECK]), paths(), version())
+            .prop_map(|(op, path, version)| {
+                let mut body = Vec::new();
+                PathVersion { path: Some(path.into()), version }.write(&mut body);
+                (op, body)
+            });
+    let set_acl = (paths(), acls(), version()).prop_map(|(path, acl, version)| {
+        let mut body = Vec::new();
+        body.put_text(path);
+        body.extend_from_slice(&acl);
+        body.put_i32(version);
+        (code::SET_ACL, body)
+    });
+    let any_op = prop::sample::select(vec![
+        code::CREATE,
+        code::DELETE,
+        code::SET_DATA,
+        code::SET_ACL,
+        code::CHECK,
+        code::MULTI,
+        code::CREATE2,
+        code::RECONFIG,
+        code::CREATE_CONTAINER,
+        code::DELETE_CONTAINER,
+        code::CREATE_TTL,
+        code::ERROR,
+    ]);
+    // What the server counts on, and clients may write to.
+    let meddle =
+        data().prop_map(|data| (code::SET_DATA, set_data(STATS, &data.unwrap_or_default())));
+    let rubbish = (any_op, proptest::collection::vec(any::<u8>(), 0..60));
+    prop_oneof![8 => create, 4 => set, 4 => path_version, 2 => set_acl, 2 => meddle, 1 => rubbish]
+}
+
+/// The same with something wrong: cut, or with bytes changed.
+fn mutated(body: Vec<u8>, damage: &[(prop::sample::Index, Option<u8>)]) -> Vec<u8> {
+    let mut body = body;
+    for (at, byte) in damage {
+        if body.is_empty() {
+            break;
+        }
+        let at = at.index(body.len());
+        match byte {
+            Some(byte) => body[at] = *byte,
+            None => body.truncate(at),
+        }
+    }
+    body
+}
+
+fn happenings() -> impl Strategy<Value = Vec<Happens>> {
+    let byte = prop_oneof![3 => any::<u8>().prop_map(Some), 1 => Just(None)];
+    let damage = proptest::collection::vec((any::<prop::sample::Index>(), byte), 0..3);
+    let damage = prop_oneof![5 => Just(Vec::new()), 1 => damage];
+    let single = (operation(), damage.clone())
+        .prop_map(|((op, body), damage)| Happens::Write { op, body: mutated(body, &damage) });
+    let several =
+        (proptest::collection::vec(operation(), 0..6), damage).prop_map(|(parts, damage)| {
+            let parts: Vec<_> = parts.into_iter().filter(|(op, _)| *op != code::SET_ACL).collect();
+            Happens::Write { op: code::MULTI, body: mutated(multi(&parts), &damage) }
+        });
+    let asks = (any::<bool>(), paths()).prop_map(|(ephemerals, path)| {
+        let mut body = Vec::new();
+        body.put_text(path);
+        Happens::Ask { ephemerals, body }
+    });
+    let one = prop_oneof![
+        20 => single,
+        10 => several,
+        2 => asks,
+        1 => Just(Happens::Open),
+        1 => Just(Happens::Close),
+        2 => (0_i64..6_000).prop_map(Happens::Pass),
+        2 => any::<bool>().prop_map(Happens::Disk),
+        1 => Just(Happens::Snapshot),
+    ];
+    proptest::collection::vec(one, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever clients send: nobody panics, what fails leaves nothing behind, and the log leads
+    /// to the same state, also from a snapshot on.
+    #[test]
+    fn anything_may_be_sent(happenings in happenings()) {
+        let mut bench = Bench::new(settings());
+        bench.ids = Arc::from([Id::new("ip", "127.0.0.1"), Id::new("digest", "a:b")]);
+        let mut session = bench.open(HERE);
+        with_quota(&mut bench, session, b"count=-1,bytes=-1=;countHardLimit=9");
+        let mut keeps_up = true;
+        let mut snapshot: Option<(Zxid, Vec<u8>)> = None;
+        for happens in happenings {
+            match happens {
+                Happens::Write { op, body } => {
+                    if keeps_up {
+                        bench.sync();
+                    }
+                    let before = keeps_up.then(|| content(&bench.pipeline.reader()));
+                    let counted = bench.pipeline.report();
+                    bench.request(HERE, session, Want::Write { op }, &body);
+                    let Some(before) = before else { continue };
+                    for (_, _, outcome, body) in bench.sync() {
+                        let Outcome::Answer { err, .. } = outcome else { continue };
+                        let failed = err != Code::Ok || (op == code::MULTI && !failures(&body).is_empty());
+                        if failed {
+                            let after = bench.pipeline.report();
+                            prop_assert_eq!(&content(&bench.pipeline.reader()), &before);
+                            prop_assert_eq!(Report { zxid: after.zxid, ..counted }, after);
+                        }
+                    }
+                }
+                Happens::Ask { ephemerals, body } => {
+                    let want = if ephemerals { Want::Ephemerals } else { Want::Sync };
+                    bench.request(HERE, session, want, &body);
+                }
+                Happens::Open => {
+                    bench.sync();
+                    session = bench.open(HERE);
+                }
+                Happens::Close => bench.request(HERE, session, Want::Close, &[]),
+                Happens::Pass(ms) => drop(bench.pass(ms)),
+                Happens::Disk(up) => keeps_up = up,
+                Happens::Snapshot => {
+                    let job = bench.pipeline.snapshot_job();
+                    let bytes = job.write(SnapshotWriter::new(Vec::new()), true).unwrap();
+                    snapshot = Some((job.zxid, bytes));
+                }
+            }
+            prop_assert_eq!(bench.pipeline.broken_invariant(), None);
+        }
+        bench.sync();
+        let (here, digest) = (content(&bench.pipeline.reader()), bench.pipeline.tree().digest());
+        let mut replayed = bench.replayed(Restore::empty(settings().tree));
+        replayed.tree.publish(replayed.last);
+        prop_assert_eq!(&content(&replayed.tree.reader()), &here);
+        prop_assert_eq!(replayed.tree.digest(), digest);
+        prop_assert_eq!(&replayed.sessions, &bench.pipeline.sessions);
+        prop_assert_eq!(replayed.tree.znode_count(), bench.pipeline.tree().znode_count());
+        prop_assert_eq!(replayed.tree.ephemeral_count(), bench.pipeline.tree().ephemeral_count());
+        prop_assert_eq!(replayed.tree.data_bytes(), bench.pipeline.tree().data_bytes());
+        if let Some((zxid, bytes)) = snapshot {
+            let mut reader = SnapshotReader::new(Path::new("snapshot"), &*bytes);
+            let restore = Restore::from_snapshot(settings().tree, zxid, &mut reader).unwrap();
+            let mut replayed = bench.replayed(restore);
+            prop_assert_eq!(replayed.tree.digest(), digest);
+            prop_assert_eq!(&replayed.sessions, &bench.pipeline.sessions);
+            // Counts are made afresh when a snapshot is loaded; clients may have meddled with them.
+            let uncounted = |content: Content| -> Content {
+                content.into_iter().filter(|(path, _)| !path.ends_with(crate::tree::quota::STATS_NAME)).collect()
+            };
+            prop_assert_eq!(uncounted(content(&replayed.tree.reader())), uncounted(here));
+        }
+        bench.pass(0);
+        prop_assert_eq!(bench.pipeline.tree().waiting_to_be_freed(), 0);
+    }
+}
