@@ -185,7 +185,8 @@ impl Pipeline {
         let Restored { mut tree, sessions, last, .. } = restored;
         tree.publish(last);
         let known = sessions.iter().map(|(&session, &timeout_ms)| (session, timeout_ms));
-        let tracker = Tracker::new(now, settings.tick_ms, settings.server, settings.shards, known);
+        let tracker =
+            Tracker::new(now, settings.tick_ms, settings.server, settings.shards, last, known);
         Pipeline {
             tracker,
             zab: Standalone::new(last),

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::exchange::{ConnectionId, ShardId};
-use crate::types::{Now, ServerId, SessionId};
+use crate::types::{Now, ServerId, SessionId, Zxid};
 
 /// What of a session's id is not its server's number.
 const ID_MASK: i64 = (1 << 56) - 1;
@@ -48,13 +48,15 @@ pub(super) struct Tracker {
 }
 
 impl Tracker {
-    /// With the sessions that the disk knows: each begins with its full timeout.
+    /// With the sessions that the disk knows: each begins with its full timeout. `last` is the
+    /// last transaction on the disk.
     #[must_use]
     pub(super) fn new(
         now: Now,
         tick_ms: i64,
         server: ServerId,
         shards: usize,
+        last: Zxid,
         known: impl IntoIterator<Item = (SessionId, i32)>,
     ) -> Tracker {
         assert!(tick_ms > 0);
@@ -67,11 +69,15 @@ impl Tracker {
         };
         for (session, timeout_ms) in known {
             tracker.insert(now, session, timeout_ms, None);
-            // The clock may have been set back since that id was given out. The very last id of
-            // all was not: nobody has had that many.
-            let follows = session.0 >> 56 == tracker.next.0 >> 56 && session >= tracker.next;
-            if follows && session.0 & ID_MASK != ID_MASK {
-                tracker.next = SessionId(session.0 + 1);
+            // The clock may have been set back since that id was given out, and since others whose
+            // sessions are over, but whose clients may still come back. Each took a transaction,
+            // so none is as far from this one as there are transactions. The very last id of all
+            // was not given out: nobody has had that many.
+            let is_ours = session.0 >> 56 == tracker.next.0 >> 56;
+            if is_ours && session.0 & ID_MASK != ID_MASK {
+                let beyond = session.0.saturating_add(1 + i64::from(last.counter()));
+                let beyond = beyond.min(session.0 | ID_MASK);
+                tracker.next = tracker.next.max(SessionId(beyond));
             }
         }
         tracker
@@ -224,7 +230,7 @@ mod tests {
     }
 
     fn tracker() -> Tracker {
-        Tracker::new(at(0), 1_000, ServerId(1), 1, [])
+        Tracker::new(at(0), 1_000, ServerId(1), 1, Zxid(7), [])
     }
 
     #[test]
@@ -258,11 +264,11 @@ mod tests {
         let fresh = tracker().open(at(0), 1, HERE);
         assert_eq!(fresh.0 >> 56, 1);
         let later = SessionId(fresh.0 + 1_000_000);
-        let mut tracker = Tracker::new(at(0), 1_000, ServerId(1), 1, [(later, 4_000)]);
-        assert_eq!(tracker.open(at(0), 1, HERE), SessionId(later.0 + 1));
+        let mut tracker = Tracker::new(at(0), 1_000, ServerId(1), 1, Zxid(7), [(later, 4_000)]);
+        assert_eq!(tracker.open(at(0), 1, HERE), SessionId(later.0 + 1 + 7));
         for server in [ServerId(1), ServerId(127)] {
             let last = SessionId(server.0 << 56 | ID_MASK);
-            let mut tracker = Tracker::new(at(0), 1_000, server, 1, [(last, 4_000)]);
+            let mut tracker = Tracker::new(at(0), 1_000, server, 1, Zxid(7), [(last, 4_000)]);
             assert_eq!(tracker.open(at(0), 1, HERE).0 >> 56, server.0);
         }
     }

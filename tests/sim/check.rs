@@ -64,6 +64,17 @@ pub(crate) struct Received<'a> {
     pub(crate) body: &'a [u8],
 }
 
+/// When a session was heard of.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    last_ms: i64,
+    /// When it was heard again after a silence for which it could have been expired.
+    late_ms: Option<i64>,
+}
+
+/// How long a shard may stall, and some time on the way.
+const REPORT_MS_MAX: i64 = 2_500;
+
 pub(crate) struct Checker {
     pub(crate) model: Model,
     pub(crate) marks: Marks,
@@ -74,8 +85,9 @@ pub(crate) struct Checker {
     answers: BTreeMap<(i64, i32), Answer>,
     last_cxid: BTreeMap<i64, i32>,
     /// When a server last heard of a session, on its own clock.
-    heard_ms: BTreeMap<i64, i64>,
+    heard: BTreeMap<i64, Heard>,
     server_began_ms: i64,
+    tick_ms: i64,
     digests: bool,
     /// What the pipeline has handed out: committed, and seen or about to be.
     pub(crate) released: i64,
@@ -95,8 +107,9 @@ impl Checker {
             requests: BTreeMap::new(),
             answers: BTreeMap::new(),
             last_cxid: BTreeMap::new(),
-            heard_ms: BTreeMap::new(),
+            heard: BTreeMap::new(),
             server_began_ms: 0,
+            tick_ms: 0,
             digests,
             released: 0,
             seen: 0,
@@ -108,15 +121,23 @@ impl Checker {
     // ---- the server's side ------------------------------------------------------------------
 
     /// A server has begun: every session has its whole timeout again.
-    pub(crate) fn on_server_began(&mut self, now: Now, extended_types: bool) {
+    pub(crate) fn on_server_began(&mut self, now: Now, extended_types: bool, tick_ms: i64) {
         self.server_began_ms = now.monotonic_ms;
-        self.heard_ms.clear();
+        self.tick_ms = tick_ms;
+        self.heard.clear();
         self.model.extended_types = extended_types;
     }
 
     /// Bytes of this session's client have reached a shard.
     pub(crate) fn on_heard(&mut self, now: Now, session: i64) {
-        self.heard_ms.insert(session, now.monotonic_ms);
+        let Some(&timeout_ms) = self.model.sessions().get(&session) else { return };
+        let (last_ms, began_ms) = (now.monotonic_ms, self.server_began_ms);
+        let new = Heard { last_ms: began_ms, late_ms: None };
+        let heard = self.heard.entry(session).or_insert(new);
+        if i64::from(timeout_ms) <= last_ms - heard.last_ms {
+            heard.late_ms = Some(last_ms);
+        }
+        heard.last_ms = last_ms;
     }
 
     /// Records on their way into the log.
@@ -242,10 +263,13 @@ impl Checker {
             self.marks.insert("orphaned ephemerals removed");
             return Ok(());
         };
-        let heard = self.heard_ms.get(&session).copied().unwrap_or(self.server_began_ms);
-        let silent_ms = now.monotonic_ms - heard.max(self.server_began_ms);
+        let new = Heard { last_ms: self.server_began_ms, late_ms: None };
+        let Heard { last_ms, late_ms } = self.heard.get(&session).copied().unwrap_or(new);
+        let silent_ms = now.monotonic_ms - last_ms;
+        let patience_ms = 3 * self.tick_ms + REPORT_MS_MAX;
+        let was_late = late_ms.is_some_and(|late_ms| now.monotonic_ms - late_ms <= patience_ms);
         require!(
-            i64::from(timeout_ms) <= silent_ms,
+            i64::from(timeout_ms) <= silent_ms || was_late,
             "P9d: expired after {silent_ms} ms of silence, its timeout is {timeout_ms} ms"
         );
         self.marks.insert("session expired");

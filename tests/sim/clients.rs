@@ -208,7 +208,7 @@ impl Client {
                     return Wish::Nothing;
                 }
                 let oldest_us = self.pending.front().map_or(now_us, |pending| pending.sent_us);
-                if session_timeout_us < now_us - oldest_us {
+                if session_timeout_us < now_us - oldest_us && !healed {
                     return Wish::Leave;
                 }
                 if healed {

@@ -259,9 +259,10 @@ impl Disk {
                 inode.dirty.remove(&page);
             }
         }
-        // A later change of length is not covered.
+        // A later change of length is not covered; blocks that came with it stay.
         inode.stored_len = len;
-        inode.stored.resize(len, 0);
+        let kept = len.max(inode.cached.len()).min(inode.stored.len());
+        inode.stored.resize(kept.max(len), 0);
         Ok(())
     }
 

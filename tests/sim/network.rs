@@ -88,6 +88,11 @@ impl Network {
         self.links.iter().find(|(_, link)| is_it(link)).map(|(&id, _)| id)
     }
 
+    /// Whether nothing is on its way to any client.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.links.values().all(|link| link.client_gone || link.to_client.bytes.is_empty())
+    }
+
     /// Forgets a link that both sides have left.
     pub(crate) fn forget_if_gone(&mut self, id: LinkId) {
         if self.links.get(&id).is_some_and(|link| link.client_gone && link.server_gone) {
@@ -107,7 +112,7 @@ impl Link {
                 self.session = Some(session).filter(|&session| session != 0);
             }
         }
-        if !self.dead {
+        if !self.dead && !self.to_client.ended {
             self.to_client.bytes.extend_from_slice(bytes);
         }
     }

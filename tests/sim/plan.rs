@@ -97,11 +97,11 @@ impl Plan {
         Plan {
             shards: rng.between(1, 3) as usize,
             clients,
-            requests: (rng.between(300, 900) / clients as i64) as u32,
-            think_us: rng.between(1_000, 60_000),
+            requests: (rng.between(500, 4_000) / clients as i64) as u32,
+            think_us: rng.mostly_small(1_000, 60_000),
             tick_ms,
             timeouts_ms: ((2 * tick_ms) as i32, (8 * tick_ms) as i32),
-            faulty_us: rng.between(4_000_000, 12_000_000),
+            faulty_us: rng.between(5_000_000, 25_000_000),
             roll: RollSettings {
                 txns: rng.between(20, 200) as u64,
                 bytes: if rng.coin() { 0 } else { rng.between(4_000, 60_000) as u64 },
