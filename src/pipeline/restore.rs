@@ -13,8 +13,6 @@ use std::io::Read;
 
 use tracing::warn;
 
-use crate::jute::Reader;
-use crate::jute::record::Record as _;
 use crate::record::data::{Acl, AclBytes};
 use crate::record::txn::{DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
 use crate::storage::snapshot::{Item, SnapshotDigest, SnapshotError, SnapshotReader};

@@ -152,7 +152,7 @@ pub(crate) struct Summary {
 
 impl World {
     pub(crate) fn new(seed: u64, mutant: Option<Mutant>) -> World {
-        let mut rng = Rng::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x5ee_d);
+        let mut rng = Rng::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x5eed);
         let plan = Plan::draw(&mut rng);
         let clients = (0..plan.clients)
             .map(|_| Client::new(rng.fork(), plan.timeouts_ms, plan.requests, plan.think_us))
