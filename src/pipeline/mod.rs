@@ -97,8 +97,14 @@ pub enum Mutant {
     SequenceGoesBack,
     /// A session comes back whatever its password.
     PasswordNotChecked,
-    /// Sessions expire a tick early.
+    /// Sessions expire two ticks early.
     ExpiresEarly,
+    /// Sessions expire long after their time.
+    ExpiresLate,
+    /// Sessions expire before all shards have said whom they heard until then.
+    ReportNotAwaited,
+    /// A session that has come back elsewhere is still served where it was before.
+    MovedSessionServed,
     /// A client that has seen more than this server is let in.
     FutureClientAccepted,
     /// The wrong code for a delete that finds children.
@@ -262,12 +268,23 @@ impl Pipeline {
                 }
                 // Late, over a connection that the session has left: a write from there must not
                 // take effect among those that come over the new one.
-                Some(connection) if connection != Some(from) => {
+                Some(connection) if connection != Some(from) && !self.serves_moved_sessions() => {
                     self.gathered.reply(from, self.zab.proposed(), Outcome::Dropped);
                 }
                 Some(_) => self.on_session_request(now, from, request, body, out),
             },
         }
+    }
+
+    #[cfg(feature = "mutants")]
+    fn serves_moved_sessions(&self) -> bool {
+        self.settings.mutant == Some(Mutant::MovedSessionServed)
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, reason = "the same call with and without mutants")]
+    fn serves_moved_sessions(&self) -> bool {
+        false
     }
 
     fn on_session_request(
@@ -410,10 +427,18 @@ impl Pipeline {
     }
 
     fn on_touched(&mut self, now: Now, touched: &Touched, out: &mut Output) {
+        #[cfg(not(feature = "mutants"))]
+        let (early_ms, ahead_ms) = (0, 0);
+        #[cfg(feature = "mutants")]
+        let (early_ms, ahead_ms) = match self.settings.mutant {
+            Some(Mutant::ExpiresEarly) => (2 * self.settings.tick_ms, 0),
+            Some(Mutant::ReportNotAwaited) => (0, self.settings.tick_ms),
+            _ => (0, 0),
+        };
         for &(session, heard_ms) in &touched.heard {
-            self.tracker.touch(session, heard_ms);
+            self.tracker.touch(session, heard_ms - early_ms);
         }
-        self.tracker.on_report(touched.shard, touched.as_of_ms);
+        self.tracker.on_report(touched.shard, touched.as_of_ms + ahead_ms);
         // It may have been this report that the end of a session waited for.
         self.expire(now, out);
         self.seal(out);
@@ -431,10 +456,7 @@ impl Pipeline {
     fn expire(&mut self, now: Now, out: &mut Output) {
         #[cfg(feature = "mutants")]
         let now = match self.settings.mutant {
-            Some(Mutant::ExpiresEarly) => Now {
-                monotonic_ms: now.monotonic_ms + 2 * self.settings.tick_ms,
-                wall_ms: now.wall_ms,
-            },
+            Some(Mutant::ExpiresLate) => Now { monotonic_ms: now.monotonic_ms - 10_000, ..now },
             _ => now,
         };
         for session in self.tracker.due(now) {
@@ -685,6 +707,10 @@ impl Pipeline {
         }
         if self.tree.mark() != 0 {
             return Some("no transaction is left open");
+        }
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(Mutant::AnswerBeforeSync) {
+            return None;
         }
         if self.tree.published() > self.zab.committed() {
             return Some("only what is committed is published");

@@ -86,7 +86,11 @@ pub(crate) struct Checker {
     last_cxid: BTreeMap<i64, i32>,
     /// When a server last heard of a session, on its own clock.
     heard: BTreeMap<i64, Heard>,
+    /// When a session's client was last told that it is back.
+    resumed_ms: BTreeMap<i64, i64>,
     server_began_ms: i64,
+    /// Until when a shard has stalled: nobody is expired meanwhile.
+    stalled_until_ms: i64,
     tick_ms: i64,
     digests: bool,
     /// What the pipeline has handed out: committed, and seen or about to be.
@@ -108,7 +112,9 @@ impl Checker {
             answers: BTreeMap::new(),
             last_cxid: BTreeMap::new(),
             heard: BTreeMap::new(),
+            resumed_ms: BTreeMap::new(),
             server_began_ms: 0,
+            stalled_until_ms: i64::MIN,
             tick_ms: 0,
             digests,
             released: 0,
@@ -125,7 +131,19 @@ impl Checker {
         self.server_began_ms = now.monotonic_ms;
         self.tick_ms = tick_ms;
         self.heard.clear();
+        self.resumed_ms.clear();
+        self.stalled_until_ms = i64::MIN;
         self.model.extended_types = extended_types;
+    }
+
+    /// A shard does nothing until then.
+    pub(crate) fn on_stall(&mut self, until_ms: i64) {
+        self.stalled_until_ms = self.stalled_until_ms.max(until_ms);
+    }
+
+    /// A shard tells a client that its session is open, or open again.
+    pub(crate) fn on_resumed(&mut self, now: Now, session: i64) {
+        self.resumed_ms.insert(session, now.monotonic_ms);
     }
 
     /// Bytes of this session's client have reached a shard.
@@ -271,6 +289,13 @@ impl Checker {
         require!(
             i64::from(timeout_ms) <= silent_ms || was_late,
             "P9d: expired after {silent_ms} ms of silence, its timeout is {timeout_ms} ms"
+        );
+        let resumed_ms = self.resumed_ms.get(&session).copied().unwrap_or(last_ms).max(last_ms);
+        let silent_ms = now.monotonic_ms - resumed_ms;
+        let could_ms = now.monotonic_ms - self.stalled_until_ms.max(i64::MIN / 2);
+        require!(
+            silent_ms <= i64::from(timeout_ms) + 2 * self.tick_ms || could_ms <= 2 * self.tick_ms,
+            "P9e: expired after {silent_ms} ms of silence only, its timeout is {timeout_ms} ms"
         );
         self.marks.insert("session expired");
         Ok(())

@@ -374,7 +374,7 @@ fn record_lengths(records: &[u8]) -> Vec<usize> {
 }
 
 /// The stores of `Segment::append`, in its order: of every record all but the length, then the
-/// lengths one by one.
+/// lengths one by one. Nothing is promised of the order within one copy, so its end comes first.
 fn store_records(
     disk: &mut Disk,
     file: FileId,
@@ -386,12 +386,14 @@ fn store_records(
     for stores_lengths in [length_first, !length_first] {
         let mut at = 0;
         for length in &lengths {
-            let (of_length, payload) = (at + LENGTH_OFFSET, at + PAYLOAD_OFFSET);
-            if stores_lengths {
-                disk.write(file, offset + of_length, &records[of_length..payload])?;
-            } else {
-                disk.write(file, offset + at, &records[at..of_length])?;
-                disk.write(file, offset + payload, &records[payload..at + length])?;
+            let (of_length, payload, mark) =
+                (at + LENGTH_OFFSET, at + PAYLOAD_OFFSET, at + length - 1);
+            let pieces = match stores_lengths {
+                true => vec![of_length..payload],
+                false => vec![mark..mark + 1, at..of_length, payload..mark],
+            };
+            for piece in pieces {
+                disk.write(file, offset + piece.start, &records[piece])?;
             }
             at += length;
         }

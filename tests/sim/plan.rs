@@ -97,11 +97,11 @@ impl Plan {
         Plan {
             shards: rng.between(1, 3) as usize,
             clients,
-            requests: (rng.between(500, 4_000) / clients as i64) as u32,
+            requests: (rng.between(500, 8_000) / clients as i64) as u32,
             think_us: rng.mostly_small(1_000, 60_000),
             tick_ms,
             timeouts_ms: ((2 * tick_ms) as i32, (8 * tick_ms) as i32),
-            faulty_us: rng.between(5_000_000, 25_000_000),
+            faulty_us: rng.between(5_000_000, 40_000_000),
             roll: RollSettings {
                 txns: rng.between(20, 200) as u64,
                 bytes: if rng.coin() { 0 } else { rng.between(4_000, 60_000) as u64 },
@@ -126,12 +126,12 @@ impl Plan {
             digests: rng.chance(700),
             network_us: rng.mostly_small(100, 20_000),
             mesh_us: rng.mostly_small(1, 2_000),
-            sync_us: rng.mostly_small(50, 8_000),
+            sync_us: rng.mostly_small(50, 30_000),
             window_bytes: *rng.pick(&[300, 4_000, 1 << 20]),
             outstanding_max: *rng.pick(&[2, 1_000]),
             output_bytes_max: *rng.pick(&[200, 4_000, 1 << 20]),
             input_bytes_max: *rng.pick(&[50, 1 << 20]),
-            write_back_us: rng.between(500, 100_000),
+            write_back_us: *rng.pick(&[1_000, 20_000, 1_000_000, 20_000_000]),
             faults: FAULTS.into_iter().filter(|_| rng.coin()).collect(),
             fault_us: rng.between(200_000, 1_500_000),
         }

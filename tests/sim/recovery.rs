@@ -91,14 +91,10 @@ pub(crate) fn recover(
         })?;
     }
     let replayed = replay.finish()?;
-    if !replayed.torn.is_empty() {
-        marks.insert("torn tail of an earlier log");
-    }
     for cut in &replayed.cuts {
         let name = text(&cut.path);
         if cut.offset == 0 {
             disk.unlink(&name)?;
-            marks.insert("log without a header removed");
         } else {
             let file = disk.find(&name).expect("read before");
             if mutant != Some(DiskMutant::TailTaken) {

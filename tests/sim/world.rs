@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use ringkeeper::auth::Providers;
 use ringkeeper::exchange::{Applied, ConnectionId, Requests, ShardId, Touched};
+use ringkeeper::jute::FIELD_BYTES_MAX;
 use ringkeeper::pipeline::{self, Input, Pipeline, SnapshotJob};
 use ringkeeper::shard::{self, Close, Shard};
 use ringkeeper::storage::compression::Encoder;
@@ -524,7 +525,9 @@ impl World {
             if !wants_read {
                 self.checker.marks.insert("connection not read from");
             }
-            link.send_to_client(&outgoing.bytes[..count]);
+            if let Some(session) = link.send_to_client(&outgoing.bytes[..count]) {
+                self.checker.on_resumed(now, session);
+            }
             if 0 < count {
                 core.shard.on_written(now, connection, count, &mut core.out);
             }
@@ -845,6 +848,7 @@ impl World {
                 if let Some(server) = &mut self.server {
                     let shard = self.rng.index(server.shards.len());
                     server.shards[shard].stalled_until_us = until_us;
+                    self.checker.on_stall(until_us / 1000 + self.monotonic_offset_ms);
                 }
             }
             Fault::WallJump => {
@@ -1035,6 +1039,7 @@ impl World {
             enforce_quota: false,
             reconfig_enabled: false,
             close_session_lists_paths: true,
+            record_bytes_max: FIELD_BYTES_MAX,
             tree: settings,
             roll: self.plan.roll,
             reaper: self.plan.reaper,
