@@ -6,25 +6,39 @@
 //! NAME: REQUEST; REQUEST    requests in one piece; the words are in `wire.rs`
 //! raw NAME HEX              bytes as they are, on a connection of their own if NAME has none
 //! synced                    the log is on the disk, up to here
+//! quiet                     and again, until nobody waits any more
 //! hold N, release N         shard N is slow in taking what was committed
 //! tick MS                   time passes
 //! stall NAME, drain NAME    the client does not read; reads again
 //! end NAME                  the client says that it will send no more
 //! leave NAME                the connection breaks
+//! report                    what the shards say of connections and watches
+//! server [ttl off] [quota on] [reconfig on] [skipacl on] [lists off] [reaper MS] [unused MS]
+//!                           another server, with nothing on its disk
+//! snapshot                  one is taken, of what is committed
+//! restart                   the server ends in good order, and begins again
+//! crash [torn BYTES]        it ends at once: what was not synced is lost, or all but so much
+//! crash forget              and nobody knows the sessions any more
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use ringkeeper::auth::{self, Providers};
 use ringkeeper::exchange::{Applied, ConnectionId, ShardId};
 use ringkeeper::jute::record::Record as _;
 use ringkeeper::jute::{Reader, frame};
-use ringkeeper::pipeline::{self, Input, Pipeline, ReaperSettings, Restore, RollSettings};
+use ringkeeper::pipeline::{
+    self, Append, Input, Pipeline, ReaperSettings, Restore, Restored, RollSettings,
+};
 use ringkeeper::record::proto::{ConnectRequest, ConnectResponse, ReplyHeader};
 use ringkeeper::shard::{self, Close, Shard};
+use ringkeeper::storage::replay::{Options, Replay, ReplayError};
+use ringkeeper::storage::snapshot::{SnapshotReader, SnapshotWriter};
+use ringkeeper::storage::{self, txnlog};
 use ringkeeper::tree;
 use ringkeeper::types::{Now, ServerId, Zxid};
 
@@ -34,11 +48,28 @@ const SHARDS: u16 = 2;
 
 pub(crate) struct World {
     now: Now,
+    settings: pipeline::Settings,
     pipeline: Pipeline,
     shards: Vec<Core>,
     clients: BTreeMap<String, Client>,
     appended: Zxid,
+    disk: Disk,
     outcome: String,
+    #[cfg(feature = "mutants")]
+    mutant: Option<shard::Mutant>,
+}
+
+/// What a server finds when it starts.
+#[derive(Default)]
+struct Disk {
+    logs: Vec<Log>,
+    snapshot: Option<(Zxid, Vec<u8>)>,
+}
+
+struct Log {
+    start: Zxid,
+    bytes: Vec<u8>,
+    synced_bytes: usize,
 }
 
 struct Core {
@@ -65,55 +96,53 @@ impl World {
     #[cfg(feature = "mutants")]
     pub(crate) fn with_mutant(mutant: shard::Mutant) -> World {
         let mut world = World::new();
-        world.shards.iter_mut().for_each(|core| core.shard.set_mutant(Some(mutant)));
+        world.mutant = Some(mutant);
+        world.begin(Restore::empty(world.settings.tree).finish());
         world
     }
 
     pub(crate) fn new() -> World {
+        World::with(settings())
+    }
+
+    /// A server with nothing on its disk.
+    fn with(settings: pipeline::Settings) -> World {
         let now = Now { monotonic_ms: 1_000_000, wall_ms: 1_700_000_000_000 };
-        let digest = auth::DigestSettings {
-            super_digest: Some("super:D/InIHSb7yEEbrWz8b9l71RjZJU=".to_owned()),
-            ..auth::DigestSettings::default()
-        };
-        let auth = auth::Settings { digest: Some(digest), ..auth::Settings::default() };
-        let providers = Arc::new(Providers::new(auth).unwrap());
-        let mut types = tree::Settings::default();
-        types.types.extended = true;
-        let settings = pipeline::Settings {
-            server: ServerId(1),
-            shards: usize::from(SHARDS),
-            tick_ms: 1000,
-            providers: Arc::clone(&providers),
-            skip_acl: false,
-            enforce_quota: false,
-            reconfig_enabled: false,
-            close_session_lists_paths: true,
-            record_bytes_max: ringkeeper::jute::FIELD_BYTES_MAX,
-            tree: types,
-            roll: RollSettings::default(),
-            reaper: ReaperSettings::default(),
-            seed: 1,
+        let restored = || Restore::empty(settings.tree).finish();
+        let mut world = World {
+            now,
+            pipeline: Pipeline::new(now, settings.clone(), restored()),
+            settings: settings.clone(),
+            shards: Vec::new(),
+            clients: BTreeMap::new(),
+            appended: Zxid::ZERO,
+            disk: Disk::default(),
+            outcome: String::new(),
             #[cfg(feature = "mutants")]
             mutant: None,
         };
-        let mut pipeline = Pipeline::new(now, settings, Restore::empty(types).finish());
-        let shards = (0..SHARDS)
-            .map(|number| {
-                let id = ShardId(number);
-                let settings = shard_settings(Arc::clone(&providers));
-                let shard = Shard::new(id, settings, pipeline.reader());
-                let out = shard::Output::new(id);
-                Core { shard, out, applied: VecDeque::new(), is_held: false }
-            })
-            .collect();
-        World {
-            now,
-            pipeline,
-            shards,
-            clients: BTreeMap::new(),
-            appended: Zxid::ZERO,
-            outcome: String::new(),
+        world.begin(restored());
+        world
+    }
+
+    /// Goes on from what was on the disk.
+    fn begin(&mut self, restored: Restored) {
+        self.appended = restored.last;
+        self.pipeline = Pipeline::new(self.now, self.settings.clone(), restored);
+        self.shards.clear();
+        for number in 0..SHARDS {
+            let id = ShardId(number);
+            let settings = shard_settings(&self.settings);
+            #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "for mutants"))]
+            let mut shard = Shard::new(id, settings, self.pipeline.reader());
+            #[cfg(feature = "mutants")]
+            shard.set_mutant(self.mutant);
+            let out = shard::Output::new(id);
+            self.shards.push(Core { shard, out, applied: VecDeque::new(), is_held: false });
         }
+        let mut out = pipeline::Output::default();
+        self.pipeline.start(self.now, &mut out);
+        self.take(out);
     }
 
     pub(crate) fn play(&mut self, line: &str) -> Result<(), String> {
@@ -131,10 +160,15 @@ impl World {
                 }
                 self.hand_in(&name, &bytes);
             }
-            "synced" => {
-                let synced = self.appended;
-                self.step(Input::Synced(synced));
-            }
+            "synced" => self.sync(),
+            "quiet" => loop {
+                let before = self.appended;
+                self.sync();
+                self.settle();
+                if self.appended == before && self.pipeline.report().outstanding == 0 {
+                    break;
+                }
+            },
             "hold" => self.shards[shard_number(&mut words)?].is_held = true,
             "release" => self.shards[shard_number(&mut words)?].is_held = false,
             "tick" => {
@@ -155,6 +189,22 @@ impl World {
                 self.client(name)?.at = None;
             }
             "report" => self.report(),
+            "server" => *self = self.another(&mut words)?,
+            "snapshot" => {
+                let job = self.pipeline.snapshot_job();
+                let bytes = job.write(SnapshotWriter::new(Vec::new()), true);
+                self.disk.snapshot = Some((job.zxid, bytes.map_err(|error| error.to_string())?));
+            }
+            "restart" => {
+                self.step(Input::Synced(self.appended));
+                self.disk.sync();
+                self.restart(false)?;
+            }
+            "crash" => {
+                let torn = words.value_of("torn").map_or(Ok(0), str::parse);
+                self.disk.crash(torn.map_err(|_| "torn is a number")?);
+                self.restart(words.has("forget"))?;
+            }
             command => return Err(format!("{command} is no command")),
         }
         self.settle();
@@ -243,17 +293,79 @@ impl World {
             self.settle();
             self.step(Input::Tick);
             // The disk keeps up while time passes.
-            let synced = self.appended;
-            self.step(Input::Synced(synced));
+            self.sync();
             self.settle();
         }
+    }
+
+    fn another(&self, words: &mut Words<'_>) -> Result<World, String> {
+        let mut settings = settings();
+        while let Some(word) = words.next() {
+            let value = words.require("a value")?;
+            let is_on = value == "on";
+            match word {
+                "ttl" => settings.tree.types.extended = is_on,
+                "quota" => settings.enforce_quota = is_on,
+                "reconfig" => settings.reconfig_enabled = is_on,
+                "skipacl" => settings.skip_acl = is_on,
+                "lists" => settings.close_session_lists_paths = is_on,
+                "reaper" => settings.reaper.check_interval_ms = wire::number(value)?,
+                "unused" => settings.reaper.never_used_ms_max = wire::number(value)?,
+                _ => return Err(format!("{word} is no setting")),
+            }
+        }
+        let mut world = World::with(settings);
+        world.outcome.clone_from(&self.outcome);
+        #[cfg(feature = "mutants")]
+        {
+            world.mutant = self.mutant;
+            world.begin(Restore::empty(world.settings.tree).finish());
+        }
+        Ok(world)
+    }
+
+    /// A server begins on what the one before left on the disk, which makes the same of it.
+    fn restart(&mut self, forget: bool) -> Result<(), String> {
+        let (digest, last) = (self.pipeline.tree().digest(), self.appended);
+        let mut restored = self.disk.restore(&self.settings)?;
+        if restored.last == last {
+            assert_eq!(restored.tree.digest(), digest, "the log leads to the same state");
+        }
+        if forget {
+            restored.sessions.clear();
+        }
+        writeln!(
+            self.outcome,
+            "restarted at zxid {}: replayed {} sessions {} znodes {}",
+            restored.last,
+            restored.replayed,
+            restored.sessions.len(),
+            restored.tree.znode_count()
+        )
+        .unwrap();
+        self.clients.values_mut().for_each(|client| client.at = None);
+        // It takes its time.
+        self.now.monotonic_ms += 100;
+        self.now.wall_ms += 100;
+        self.begin(restored);
+        Ok(())
+    }
+
+    fn sync(&mut self) {
+        self.disk.sync();
+        self.step(Input::Synced(self.appended));
     }
 
     fn step(&mut self, input: Input<'_>) {
         let mut out = pipeline::Output::default();
         self.pipeline.step(self.now, input, &mut out);
-        if let Some(append) = out.appends.last() {
+        self.take(out);
+    }
+
+    fn take(&mut self, out: pipeline::Output) {
+        for append in &out.appends {
             self.appended = append.last;
+            self.disk.append(append);
         }
         for core in &mut self.shards {
             core.applied.extend(out.applied.iter().cloned());
@@ -361,6 +473,70 @@ impl World {
     }
 }
 
+impl Disk {
+    fn append(&mut self, append: &Append) {
+        if append.new_file {
+            let mut bytes = Vec::new();
+            txnlog::append_header(&mut bytes);
+            self.logs.push(Log { start: append.first, bytes, synced_bytes: 0 });
+        }
+        let log = self.logs.last_mut().expect("the first record opens a file");
+        log.bytes.extend_from_slice(&append.records);
+    }
+
+    fn sync(&mut self) {
+        self.logs.iter_mut().for_each(|log| log.synced_bytes = log.bytes.len());
+    }
+
+    /// Loses what is not synced, all but `left` bytes of it.
+    fn crash(&mut self, left: usize) {
+        self.logs.retain_mut(|log| {
+            log.bytes.truncate(log.synced_bytes + left);
+            !log.bytes.is_empty()
+        });
+    }
+
+    /// What the shell does at a start: the snapshot, the logs after it, and a torn tail cut.
+    fn restore(&mut self, settings: &pipeline::Settings) -> Result<Restored, String> {
+        let mut restore = match &self.snapshot {
+            Some((zxid, bytes)) => {
+                let mut reader = SnapshotReader::new(Path::new("snapshot"), &bytes[..]);
+                Restore::from_snapshot(settings.tree, *zxid, &mut reader)
+                    .map_err(|error| error.to_string())?
+            }
+            None => Restore::empty(settings.tree),
+        };
+        let payload_bytes_max = settings.record_bytes_max;
+        let options = Options { from: restore.last(), watermark: None, payload_bytes_max };
+        let mut replay = Replay::new(options);
+        let names: Vec<_> = self.logs.iter().map(|log| storage::log_name(log.start)).collect();
+        for (log, name) in self.logs.iter().zip(&names) {
+            let replayed = replay.log(Path::new(name), log.start, &log.bytes, |record| {
+                restore
+                    .replay(&record.header, &record.txn, record.digest.as_ref())
+                    .map_err(|error| Failed(error.to_string()))
+            });
+            replayed.map_err(|Failed(error)| error)?;
+        }
+        let replayed = replay.finish().map_err(|error| error.to_string())?;
+        for cut in replayed.cuts {
+            let at = names.iter().position(|name| cut.path == Path::new(name)).unwrap();
+            self.logs[at].bytes.truncate(cut.offset as usize);
+        }
+        self.logs.retain(|log| !log.bytes.is_empty());
+        self.sync();
+        Ok(restore.finish())
+    }
+}
+
+struct Failed(String);
+
+impl From<ReplayError> for Failed {
+    fn from(error: ReplayError) -> Failed {
+        Failed(error.to_string())
+    }
+}
+
 impl Client {
     /// Puts what has been received into words.
     fn tell(&mut self, name: &str, outcome: &mut String) {
@@ -403,13 +579,40 @@ impl Client {
     }
 }
 
-fn shard_settings(providers: Arc<Providers>) -> shard::Settings {
+fn settings() -> pipeline::Settings {
+    let digest = auth::DigestSettings {
+        super_digest: Some("super:D/InIHSb7yEEbrWz8b9l71RjZJU=".to_owned()),
+        ..auth::DigestSettings::default()
+    };
+    let auth = auth::Settings { digest: Some(digest), ..auth::Settings::default() };
+    let mut tree = tree::Settings::default();
+    tree.types.extended = true;
+    pipeline::Settings {
+        server: ServerId(1),
+        shards: usize::from(SHARDS),
+        tick_ms: 1000,
+        providers: Arc::new(Providers::new(auth).unwrap()),
+        skip_acl: false,
+        enforce_quota: false,
+        reconfig_enabled: false,
+        close_session_lists_paths: true,
+        record_bytes_max: ringkeeper::jute::FIELD_BYTES_MAX,
+        tree,
+        roll: RollSettings::default(),
+        reaper: ReaperSettings::default(),
+        seed: 1,
+        #[cfg(feature = "mutants")]
+        mutant: None,
+    }
+}
+
+fn shard_settings(settings: &pipeline::Settings) -> shard::Settings {
     shard::Settings {
         frame_bytes_max: 0xf_ffff,
         session_timeout_min_ms: 2_000,
         session_timeout_max_ms: 20_000,
-        providers,
-        skip_acl: false,
+        providers: Arc::clone(&settings.providers),
+        skip_acl: settings.skip_acl,
         sessionless_timeout_ms: 10_000,
         silence_slack_ms: 10_000,
         outstanding_max: 1000,

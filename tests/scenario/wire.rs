@@ -2,7 +2,7 @@
 
 use ringkeeper::jute::record::{Record as _, Text};
 use ringkeeper::jute::{Reader, Write as _, frame};
-use ringkeeper::record::data::{Acl, AclBytes, AclText, Stat};
+use ringkeeper::record::data::{AclBytes, AclText, Stat};
 use ringkeeper::record::op::code;
 use ringkeeper::record::proto::{MULTI_END, MultiHeader, ReplyHeader, RequestHeader, WatcherEvent};
 
@@ -46,31 +46,50 @@ impl<'a> Words<'a> {
     }
 }
 
-/// A path or text: `null` and `""` are what they say.
+/// A path or text: `null` and `""` are what they say, `%00` is a byte, `x*20` twenty times x.
 fn put_text(out: &mut Vec<u8>, word: &str) {
     match word {
-        "null" => out.put_buffer(None),
-        "\"\"" => out.put_buffer(Some(b"")),
-        _ => out.put_text(word),
+        "null" => return out.put_buffer(None),
+        "\"\"" => return out.put_buffer(Some(b"")),
+        _ => {}
     }
+    if let Some((text, Ok(count))) = word.split_once('*').map(|(text, count)| (text, count.parse()))
+    {
+        return out.put_text(&text.repeat(count));
+    }
+    let mut pieces = word.split('%');
+    let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
+    for piece in pieces {
+        bytes.push(u8::from_str_radix(&piece[..2], 16).unwrap());
+        bytes.extend_from_slice(&piece.as_bytes()[2..]);
+    }
+    out.put_buffer(Some(&bytes));
 }
 
-fn number<T: std::str::FromStr>(word: &str) -> Result<T, String> {
+pub(crate) fn number<T: std::str::FromStr>(word: &str) -> Result<T, String> {
     word.parse().map_err(|_| format!("{word} is not a number"))
 }
 
-/// `world:anyone:31,digest:user:hash:1`, the permissions last.
+/// `world:anyone:31,digest:user:hash:1`, the permissions last; `null` and `none` are lists too, and
+/// `~` stands for a text that is null.
 fn put_acl(out: &mut Vec<u8>, word: Option<&str>) -> Result<(), String> {
     let Some(word) = word else {
         AclBytes::OPEN.write(out);
         return Ok(());
     };
-    let entries: Vec<&str> = word.split(',').collect();
+    if word == "null" {
+        out.put_count(None);
+        return Ok(());
+    }
+    let entries: Vec<&str> = word.split(',').filter(|entry| *entry != "none").collect();
     out.put_count(Some(entries.len()));
     for entry in entries {
         let (id, perms) = entry.rsplit_once(':').ok_or("an ACL is scheme:id:perms")?;
         let (scheme, id) = id.split_once(':').ok_or("an ACL is scheme:id:perms")?;
-        Acl::new(number(perms)?, scheme, id).write(out);
+        out.put_i32(number(perms)?);
+        for text in [scheme, id] {
+            put_text(out, if text == "~" { "null" } else { text });
+        }
     }
     Ok(())
 }
@@ -83,7 +102,7 @@ fn operation(words: &mut Words<'_>, out: &mut Vec<u8>) -> Result<i32, String> {
         "create" | "create2" | "container" | "ttl" => {
             put_text(out, words.require("a path")?);
             match words.next() {
-                None | Some("null" | "mode" | "acl") => out.put_buffer(None),
+                None | Some("null" | "mode" | "acl" | "for") => out.put_buffer(None),
                 Some(data) => put_text(out, data),
             }
             put_acl(out, words.value_of("acl"))?;
@@ -113,7 +132,7 @@ fn operation(words: &mut Words<'_>, out: &mut Vec<u8>) -> Result<i32, String> {
         "setacl" => {
             put_text(out, words.require("a path")?);
             put_acl(out, words.next())?;
-            out.put_i32(-1);
+            out.put_i32(words.next().map_or(Ok(-1), number)?);
             code::SET_ACL
         }
         "exists" | "get" | "children" | "children2" => {
@@ -168,6 +187,13 @@ fn operation(words: &mut Words<'_>, out: &mut Vec<u8>) -> Result<i32, String> {
                 paths.iter().for_each(|path| put_text(out, path));
             }
             if with_persistent { code::SET_WATCHES2 } else { code::SET_WATCHES }
+        }
+        "reconfig" => {
+            for _ in ["joining", "leaving", "members"] {
+                put_text(out, words.next().unwrap_or("null"));
+            }
+            out.put_i64(-1);
+            code::RECONFIG
         }
         "op" => number(words.require("an opcode")?)?,
         _ => return Err(format!("{word} is no operation")),
