@@ -11,8 +11,9 @@ use crate::exchange::{Item, Reply};
 use crate::record::data::{Acl, AclBytes, Id, StatPersisted};
 use crate::record::op::CreateMode;
 use crate::record::proto::{CreateRequest, MULTI_END, MultiHeader, PathVersion, SetDataRequest};
-use crate::storage::replay::{Options, Replay, ReplayError};
-use crate::storage::snapshot::{SnapshotReader, SnapshotWriter};
+use crate::storage::replay::{LogReader, Options, Record, Replay, ReplayError};
+use crate::storage::snapshot::{SnapshotDigest, SnapshotReader, SnapshotWriter, Trailer};
+use crate::tree::change::Unwatched;
 use crate::tree::ephemerals::Types;
 use crate::types::Xid;
 
@@ -739,13 +740,76 @@ fn happenings() -> impl Strategy<Value = Vec<Happens>> {
     proptest::collection::vec(one, 1..60)
 }
 
+/// Counts are made afresh when a snapshot is loaded; clients may have meddled with them.
+fn uncounted(content: Content) -> Content {
+    let is_count = |path: &str| path.ends_with(crate::tree::quota::STATS_NAME);
+    content.into_iter().filter(|(path, _)| !is_count(path)).collect()
+}
+
+/// A snapshot as ZooKeeper takes it while transactions go on: sessions and ACLs as they are at the
+/// start, then one znode after the other, each as it is when its turn comes. `between` says how
+/// many transactions are applied after each.
+fn fuzzy_snapshot(records: &[Record<'_>], from: usize, between: &[usize]) -> (Zxid, Vec<u8>) {
+    let mut tree = TreeWriter::new(settings().tree);
+    let mut sessions = BTreeMap::new();
+    let mut records = records.iter();
+    let apply = |tree: &mut TreeWriter, record: &Record<'_>| {
+        let zxid = record.zxid();
+        tree.apply(&record.header, &record.txn, &mut Unwatched);
+        tree.settle(zxid);
+        tree.publish(zxid);
+    };
+    for record in records.by_ref().take(from) {
+        let session = SessionId(record.header.client_id);
+        match record.txn {
+            Txn::CreateSession { timeout_ms } => drop(sessions.insert(session, timeout_ms)),
+            Txn::CloseSession { .. } => drop(sessions.remove(&session)),
+            _ => {}
+        }
+        apply(&mut tree, record);
+    }
+    let zxid = tree.published();
+    let mut out = SnapshotWriter::new(Vec::new());
+    out.sessions(sessions.into_iter()).unwrap();
+    let acls: Vec<(i64, Vec<u8>)> = tree
+        .acl_lists()
+        .iter()
+        .map(|(number, list)| {
+            let mut bytes = Vec::new();
+            Some(list.to_vec()).write(&mut bytes);
+            (*number, bytes)
+        })
+        .collect();
+    out.acls(acls.iter().map(|(number, list)| (*number, AclBytes::from_bytes(list).unwrap())))
+        .unwrap();
+    let mut pending = vec![String::new()];
+    let mut between = between.iter().cycle();
+    while let Some(path) = pending.pop() {
+        if let Some(znode) = tree.reader().get(&path) {
+            out.node(&path, znode.data(), znode.acl_number(), &znode.stat_persisted()).unwrap();
+            pending.extend(znode.children().map(|name| format!("{path}/{name}")));
+        }
+        for record in records.by_ref().take(*between.next().unwrap()) {
+            apply(&mut tree, record);
+        }
+    }
+    let digest = tree.digest() as i64;
+    let digest = SnapshotDigest { zxid: tree.published(), version: DIGEST_VERSION, digest };
+    let last_processed = Some(digest.zxid);
+    (zxid, out.finish(Trailer { digest: Some(digest), last_processed }).unwrap())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     /// Whatever clients send: nobody panics, what fails leaves nothing behind, and the log leads
     /// to the same state, also from a snapshot on.
     #[test]
-    fn anything_may_be_sent(happenings in happenings()) {
+    fn anything_may_be_sent(
+        happenings in happenings(),
+        fuzzy_from in any::<prop::sample::Index>(),
+        fuzzy_between in proptest::collection::vec(0_usize..4, 1..8),
+    ) {
         let mut bench = Bench::new(settings());
         bench.ids = Arc::from([Id::new("ip", "127.0.0.1"), Id::new("digest", "a:b")]);
         let mut session = bench.open(HERE);
@@ -807,12 +871,18 @@ proptest! {
             let mut replayed = bench.replayed(restore);
             prop_assert_eq!(replayed.tree.digest(), digest);
             prop_assert_eq!(&replayed.sessions, &bench.pipeline.sessions);
-            // Counts are made afresh when a snapshot is loaded; clients may have meddled with them.
-            let uncounted = |content: Content| -> Content {
-                content.into_iter().filter(|(path, _)| !path.ends_with(crate::tree::quota::STATS_NAME)).collect()
-            };
-            prop_assert_eq!(uncounted(content(&replayed.tree.reader())), uncounted(here));
+            prop_assert_eq!(uncounted(content(&replayed.tree.reader())), uncounted(here.clone()));
         }
+        let records: Vec<_> =
+            LogReader::new(&bench.log, RECORD_BYTES_MAX).expect("it has a header").collect();
+        let from = fuzzy_from.index(records.len());
+        let (zxid, bytes) = fuzzy_snapshot(&records, from, &fuzzy_between);
+        let mut reader = SnapshotReader::new(Path::new("snapshot"), &*bytes);
+        let restore = Restore::from_snapshot(settings().tree, zxid, &mut reader).unwrap();
+        let mut replayed = bench.replayed(restore);
+        prop_assert_eq!(replayed.tree.digest(), digest);
+        prop_assert_eq!(&replayed.sessions, &bench.pipeline.sessions);
+        prop_assert_eq!(uncounted(content(&replayed.tree.reader())), uncounted(here));
         bench.pass(0);
         prop_assert_eq!(bench.pipeline.tree().waiting_to_be_freed(), 0);
     }
