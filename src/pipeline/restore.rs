@@ -372,6 +372,57 @@ mod tests {
         drop(same);
     }
 
+    /// A snapshot with a root and nothing else, of the state after 5 by its name.
+    fn stamped(zxid: i64, digest: u64) -> Result<Restore, RestoreError> {
+        let mut out = SnapshotWriter::new(Vec::new());
+        out.sessions([(SessionId(7), 4_000)].into_iter()).unwrap();
+        out.acls(std::iter::empty()).unwrap();
+        out.node("", Some(b""), OPEN_ACL_NUMBER, &Default::default()).unwrap();
+        let digest = digest as i64;
+        let digest = SnapshotDigest { zxid: Zxid(zxid), version: DIGEST_VERSION, digest };
+        let bytes = out.finish(Trailer { digest: Some(digest), last_processed: None }).unwrap();
+        let mut reader = SnapshotReader::new(Path::new("snapshot.5"), &*bytes);
+        Restore::from_snapshot(SETTINGS, Zxid(5), &mut reader)
+    }
+
+    const OPENED: Txn<'_> = Txn::CreateSession { timeout_ms: 2_000 };
+    const CLOSED: Txn<'_> = Txn::CloseSession { paths: None };
+
+    /// Whether the next transaction, of session 9, is taken with this digest.
+    fn takes(restore: &mut Restore, txn: &Txn<'_>, digest: u64) -> bool {
+        let zxid = restore.last().next().0;
+        let header = TxnHeader { client_id: 9, cxid: 0, zxid, time: 0, kind: txn.kind() };
+        let digest = TxnDigest { version: DIGEST_VERSION, tree_digest: digest as i64 };
+        restore.replay(&header, txn, Some(&digest)).is_ok()
+    }
+
+    /// The digest of a tree with nothing but what is always there.
+    const RIGHT: u64 = 0x51c6_d660;
+
+    #[test]
+    fn a_fuzzy_snapshots_digest_counts_when_its_zxid_is_reached() {
+        // At once where it is of the very state of the name; never where it is of before.
+        assert!(stamped(5, RIGHT).is_ok());
+        assert!(stamped(5, 1).is_err());
+        assert!(stamped(4, 1).is_ok());
+        // Until then the log's own digests are of states that the snapshot does not show.
+        let mut restore = stamped(7, RIGHT).unwrap();
+        assert!(takes(&mut restore, &OPENED, 1));
+        assert!(takes(&mut restore, &OPENED, 1), "the snapshot's is the one that counts");
+        assert!(!takes(&mut restore, &OPENED, 1), "after that each record's does");
+        let mut restore = stamped(6, 1).unwrap();
+        assert!(!takes(&mut restore, &OPENED, RIGHT));
+    }
+
+    #[test]
+    fn sessions_are_those_of_the_snapshot_and_then_of_the_log() {
+        let mut restore = stamped(4, 0).unwrap();
+        assert!(takes(&mut restore, &OPENED, RIGHT));
+        assert_eq!(restore.sessions, [(SessionId(7), 4_000), (SessionId(9), 2_000)].into());
+        assert!(takes(&mut restore, &CLOSED, RIGHT));
+        assert_eq!(restore.finish().sessions, [(SessionId(7), 4_000)].into());
+    }
+
     #[test]
     fn a_digest_that_differs_is_refused() {
         let mut restore = Restore::empty(SETTINGS);

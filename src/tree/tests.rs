@@ -354,3 +354,174 @@ fn readers_on_other_cores_see_whole_transactions() {
         assert!(thread.join().expect("a reader saw a torn transaction") > 0);
     }
 }
+
+// ---------------------------------------------------------------------------------------------
+// A log over a snapshot that shows some of it already: one test per rule (`DataTree.processTxn`).
+
+/// Stored cversion, pzxid and children: what a create or delete changes of the parent.
+fn parent(tree: &TreeWriter, path: &str) -> (i32, i64, usize) {
+    let znode = tree.newest(path).unwrap();
+    let stat = znode.stat_persisted();
+    (stat.cversion, stat.pzxid, znode.child_count())
+}
+
+fn create_kinds(path: &str, parent_cversion: i32) -> Vec<Txn<'_>> {
+    let node = |create2| CreateKind::Node { create2, ephemeral: false };
+    [node(false), node(true), CreateKind::Container, CreateKind::Ttl(5_000)]
+        .map(|kind| Txn::Create {
+            kind,
+            path: path.into(),
+            data: Some(b"old"),
+            acl: AclBytes::OPEN,
+            parent_cversion,
+        })
+        .into()
+}
+
+/// `/a` made at 1, `/a/b` at 2 and given data at 5; `/a` has seen another child come and go.
+fn ahead() -> TreeWriter {
+    let mut tree = TreeWriter::new(Settings::default());
+    for (zxid, txn) in [
+        (1, create("/a", b"")),
+        (2, create("/a/b", b"")),
+        (3, create("/a/c", b"")),
+        (4, delete("/a/c")),
+        (5, set("/a/b", b"new")),
+    ] {
+        assert_eq!(commit(&mut tree, zxid, &txn), Code::Ok);
+    }
+    assert_eq!(parent(&tree, "/a"), (2, 4, 1));
+    tree
+}
+
+#[test]
+fn a_create_of_what_exists_keeps_it_but_for_its_acl() {
+    let read = [Acl::new(1, "world", "anyone")];
+    let mut acl = Vec::new();
+    crate::jute::record::Record::write(&Some(read.to_vec()), &mut acl);
+    for mut txn in create_kinds("/a/b", 1) {
+        if let Txn::Create { acl: given, .. } = &mut txn {
+            *given = AclBytes::from_bytes(&acl).unwrap();
+        }
+        let mut tree = ahead();
+        let before = tree.newest("/a/b").unwrap().stat_persisted();
+        assert_eq!(commit(&mut tree, 6, &txn), Code::NodeExists);
+        let znode = tree.newest("/a/b").unwrap();
+        assert_eq!((znode.data(), znode.stat_persisted()), (Some(&b"new"[..]), before));
+        assert_eq!(**znode.acl().unwrap(), read);
+        assert_eq!(parent(&tree, "/a"), (2, 4, 1), "the parent's count does not go back");
+    }
+}
+
+#[test]
+fn a_create_of_what_exists_brings_its_parent_up_to_date() {
+    for txn in create_kinds("/a/b", 3) {
+        let mut tree = ahead();
+        assert_eq!(commit(&mut tree, 6, &txn), Code::NodeExists);
+        assert_eq!(parent(&tree, "/a"), (3, 6, 1));
+    }
+    // A record from before 3.4 does not know the count: one more.
+    for txn in create_kinds("/a/b", -1) {
+        let mut tree = ahead();
+        assert_eq!(commit(&mut tree, 6, &txn), Code::NodeExists);
+        assert_eq!(parent(&tree, "/a"), (3, 6, 1));
+    }
+}
+
+#[test]
+fn a_create_of_what_is_not_there_leaves_a_parent_that_is_further() {
+    for (parent_cversion, after) in [(1, (2, 4, 2)), (2, (2, 4, 2)), (3, (3, 6, 2))] {
+        for txn in create_kinds("/a/d", parent_cversion) {
+            let mut tree = ahead();
+            assert_eq!(commit(&mut tree, 6, &txn), Code::Ok);
+            assert_eq!(parent(&tree, "/a"), after);
+        }
+    }
+}
+
+#[test]
+fn without_the_parent_nothing_is_created_or_deleted() {
+    let mut tree = ahead();
+    let before = (seen(&tree.reader()), tree.digest());
+    for txn in create_kinds("/nope/d", 1) {
+        assert_eq!(commit(&mut tree, 6, &txn), Code::NoNode);
+    }
+    assert_eq!(commit(&mut tree, 6, &delete("/nope/d")), Code::NoNode);
+    assert_eq!((seen(&tree.reader()), tree.digest()), before);
+}
+
+#[test]
+fn a_delete_of_what_is_gone_still_is_news_to_the_parent() {
+    let mut tree = ahead();
+    assert_eq!(commit(&mut tree, 6, &delete("/a/c")), Code::NoNode);
+    assert_eq!(parent(&tree, "/a"), (2, 6, 1));
+    // Not where the parent has heard of later.
+    let mut tree = TreeWriter::new(Settings::default());
+    let later = StatPersisted { pzxid: 9, ..StatPersisted::default() };
+    tree.load_znode("/a", None, &LoadedAcl::OPEN, later).unwrap();
+    assert_eq!(commit(&mut tree, 6, &delete("/a/c")), Code::NoNode);
+    assert_eq!(parent(&tree, "/a"), (0, 9, 0));
+}
+
+#[test]
+fn data_and_acls_are_overwritten_by_what_the_log_says() {
+    let acl = || Txn::SetAcl { path: "/a/b".into(), acl: AclBytes::OPEN, version: 7 };
+    let mut tree = ahead();
+    let version_zero = Txn::SetData { path: "/a/b".into(), data: None, version: 0 };
+    assert_eq!(commit(&mut tree, 6, &version_zero), Code::Ok);
+    assert_eq!(commit(&mut tree, 7, &acl()), Code::Ok);
+    let znode = tree.newest("/a/b").unwrap();
+    let stat = znode.stat_persisted();
+    assert_eq!((znode.data(), stat.version, stat.mzxid, stat.aversion), (None, 0, 6, 7));
+    let before = tree.digest();
+    for path in ["/nope", "/a/nope"] {
+        let txn = Txn::SetData { path: path.into(), data: None, version: 0 };
+        assert_eq!(commit(&mut tree, 8, &txn), Code::NoNode);
+        let txn = Txn::SetAcl { path: path.into(), acl: AclBytes::OPEN, version: 0 };
+        assert_eq!(commit(&mut tree, 8, &txn), Code::NoNode);
+    }
+    assert_eq!(tree.digest(), before);
+}
+
+#[test]
+fn the_end_of_a_session_deletes_what_is_listed_and_what_it_owns() {
+    let mut tree = ahead();
+    for (zxid, path) in [(6, "/a/e"), (7, "/a/b/e"), (8, "/e")] {
+        assert_eq!(commit(&mut tree, zxid, &create(path, b"")), Code::Ok);
+    }
+    let paths =
+        Some(vec!["/a/e".into(), "/a/gone".into(), "/nope/gone".into(), "/zookeeper".into()]);
+    assert_eq!(commit(&mut tree, 9, &Txn::CloseSession { paths }), Code::Ok);
+    assert_eq!((tree.ephemeral_count(), tree.znode_count()), (0, 6));
+    assert_eq!((parent(&tree, "/a"), parent(&tree, "/a/b")), ((3, 9, 1), (1, 9, 0)));
+    assert!(tree.newest("/zookeeper").is_some());
+}
+
+#[test]
+fn a_multi_goes_on_behind_an_error_unless_it_was_logged_as_failed() {
+    let parts = || vec![create("/a/b", b""), delete("/nope/x"), create("/d", b""), set("/d", b"1")];
+    let mut tree = ahead();
+    assert_eq!(commit(&mut tree, 6, &Txn::Multi(parts())), Code::NodeExists);
+    let stat = tree.newest("/d").unwrap().stat_persisted();
+    assert_eq!((stat.czxid, stat.mzxid, stat.version), (6, 6, 1));
+    let mut tree = ahead();
+    let before = tree.digest();
+    let mut failed = parts();
+    failed.push(Txn::Error { err: -101 });
+    assert_eq!(commit(&mut tree, 6, &Txn::Multi(failed)), Code::Ok);
+    assert_eq!(tree.digest(), before);
+}
+
+#[test]
+fn errors_checks_and_new_sessions_change_no_znode() {
+    let mut tree = ahead();
+    let before = (seen(&tree.reader()), tree.digest());
+    for txn in [
+        Txn::Error { err: -101 },
+        Txn::Check { path: "/a".into(), version: 9 },
+        Txn::CreateSession { timeout_ms: 1 },
+    ] {
+        assert_eq!(commit(&mut tree, 6, &txn), Code::Ok);
+    }
+    assert_eq!((seen(&tree.reader()), tree.digest()), before);
+}
