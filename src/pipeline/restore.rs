@@ -247,6 +247,7 @@ fn owned(acl: AclBytes<'_>) -> Vec<Acl> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jute::record::Record as _;
     use crate::storage::replay::{Options, Replay, ReplayError};
     use crate::storage::snapshot::{SnapshotWriter, Trailer};
     use crate::tree::ephemerals::Types;

@@ -193,7 +193,7 @@ mod tests {
                 roll.take_new_file()
             });
             let records = records.unwrap();
-            assert!(51 <= records && records <= 100, "rolled after {records}");
+            assert!((51..=100).contains(&records), "rolled after {records}");
             assert!(roll.take_snapshot_due());
             assert!(!roll.take_snapshot_due());
         }

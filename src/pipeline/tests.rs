@@ -742,7 +742,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happens>> {
 
 /// Counts are made afresh when a snapshot is loaded; clients may have meddled with them.
 fn uncounted(content: Content) -> Content {
-    let is_count = |path: &str| path.ends_with(crate::tree::quota::STATS_NAME);
+    let is_count = |path: &str| path.ends_with(tree::quota::STATS_NAME);
     content.into_iter().filter(|(path, _)| !is_count(path)).collect()
 }
 

@@ -5,6 +5,12 @@
 //! fails is printed, and fails again. What has to happen somewhere among many seeds is in `MARKS`:
 //! a simulation that reaches less than it should fails too.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::explicit_counter_loop,
+    reason = "a simulation is a test from end to end: what does not hold ends it"
+)]
+
 mod check;
 mod clients;
 mod disk;

@@ -1030,7 +1030,6 @@ impl World {
 
         let providers = Arc::new(Providers::default());
         let server_settings = pipeline::Settings {
-            record_bytes_max: ringkeeper::jute::FIELD_BYTES_MAX,
             server: ServerId(1),
             shards: self.plan.shards,
             tick_ms: self.plan.tick_ms,
