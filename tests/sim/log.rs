@@ -27,6 +27,7 @@ pub(crate) const TEMPORARY_LOG: &str = "version-2/ringkeeper-log.tmp";
 
 /// Seeded bugs of the writer and of recovery, which the checkers must catch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "mutants"), expect(dead_code, reason = "made by the mutants only"))]
 pub(crate) enum DiskMutant {
     /// A log's name is not made durable before its records are acknowledged.
     NoDirectorySync,

@@ -8,6 +8,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::explicit_counter_loop,
+    clippy::single_range_in_vec_init,
     reason = "a simulation is a test from end to end: what does not hold ends it"
 )]
 
@@ -144,7 +145,7 @@ fn run_seeds(count: u64) -> (Marks, Vec<Summary>) {
 /// A run depends on its seed alone: now and then this is tried.
 fn run_and_repeat(seed: u64) -> Result<Summary, String> {
     let summary = run(seed, None)?;
-    if seed % SEEDS_PER_REPETITION == 0 {
+    if seed.is_multiple_of(SEEDS_PER_REPETITION) {
         let again = run(seed, None)?;
         if again.trace != summary.trace {
             return Err("it differs when it is run again".to_owned());

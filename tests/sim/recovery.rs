@@ -2,7 +2,7 @@
 //! the same pure parts.
 
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ringkeeper::jute::FIELD_BYTES_MAX;
 use ringkeeper::pipeline::{Restore, RestoreError, Restored};
@@ -161,6 +161,6 @@ pub(crate) fn path_of(name: &str) -> String {
     format!("{DIRECTORY}/{name}")
 }
 
-fn text(path: &PathBuf) -> String {
+fn text(path: &Path) -> String {
     path.to_str().expect("made from a text").to_owned()
 }
