@@ -9,9 +9,10 @@ use ringkeeper::jute::record::Record;
 use ringkeeper::jute::{Reader, Write as _};
 use ringkeeper::record::data::{AclBytes, Stat};
 use ringkeeper::record::op::code;
+use ringkeeper::record::op::xid;
 use ringkeeper::record::proto::{
-    ConnectRequest, ConnectResponse, CreateRequest, GetDataResponse, PathWatch, ReplyHeader,
-    RequestHeader, SetDataRequest,
+    ConnectRequest, ConnectResponse, CreateRequest, GetDataResponse, PathOnly, PathVersion,
+    PathWatch, ReplyHeader, RequestHeader, SetDataRequest, WatcherEvent,
 };
 
 pub(crate) struct Client {
@@ -32,31 +33,32 @@ impl Client {
     /// Connects, waiting for the server to listen until the deadline.
     pub(crate) fn connect(address: SocketAddr, deadline: Instant) -> io::Result<Client> {
         loop {
-            match Client::try_connect(address) {
+            match Client::try_connect(address, None) {
                 Ok(client) => return Ok(client),
                 Err(error) if deadline < now() => return Err(error),
-                Err(_) => std::thread::yield_now(),
+                // Between two tries the CPU is the server's: there may be only one.
+                Err(_) => std::thread::park_timeout(Duration::from_millis(1)),
             }
         }
     }
 
-    fn try_connect(address: SocketAddr) -> io::Result<Client> {
+    /// Connects once, with the session of another connection if there is one to go on with.
+    pub(crate) fn try_connect(
+        address: SocketAddr,
+        session: Option<ConnectResponse>,
+    ) -> io::Result<Client> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let mut client = Client {
-            stream,
-            input: Vec::new(),
-            output: Vec::new(),
-            next_xid: 1,
-            session: ConnectResponse::refusal(None),
-        };
+        let session = session.unwrap_or(ConnectResponse::refusal(None));
+        let mut client =
+            Client { stream, input: Vec::new(), output: Vec::new(), next_xid: 1, session };
         let connect = ConnectRequest {
             protocol_version: 0,
             last_zxid_seen: 0,
             timeout_ms: 30_000,
-            session: 0,
-            password: Some(&[0; 16]),
+            session: session.session,
+            password: Some(&session.password),
             read_only: Some(false),
         };
         frame::write(&mut client.output, |out| connect.write(out));
@@ -79,12 +81,13 @@ impl Client {
     }
 
     pub(crate) fn create(&mut self, path: &str, data: &[u8]) -> i32 {
-        let create = CreateRequest {
-            path: Some(path.into()),
-            data: Some(data),
-            acl: AclBytes::OPEN,
-            flags: 0,
-        };
+        self.create_as(path, data, 0)
+    }
+
+    /// With the flags of a `CreateMode`: 1 is ephemeral.
+    pub(crate) fn create_as(&mut self, path: &str, data: &[u8], flags: i32) -> i32 {
+        let create =
+            CreateRequest { path: Some(path.into()), data: Some(data), acl: AclBytes::OPEN, flags };
         self.request(code::CREATE, |out| create.write(out))
     }
 
@@ -96,6 +99,38 @@ impl Client {
     pub(crate) fn get(&mut self, path: &str) -> i32 {
         let get = PathWatch { path: Some(path.into()), watch: false };
         self.request(code::GET_DATA, |out| get.write(out))
+    }
+
+    pub(crate) fn delete(&mut self, path: &str) -> i32 {
+        let delete = PathVersion { path: Some(path.into()), version: -1 };
+        self.request(code::DELETE, |out| delete.write(out))
+    }
+
+    /// exists, with a watch.
+    pub(crate) fn watch(&mut self, path: &str) -> i32 {
+        let watch = PathWatch { path: Some(path.into()), watch: true };
+        self.request(code::EXISTS, |out| watch.write(out))
+    }
+
+    pub(crate) fn children(&mut self, path: &str) -> i32 {
+        let children = PathWatch { path: Some(path.into()), watch: false };
+        self.request(code::GET_CHILDREN, |out| children.write(out))
+    }
+
+    pub(crate) fn sync(&mut self, path: &str) -> i32 {
+        let sync = PathOnly { path: Some(path.into()) };
+        self.request(code::SYNC, |out| sync.write(out))
+    }
+
+    pub(crate) fn close_session(&mut self) -> i32 {
+        self.request(code::CLOSE_SESSION, |_| {})
+    }
+
+    /// Sends what is queued, and reads the one reply, which must be no error.
+    pub(crate) fn answer(&mut self) -> Reply {
+        let reply = self.replies(1).expect("the server answers").remove(0);
+        assert_eq!(reply.header.err, 0, "refused");
+        reply
     }
 
     pub(crate) fn flush(&mut self) -> io::Result<()> {
@@ -141,6 +176,23 @@ impl Client {
 }
 
 impl Reply {
+    /// Kind and path of a watch event; `None` if this is a reply.
+    pub(crate) fn event(&self) -> Option<(i32, String)> {
+        if self.header.xid != xid::NOTIFICATION {
+            return None;
+        }
+        let event = WatcherEvent::read(&mut Reader::new(&self.body)).expect("an event");
+        Some((event.kind, event.path.expect("an event has a path").to_string()))
+    }
+
+    /// The names in a reply of getChildren.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut reader = Reader::new(&self.body);
+        let count = reader.i32().expect("a count");
+        let name = |_| reader.text().expect("a name").expect("names are there").to_string();
+        (0..count).map(name).collect()
+    }
+
     pub(crate) fn data(&self) -> (Vec<u8>, Stat) {
         let response = GetDataResponse::read(&mut Reader::new(&self.body));
         let GetDataResponse { data, stat } = response.expect("a reply of getData");

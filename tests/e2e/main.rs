@@ -7,6 +7,7 @@
 )]
 
 mod client;
+mod limits;
 mod server;
 
 use std::collections::BTreeMap;
