@@ -2,8 +2,9 @@
 //! pinned nowhere.
 //!
 //! A snapshot is written under a name that ZooKeeper does not look at, synced, renamed, and its
-//! directory synced. A snapshot of the same zxid that is there already stays: it holds the same,
-//! and it is known to be whole.
+//! directory synced. A snapshot of the same zxid that was loaded, or written by us, stays as it is.
+//! One that is there but did not load is replaced: its ends may look whole, and it must not pass
+//! for one of the few that a purge keeps.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -148,6 +149,10 @@ impl Worker {
     }
 
     fn snapshot(&mut self, job: &SnapshotJob) -> Result<(), SnapshotWriteError> {
+        if self.sound == Some(job.zxid) {
+            // It is there, and known to load; any other of this zxid is replaced.
+            return Ok(());
+        }
         let began = Instant::now();
         let stopping = Some(&*self.stopping);
         let written = write_snapshot(self.directories.snapshots(), self.options, job, stopping);
@@ -187,7 +192,7 @@ impl Worker {
     }
 }
 
-/// Writes a snapshot, durably, unless there is a good one of this zxid.
+/// Writes a snapshot, durably. One of the same name is replaced, all at once.
 pub(crate) fn write_snapshot(
     directory: &Path,
     options: SnapshotOptions,
@@ -201,9 +206,6 @@ pub(crate) fn write_snapshot(
         target: "ringkeeper::shell::background",
         "Snapshotting: {} to {}", job.zxid, path.display()
     );
-    if is_there(directory, &path) {
-        return Ok(());
-    }
     let failed = |source| SnapshotWriteError::Write { path: path.clone(), source };
     let file = write_file(&temporary, options, job, stopping).map_err(|source| {
         let _ = fs::remove_file(&temporary);
@@ -218,13 +220,6 @@ pub(crate) fn write_snapshot(
         "Snapshot taken in {} ms", began.elapsed().as_millis()
     );
     Ok(())
-}
-
-fn is_there(directory: &Path, path: &Path) -> bool {
-    let Ok(metadata) = fs::metadata(path) else { return false };
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
-    let listing = storage::Listing::new([(name.to_owned(), metadata.len())]);
-    listing.snapshots().iter().any(|file| is_quick_valid(directory, file))
 }
 
 fn write_file(

@@ -557,6 +557,25 @@ mod tests {
     }
 
     #[test]
+    fn a_sync_that_fails_acknowledges_nothing() {
+        let scratch = Scratch::new("log-sync");
+        on_executor(move || async move {
+            let scratch = scratch;
+            let mut log = open(&scratch, options(&scratch), Zxid(0));
+            log.append(&mut append(true, 1..=1, 10)).unwrap();
+            settle(&mut log).await;
+            // A file that cannot be synced: the kernel refuses, as a broken disk would.
+            let broken = File::open("/dev/null").unwrap();
+            log.current.as_mut().unwrap().sync = Rc::new(sys::adopt_file(broken));
+            log.append(&mut append(false, 2..=2, 10)).unwrap();
+            let failed = log.round().unwrap().run().await;
+            let Err(error @ LogError::Sync { .. }) = failed else { panic!("it was not synced") };
+            assert!(error.to_string().contains("version-2/log.1"), "{error}");
+            assert!(!log.is_idle());
+        });
+    }
+
+    #[test]
     fn a_log_that_cannot_grow_says_so() {
         let scratch = Scratch::new("log-full");
         on_executor(move || async move {

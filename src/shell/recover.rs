@@ -249,3 +249,147 @@ fn remove_leftovers(directories: &Directories) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::txn::{Txn, TxnHeader};
+    use crate::shell::background::{SnapshotOptions, write_snapshot};
+    use crate::shell::scratch::Scratch;
+    use crate::storage::{Compression, txnlog};
+
+    const OPTIONS: RecoverOptions = RecoverOptions {
+        tree: tree::Settings {
+            types: tree::ephemerals::Types { extended: false, emulate_353: false },
+            digest: false,
+        },
+        trust_empty: false,
+        field_bytes_max: 1 << 20,
+    };
+
+    const SNAPSHOTS: SnapshotOptions = SnapshotOptions {
+        compression: Compression::None,
+        with_zxid: true,
+        retain: 3,
+        purge_every: None,
+    };
+
+    fn set_data(out: &mut Vec<u8>, zxid: i64) {
+        let data = zxid.to_be_bytes();
+        let txn = Txn::SetData { path: "/".into(), data: Some(&data), version: 1 };
+        let header = TxnHeader { client_id: 1, cxid: 2, zxid, time: 3, kind: txn.kind() };
+        txnlog::append_txn(out, &header, &txn, None);
+    }
+
+    fn log(zxids: std::ops::RangeInclusive<i64>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        txnlog::append_header(&mut bytes);
+        zxids.for_each(|zxid| set_data(&mut bytes, zxid));
+        bytes
+    }
+
+    /// Directories with a snapshot of an empty tree.
+    fn begun(scratch: &Scratch) -> Directories {
+        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        let job = job(Restore::empty(OPTIONS.tree).finish());
+        write_snapshot(directories.snapshots(), SNAPSHOTS, &job, None).unwrap();
+        directories
+    }
+
+    fn job(mut restored: Restored) -> crate::pipeline::SnapshotJob {
+        restored.tree.publish(restored.last);
+        crate::pipeline::SnapshotJob {
+            zxid: restored.last,
+            digest: None,
+            sessions: Vec::new(),
+            acls: restored.tree.acl_lists(),
+            reader: restored.tree.reader(),
+        }
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_once_and_what_is_before_it_stays() {
+        let scratch = Scratch::new("recover-torn");
+        let directories = begun(&scratch);
+        let path = directories.logs().join("log.1");
+        let whole = log(1..=3);
+        let mut torn = log(1..=4);
+        torn.truncate(whole.len() + 20);
+        torn.resize(64 << 10, 0);
+        fs::write(&path, torn).unwrap();
+        for _ in 0..2 {
+            let recovered = recover(&directories, OPTIONS).unwrap();
+            assert_eq!((recovered.state.last, recovered.state.replayed), (Zxid(3), 3));
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_does_not_load_gives_way_to_the_one_before() {
+        let scratch = Scratch::new("recover-older");
+        let directories = begun(&scratch);
+        fs::write(directories.logs().join("log.1"), log(1..=5)).unwrap();
+        let state = recover(&directories, OPTIONS).unwrap().state;
+        write_snapshot(directories.snapshots(), SNAPSHOTS, &job(state), None).unwrap();
+        assert_eq!(recover(&directories, OPTIONS).unwrap().snapshot, Some(Zxid(5)));
+        let newest = directories.snapshots().join("snapshot.5");
+        let mut bytes = fs::read(&newest).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&newest, bytes).unwrap();
+        let recovered = recover(&directories, OPTIONS).unwrap();
+        assert_eq!((recovered.snapshot, recovered.state.last), (Some(Zxid(0)), Zxid(5)));
+    }
+
+    #[test]
+    fn a_snapshot_that_did_not_load_is_replaced() {
+        let scratch = Scratch::new("recover-replace");
+        let directories = begun(&scratch);
+        let path = directories.snapshots().join("snapshot.0");
+        let good = fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        bad[good.len() / 2] ^= 1;
+        fs::write(&path, bad).unwrap();
+        assert!(recover(&directories, OPTIONS).is_err());
+        let job = job(Restore::empty(OPTIONS.tree).finish());
+        write_snapshot(directories.snapshots(), SNAPSHOTS, &job, None).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), good);
+        assert_eq!(recover(&directories, OPTIONS).unwrap().snapshot, Some(Zxid(0)));
+    }
+
+    #[test]
+    fn logs_without_a_snapshot_are_refused_unless_trusted() {
+        let scratch = Scratch::new("recover-none");
+        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        fs::write(directories.logs().join("log.1"), log(1..=2)).unwrap();
+        let refused = recover(&directories, OPTIONS).err().unwrap().to_string();
+        assert!(refused.starts_with("No snapshot found, but there are log entries. "), "{refused}");
+        let trusting = RecoverOptions { trust_empty: true, ..OPTIONS };
+        assert_eq!(recover(&directories, trusting).unwrap().state.last, Zxid(2));
+    }
+
+    #[test]
+    fn leftovers_of_ours_go_and_what_zookeeper_needs_stays() {
+        let scratch = Scratch::new("recover-left");
+        let directories = begun(&scratch);
+        let names = [TEMPORARY_NAME, super::super::background::TEMPORARY_NAME, "snapshot.7.tmp"];
+        for name in names.into_iter().chain(["currentEpoch.tmp", "acceptedEpoch"]) {
+            fs::write(directories.logs().join(name), b"1").unwrap();
+        }
+        recover(&directories, OPTIONS).unwrap();
+        assert!(names.iter().all(|name| !directories.logs().join(name).exists()));
+        assert!(directories.logs().join("currentEpoch.tmp").exists());
+        assert!(directories.logs().join("acceptedEpoch").exists());
+    }
+
+    #[test]
+    fn a_hole_between_logs_is_refused() {
+        let scratch = Scratch::new("recover-hole");
+        let directories = begun(&scratch);
+        fs::write(directories.logs().join("log.1"), log(1..=3)).unwrap();
+        fs::write(directories.logs().join("log.5"), log(5..=6)).unwrap();
+        let refused = recover(&directories, OPTIONS).err().unwrap();
+        assert!(matches!(refused, RecoverError::Replay(ReplayError::Gap { .. })), "{refused}");
+        assert_eq!(fs::read(directories.logs().join("log.1")).unwrap(), log(1..=3));
+    }
+}
