@@ -84,7 +84,7 @@ use words::Words;
 use crate::admin;
 use crate::config::Config;
 use crate::exchange::ShardId;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Summary};
 use crate::pipeline::Pipeline;
 
 /// Why a server ended other than by being asked to; each with the exit code it has in ZooKeeper.
@@ -251,7 +251,7 @@ impl Server {
         if config.secure_listener.is_some() {
             warn!("secureClientPort is set, and this version does not serve TLS");
         }
-        let Recovered { state, snapshot, watermark } = recovered;
+        let Recovered { state, snapshot, watermark, snapshot_took, replay_took } = recovered;
         let (last, replayed) = (state.last, state.replayed);
         let providers = Arc::new(settings::providers(config).map_err(RunError::other)?);
         let pipeline_settings = settings::pipeline(config, shards, Arc::clone(&providers));
@@ -275,6 +275,10 @@ impl Server {
         let (metrics, mut recorders) = Metrics::new(shards + 3);
         let [for_log, for_snapshots, for_acceptor] =
             [(); 3].map(|()| recorders.pop().expect("as many as were asked for"));
+        for_log.record(Summary::StartupSnapLoadTime, whole_ms(snapshot_took));
+        for_log.record(Summary::StartupTxnsLoadTime, whole_ms(replay_took));
+        for_log.record(Summary::StartupTxnsLoaded, replayed);
+        for_log.record(Summary::DbInitTime, whole_ms(snapshot_took + replay_took));
         let background =
             Background::start(Arc::clone(directories), snapshots, sound, for_snapshots, {
                 let inbox = inbox.clone();
@@ -376,6 +380,10 @@ impl Server {
         info!("stopped");
         Ok(())
     }
+}
+
+fn whole_ms(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Waits for `count` events of a kind, for as long as a stage of stopping may take.

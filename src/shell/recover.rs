@@ -10,7 +10,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
@@ -63,6 +63,9 @@ pub(crate) struct Recovered {
     /// The snapshot it was loaded from.
     pub(crate) snapshot: Option<Zxid>,
     pub(crate) watermark: Option<Watermark>,
+    /// How long reading the snapshot took, and the logs after it.
+    pub(crate) snapshot_took: Duration,
+    pub(crate) replay_took: Duration,
 }
 
 /// Reads the newest snapshot that loads, and all transactions after it.
@@ -106,6 +109,7 @@ pub(crate) fn recover(
     }
     sync_directory(directories.logs()).map_err(|source| io_error(directories.logs(), source))?;
     remove_leftovers(directories);
+    let (snapshot_took, replay_took) = (loaded - began, loaded.elapsed());
     let state = restore.finish();
     if 0 < state.doubtful_digests {
         warn!(
@@ -117,10 +121,10 @@ pub(crate) fn recover(
     info!(
         target: "ringkeeper::shell::recover",
         "Snapshot loaded in {} ms, highest zxid is {}, digest is {}; {} transactions replayed in {} ms",
-        (loaded - began).as_millis(), state.last, state.tree.digest(), state.replayed,
-        loaded.elapsed().as_millis(),
+        snapshot_took.as_millis(), state.last, state.tree.digest(), state.replayed,
+        replay_took.as_millis(),
     );
-    Ok(Recovered { state, snapshot, watermark })
+    Ok(Recovered { state, snapshot, watermark, snapshot_took, replay_took })
 }
 
 fn io_error(path: &Path, source: io::Error) -> RecoverError {

@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "calls into libc, and descriptors handed to glommio")]
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -220,6 +221,25 @@ pub(crate) fn catch_bus_errors() -> io::Result<()> {
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// How far local time is ahead of UTC at a moment, in seconds, and what the zone is called then.
+pub(crate) fn local_zone(at_s: i64) -> Option<(i32, String)> {
+    let mut local = MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are to values that outlive the call, and `localtime_r` keeps its state
+    // to itself. It reads TZ, which nothing in this process changes.
+    let local = unsafe {
+        if libc::localtime_r(&raw const at_s, local.as_mut_ptr()).is_null() {
+            return None;
+        }
+        local.assume_init()
+    };
+    if local.tm_zone.is_null() {
+        return None;
+    }
+    // SAFETY: `localtime_r` has set it to the zone's name, which the C library keeps.
+    let name = unsafe { CStr::from_ptr(local.tm_zone) };
+    Some((i32::try_from(local.tm_gmtoff).ok()?, name.to_str().ok()?.to_owned()))
+}
+
 /// Hands an accepted socket to this thread's executor.
 pub(crate) fn adopt_stream(socket: TcpStream) -> glommio::net::TcpStream {
     // SAFETY: the descriptor is a stream socket, and `into_raw_fd` gave up owning it.
@@ -246,6 +266,13 @@ mod tests {
     #[test]
     fn the_cpus_of_this_process_are_known() {
         assert!(!allowed_cpus().unwrap().is_empty());
+    }
+
+    #[test]
+    fn local_time_has_a_zone() {
+        let (offset_s, name) = local_zone(1_795_181_029).unwrap();
+        assert!((-50_400..=50_400).contains(&offset_s), "{offset_s}");
+        assert!(!name.is_empty());
     }
 
     #[test]

@@ -158,7 +158,7 @@ impl Words {
             gauges,
             readings: self.metrics.read(),
             configuration: self.configuration.clone(),
-            zone: Zone::utc(),
+            zone: zone(now),
             connections,
             sessions,
             ephemerals,
@@ -303,6 +303,22 @@ fn bytes_in(directory: &Path) -> u64 {
 
 fn open_files() -> u64 {
     fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
+}
+
+fn zone(now: Now) -> Zone {
+    sys::local_zone(now.wall_ms.div_euclid(1000)).map_or_else(Zone::utc, |(offset_s, name)| {
+        // Zones without letters of their own are called by their offset here, and by GMT in Java.
+        let abbreviation = match name.strip_prefix(['+', '-']) {
+            Some(_) => format!(
+                "GMT{}{:02}:{:02}",
+                &name[..1],
+                offset_s.abs() / 3600,
+                offset_s.abs() / 60 % 60
+            ),
+            None => name,
+        };
+        Zone { offset_s, abbreviation }
+    })
 }
 
 /// What `envi` shows; where a line is about a Java machine, what is nearest to it.
