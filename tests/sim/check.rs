@@ -86,8 +86,8 @@ pub(crate) struct Checker {
     last_cxid: BTreeMap<i64, i32>,
     /// When a server last heard of a session, on its own clock.
     heard: BTreeMap<i64, Heard>,
-    /// When a session's client was last told that it is back.
-    resumed_ms: BTreeMap<i64, i64>,
+    /// When the pipeline was told that a session lives.
+    touched_ms: BTreeMap<i64, i64>,
     server_began_ms: i64,
     /// Until when a shard has stalled: nobody is expired meanwhile.
     stalled_until_ms: i64,
@@ -112,7 +112,7 @@ impl Checker {
             answers: BTreeMap::new(),
             last_cxid: BTreeMap::new(),
             heard: BTreeMap::new(),
-            resumed_ms: BTreeMap::new(),
+            touched_ms: BTreeMap::new(),
             server_began_ms: 0,
             stalled_until_ms: i64::MIN,
             tick_ms: 0,
@@ -131,7 +131,7 @@ impl Checker {
         self.server_began_ms = now.monotonic_ms;
         self.tick_ms = tick_ms;
         self.heard.clear();
-        self.resumed_ms.clear();
+        self.touched_ms.clear();
         self.stalled_until_ms = i64::MIN;
         self.model.extended_types = extended_types;
     }
@@ -141,9 +141,11 @@ impl Checker {
         self.stalled_until_ms = self.stalled_until_ms.max(until_ms);
     }
 
-    /// A shard tells a client that its session is open, or open again.
-    pub(crate) fn on_resumed(&mut self, now: Now, session: i64) {
-        self.resumed_ms.insert(session, now.monotonic_ms);
+    /// The pipeline hears of a session, whether its client has sent bytes or comes back or is not
+    /// read from for the server's sake.
+    pub(crate) fn on_touch(&mut self, heard_ms: i64, session: i64) {
+        let touched_ms = self.touched_ms.entry(session).or_insert(heard_ms);
+        *touched_ms = heard_ms.max(*touched_ms);
     }
 
     /// Bytes of this session's client have reached a shard.
@@ -203,6 +205,7 @@ impl Checker {
                     describe("the id was given before".to_owned())
                 );
                 self.model.open_session(zxid, session, *timeout_ms);
+                self.on_touch(now.monotonic_ms, session);
             }
             (Txn::CloseSession { paths }, request) => {
                 if request.is_none() {
@@ -290,8 +293,8 @@ impl Checker {
             i64::from(timeout_ms) <= silent_ms || was_late,
             "P9d: expired after {silent_ms} ms of silence, its timeout is {timeout_ms} ms"
         );
-        let resumed_ms = self.resumed_ms.get(&session).copied().unwrap_or(last_ms).max(last_ms);
-        let silent_ms = now.monotonic_ms - resumed_ms;
+        let touched_ms = self.touched_ms.get(&session).copied().unwrap_or(last_ms).max(last_ms);
+        let silent_ms = now.monotonic_ms - touched_ms;
         let could_ms = now.monotonic_ms - self.stalled_until_ms.max(i64::MIN / 2);
         require!(
             silent_ms <= i64::from(timeout_ms) + 2 * self.tick_ms || could_ms <= 2 * self.tick_ms,

@@ -102,22 +102,19 @@ impl Network {
 }
 
 impl Link {
-    /// The server has written. Says which session that begins.
-    pub(crate) fn send_to_client(&mut self, bytes: &[u8]) -> Option<i64> {
-        let mut begun = None;
+    /// The server has written.
+    pub(crate) fn send_to_client(&mut self, bytes: &[u8]) {
         if self.head.len() < HEAD_BYTES {
             let count = bytes.len().min(HEAD_BYTES - self.head.len());
             self.head.extend_from_slice(&bytes[..count]);
             if let Some(session) = self.head.get(12..HEAD_BYTES) {
                 let session = i64::from_be_bytes(session.try_into().expect("eight bytes"));
-                begun = Some(session).filter(|&session| session != 0);
-                self.session = begun;
+                self.session = Some(session).filter(|&session| session != 0);
             }
         }
         if !self.dead && !self.to_client.ended {
             self.to_client.bytes.extend_from_slice(bytes);
         }
-        begun
     }
 }
 

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ringkeeper::auth::Providers;
-use ringkeeper::exchange::{Applied, ConnectionId, Requests, ShardId, Touched};
+use ringkeeper::exchange::{Applied, ConnectionId, Requests, ShardId, Touched, Want};
 use ringkeeper::jute::FIELD_BYTES_MAX;
 use ringkeeper::pipeline::{self, Input, Pipeline, SnapshotJob};
 use ringkeeper::shard::{self, Close, Shard};
@@ -525,9 +525,7 @@ impl World {
             if !wants_read {
                 self.checker.marks.insert("connection not read from");
             }
-            if let Some(session) = link.send_to_client(&outgoing.bytes[..count]) {
-                self.checker.on_resumed(now, session);
-            }
+            link.send_to_client(&outgoing.bytes[..count]);
             if 0 < count {
                 core.shard.on_written(now, connection, count, &mut core.out);
             }
@@ -607,10 +605,23 @@ impl World {
     }
 
     fn on_pipeline_takes(&mut self, shard: usize) -> Verdict {
+        let now = self.now();
         let core = &mut self.server.as_mut().expect("a life has a server").shards[shard];
         match core.to_pipeline.pop_front().expect("one event for each") {
-            FromShard::Requests(requests) => self.step(Input::Requests(&requests)),
-            FromShard::Touched(touched) => self.step(Input::Touched(&touched)),
+            FromShard::Requests(requests) => {
+                for request in &requests.requests {
+                    if matches!(request.want, Want::Resume { .. }) {
+                        self.checker.on_touch(now.monotonic_ms, request.session.0);
+                    }
+                }
+                self.step(Input::Requests(&requests))
+            }
+            FromShard::Touched(touched) => {
+                for &(session, heard_ms) in &touched.heard {
+                    self.checker.on_touch(heard_ms, session.0);
+                }
+                self.step(Input::Touched(&touched))
+            }
         }
     }
 
@@ -1038,7 +1049,6 @@ impl World {
             enforce_quota: false,
             reconfig_enabled: false,
             close_session_lists_paths: true,
-            record_bytes_max: FIELD_BYTES_MAX,
             tree: settings,
             roll: self.plan.roll,
             reaper: self.plan.reaper,
