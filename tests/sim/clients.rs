@@ -241,6 +241,12 @@ impl Client {
                 self.silent_until_us = now_us + self.rng.between(0, 2 * session_timeout_us);
                 Some(Wish::Nothing)
             }
+            22..26 => {
+                // Back at the last moment.
+                let margin_us = self.rng.between(0, session_timeout_us / 6);
+                self.silent_until_us = now_us + session_timeout_us - margin_us;
+                Some(Wish::Nothing)
+            }
             4..10 => Some(Wish::Leave),
             10..13 => {
                 // Its session is left to itself.
