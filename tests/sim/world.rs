@@ -1049,6 +1049,7 @@ impl World {
             enforce_quota: false,
             reconfig_enabled: false,
             close_session_lists_paths: true,
+            record_bytes_max: FIELD_BYTES_MAX,
             tree: settings,
             roll: self.plan.roll,
             reaper: self.plan.reaper,
