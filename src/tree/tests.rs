@@ -397,11 +397,10 @@ fn ahead() -> TreeWriter {
 #[test]
 fn a_create_of_what_exists_keeps_it_but_for_its_acl() {
     let read = [Acl::new(1, "world", "anyone")];
-    let mut acl = Vec::new();
-    crate::jute::record::Record::write(&Some(read.to_vec()), &mut acl);
+    let acl = b"\0\0\0\x01\0\0\0\x01\0\0\0\x05world\0\0\0\x06anyone";
     for mut txn in create_kinds("/a/b", 1) {
         if let Txn::Create { acl: given, .. } = &mut txn {
-            *given = AclBytes::from_bytes(&acl).unwrap();
+            *given = AclBytes::from_bytes(acl).unwrap();
         }
         let mut tree = ahead();
         let before = tree.newest("/a/b").unwrap().stat_persisted();
