@@ -7,6 +7,8 @@
 )]
 
 mod client;
+mod cores;
+mod full_disk;
 mod limits;
 mod server;
 
