@@ -27,7 +27,7 @@ use glommio::io::BufferedFile;
 use tracing::{info, warn};
 
 use super::directories::sync_directory;
-use super::keeper::{Keeper, Prepared};
+use super::keeper::Keeper;
 use super::map::Map;
 use super::sys;
 use crate::metrics::{Counter, Recorder, Summary};
@@ -389,10 +389,9 @@ impl Roll {
         if let Some(Old { path, file, end }) = old {
             seal(&path, &file, end)?;
         }
-        let Prepared { path: temporary, segment, file } = keeper.take_prepared()?;
         let path = options.directory.join(storage::log_name(watermark.log));
-        std::fs::rename(&temporary, &path)
-            .and_then(|()| sync_directory(&options.directory))
+        let (segment, file) = keeper.begin(&path)?;
+        sync_directory(&options.directory)
             .and_then(|()| keeper.store_watermark(watermark))
             .map_err(|source| LogError::Begin { path: path.clone(), source })?;
         Ok((path, watermark, segment, file))

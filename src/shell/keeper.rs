@@ -30,11 +30,11 @@ pub(crate) const TEMPORARY_NAME: &str = "ringkeeper-log.tmp";
 const WATERMARK_EVERY: Duration = Duration::from_secs(1);
 
 /// A log that only lacks a name. Its header is durable.
-pub(crate) struct Prepared {
-    pub(crate) path: PathBuf,
-    pub(crate) segment: Segment<Map>,
+struct Prepared {
+    path: PathBuf,
+    segment: Segment<Map>,
     /// The same file, for the ring.
-    pub(crate) file: File,
+    file: File,
 }
 
 enum Job {
@@ -88,13 +88,18 @@ impl Keeper {
         Ok(Keeper { shared, jobs, thread: Mutex::new(Some(thread)) })
     }
 
-    /// The file made ahead, or one made now.
-    pub(crate) fn take_prepared(&self) -> Result<Prepared, LogError> {
+    /// Gives the file made ahead, or one made now, its name.
+    pub(crate) fn begin(&self, path: &Path) -> Result<(Segment<Map>, File), LogError> {
+        // Locked until it has its name: under the one it has before, the thread would take it for
+        // a leftover where the next is to be made.
         let mut prepared = self.shared.prepared.lock();
-        match prepared.take() {
-            Some(prepared) => Ok(prepared),
-            None => self.shared.prepare(),
-        }
+        let Prepared { path: temporary, segment, file } = match prepared.take() {
+            Some(prepared) => prepared,
+            None => self.shared.prepare()?,
+        };
+        fs::rename(&temporary, path)
+            .map_err(|source| LogError::Begin { path: path.to_path_buf(), source })?;
+        Ok((segment, file))
     }
 
     /// Has the next file made.
@@ -152,7 +157,7 @@ impl Shared {
             match inbox.recv_timeout(WATERMARK_EVERY) {
                 Ok(Job::Prepare) => self.prepare_next(),
                 Ok(Job::Grow { file, len }) => {
-                    if let Err(error) = sys::allocate(&file, len) {
+                    if let Err(error) = self.grow(&file, len) {
                         let path = self.directory.display();
                         warn!(%path, %error, "the transaction log cannot grow ahead of need");
                     }
@@ -162,6 +167,12 @@ impl Shared {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    fn grow(&self, file: &File, len: u64) -> io::Result<()> {
+        // A log that was sealed meanwhile is shorter than it was, and stays so.
+        let is_sealed = file.metadata()?.len() + self.step_bytes < len;
+        if is_sealed { Ok(()) } else { sys::allocate(file, len) }
     }
 
     fn prepare_next(&self) {
@@ -179,7 +190,21 @@ impl Shared {
     /// A file with room for a step, its header durable.
     fn prepare(&self) -> Result<Prepared, LogError> {
         let path = self.directory.join(TEMPORARY_NAME);
+        let made = self.make(&path);
+        if made.is_err() {
+            // It may have taken what little room there is.
+            let _ = fs::remove_file(&path);
+        }
+        made
+    }
+
+    fn make(&self, path: &Path) -> Result<Prepared, LogError> {
+        let path = path.to_path_buf();
         let space = |source| LogError::Space { path: path.clone(), source };
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(space(error)),
+            Ok(()) | Err(_) => {}
+        }
         let map = Map::create(&path, self.step_bytes).map_err(space)?;
         let file = map.file().try_clone().map_err(space)?;
         let segment = Segment::create(map);
@@ -239,5 +264,57 @@ pub(crate) fn read_watermark(
         Ok(bytes) => Ok(Watermark::decode(&bytes)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
         Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+    use crate::shell::scratch::Scratch;
+
+    fn keeper(scratch: &Scratch, step_bytes: u64) -> Keeper {
+        Keeper::start(scratch.path(), &scratch.path().join("watermark"), step_bytes).unwrap()
+    }
+
+    #[test]
+    fn logs_that_follow_each_other_at_once_are_files_of_their_own() {
+        let scratch = Scratch::new("keeper");
+        let keeper = keeper(&scratch, 4096);
+        let mut begun = Vec::new();
+        for number in 0..300 {
+            let path = scratch.path().join(format!("log.{number}"));
+            let (segment, file) = keeper.begin(&path).unwrap();
+            begun.push((path, segment, file.metadata().unwrap().ino()));
+            keeper.prepare_ahead();
+        }
+        let inodes: BTreeSet<u64> = begun.iter().map(|(_, _, inode)| *inode).collect();
+        assert_eq!(inodes.len(), begun.len(), "two logs share a file");
+        for (path, segment, inode) in begun {
+            assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+            assert_eq!(&segment.bytes()[..4], b"ZKLG", "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_made_leaves_nothing_behind() {
+        let scratch = Scratch::new("keeper-full");
+        let watermark = scratch.path().join("watermark");
+        assert!(Keeper::start(scratch.path(), &watermark, 1 << 50).is_err());
+        assert!(!scratch.path().join(TEMPORARY_NAME).exists());
+    }
+
+    #[test]
+    fn a_sealed_log_is_not_made_longer_again() {
+        let scratch = Scratch::new("keeper-sealed");
+        let keeper = keeper(&scratch, 4096);
+        let (_, file) = keeper.begin(&scratch.path().join("log.1")).unwrap();
+        keeper.shared.grow(&file, 8192).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 8192);
+        file.set_len(100).unwrap();
+        keeper.shared.grow(&file, 12_288).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 100);
     }
 }

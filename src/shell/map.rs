@@ -26,12 +26,11 @@ pub(crate) struct Map {
 }
 
 impl Map {
-    /// Makes a file of `len` zero bytes, all of them allocated, and maps it. An existing file of
-    /// this name is replaced.
+    /// Makes a file of `len` zero bytes, all of them allocated, and maps it. There must be none of
+    /// this name: it might be mapped, and cutting it would be a SIGBUS.
     pub(crate) fn create(path: &Path, len: u64) -> io::Result<Map> {
         let mut options = OpenOptions::new();
-        let file =
-            options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(path)?;
         sys::allocate(&file, len)?;
         // SAFETY: the file is `len` bytes long and allocated. Nobody else writes or cuts it while
         // it is mapped: the directory is locked against a second server (`directories.rs`), and
