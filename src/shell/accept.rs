@@ -8,13 +8,14 @@
 //! ticket that travels with the socket and is handed back by dropping it.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
@@ -27,6 +28,11 @@ use crate::metrics::{Counter, Recorder};
 
 /// How long the acceptor waits when there are no descriptors left.
 const BACK_OFF: Duration = Duration::from_millis(20);
+/// How often it says that it waits.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+/// Descriptors that connections leave to the rest of the server. A log that cannot be begun for
+/// want of one would end it.
+const RESERVED_FILES: usize = 32;
 
 /// What new connections are told and measured by.
 #[derive(Clone, Copy, Debug)]
@@ -187,9 +193,11 @@ impl Acceptor {
         give: impl Fn(ShardId, Accepted) + Send + 'static,
     ) -> io::Result<Acceptor> {
         let (stopped, stop) = io::pipe()?;
+        let room = room_for_connections()?;
         let thread = thread::Builder::new().name("acceptor".to_owned()).spawn(move || {
             let mut sources: Vec<BorrowedFd<'_>> = vec![stopped.as_fd()];
             sources.extend(listeners.iter().map(|listener| listener.as_fd()));
+            let mut pause = Pause::default();
             loop {
                 match sys::wait_readable(&sources) {
                     Ok(true) => return,
@@ -197,7 +205,9 @@ impl Acceptor {
                     Err(error) => warn!(%error, "waiting for connections"),
                 }
                 for listener in &listeners {
-                    accept_all(listener, &admission, &recorder, &give);
+                    if let Err(error) = accept_all(listener, room, &admission, &recorder, &give) {
+                        pause.wait(&error);
+                    }
                 }
             }
         })?;
@@ -213,25 +223,50 @@ impl Acceptor {
     }
 }
 
+/// How many connections there are descriptors for, once all else is open.
+fn room_for_connections() -> io::Result<usize> {
+    let limit = usize::try_from(sys::open_files_limit()?.soft).unwrap_or(usize::MAX);
+    let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    Ok(limit.saturating_sub(open + RESERVED_FILES).max(1))
+}
+
+/// Waits for somebody to leave.
+///
+/// Where descriptors or memory are used up, accepting fails at once every time: trying on would
+/// burn the CPU, and saying so every time would fill the log.
+#[derive(Default)]
+struct Pause {
+    said: Option<Instant>,
+}
+
+impl Pause {
+    fn wait(&mut self, error: &io::Error) {
+        if self.said.is_none_or(|said| SAY_EVERY <= said.elapsed()) {
+            self.said = Some(Instant::now());
+            warn!(%error, "no connection can be accepted; trying again");
+        }
+        thread::sleep(BACK_OFF);
+    }
+}
+
+/// Takes all that have come, or as many as can be.
 fn accept_all(
     listener: &TcpListener,
+    room: usize,
     admission: &Arc<Admission>,
     recorder: &Recorder,
     give: &impl Fn(ShardId, Accepted),
-) {
+) -> io::Result<()> {
     loop {
+        if room <= admission.total.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
         let (socket, remote) = match listener.accept() {
             Ok(accepted) => accepted,
             Err(error) => match error.raw_os_error() {
-                Some(libc::EAGAIN) => return,
+                Some(libc::EAGAIN) => return Ok(()),
                 Some(libc::EINTR | libc::ECONNABORTED) => continue,
-                // Out of descriptors or memory, most likely: it fails at once every time, so
-                // trying on would burn the CPU. Somebody may leave meanwhile.
-                _ => {
-                    warn!(%error, "no connection can be accepted; trying again");
-                    thread::sleep(BACK_OFF);
-                    return;
-                }
+                _ => return Err(error),
             },
         };
         let Some(ticket) = admission.admit(remote.ip()) else {
