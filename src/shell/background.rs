@@ -177,7 +177,10 @@ impl Worker {
         let snapshots = self.directories.snapshots();
         let keep = Keep { loads: self.sound, committed: None };
         let valid = |file: &storage::SnapshotFile| is_quick_valid(snapshots, file);
-        for name in listing.purgeable(self.options.retain, valid, keep) {
+        let mut names = listing.purgeable(self.options.retain, valid, keep);
+        // Snapshots first: whenever this is cut short, none is left without the logs it needs.
+        names.sort_by_key(|name| name.starts_with("log."));
+        for name in names {
             let directory = match name.starts_with("log.") {
                 true => self.directories.logs(),
                 false => snapshots,
