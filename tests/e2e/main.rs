@@ -8,9 +8,13 @@
 
 mod client;
 mod cores;
+mod crashes;
+mod files;
+mod floods;
 mod full_disk;
 mod limits;
 mod server;
+mod words;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,0 +1,115 @@
+//! Ends under load: by SIGKILL while snapshots are taken and logs roll, and by SIGTERM.
+
+use std::time::Duration;
+
+use crate::client::{Client, now};
+use crate::server::{Folder, Server};
+use crate::{PATIENCE, Random};
+
+fn connect(server: &Server) -> Client {
+    Client::connect(server.address, now() + PATIENCE).unwrap()
+}
+
+/// Sets `/n<i>` for `i` below `count` again and again, each time to a larger number, until the
+/// connection breaks. `values` has what was acknowledged last, `next` what was sent.
+fn set_until_broken(client: &mut Client, values: &mut [u64], next: &mut u64) {
+    const DEPTH: usize = 128;
+    let mut in_flight = std::collections::VecDeque::new();
+    loop {
+        while in_flight.len() < DEPTH {
+            let number = usize::try_from(*next).unwrap() % values.len();
+            client.set(&format!("/n{number}"), format!("{next:020}").as_bytes());
+            in_flight.push_back((number, *next));
+            *next += 1;
+        }
+        if client.flush().is_err() {
+            // What the server had written before may still be there to read.
+            while let Ok(reply) = client.reply() {
+                let (number, value) = in_flight.pop_front().unwrap();
+                assert_eq!(reply.header.err, 0);
+                values[number] = value;
+            }
+            return;
+        }
+        let Ok(reply) = client.reply() else { return };
+        assert_eq!(reply.header.err, 0, "a write was refused");
+        let (number, value) = in_flight.pop_front().unwrap();
+        values[number] = value;
+    }
+}
+
+fn check(client: &mut Client, values: &[u64]) {
+    for (number, &least) in values.iter().enumerate() {
+        client.get(&format!("/n{number}"));
+        let text = String::from_utf8(client.answer().data().0).unwrap();
+        let found: u64 = text.parse().unwrap();
+        assert!(least <= found, "/n{number} went back from {least} to {found}");
+    }
+}
+
+fn create(client: &mut Client, count: usize) {
+    for first in (0..count).step_by(500) {
+        for number in first..count.min(first + 500) {
+            client.create(&format!("/n{number}"), format!("{:020}", 0).as_bytes());
+        }
+        let replies = client.replies(count.min(first + 500) - first).unwrap();
+        assert!(replies.iter().all(|reply| reply.header.err == 0));
+    }
+}
+
+#[test]
+fn sigkill_during_snapshots_and_rolls_of_a_larger_tree_loses_nothing() {
+    const ZNODES: usize = 5000;
+    let seed = u64::from(std::process::id()) << 20;
+    println!("SEED={seed}");
+    let mut random = Random(seed);
+    let folder = Folder::new("heavy");
+    // Snapshots of 5,000 znodes overlap with the next logs; few are kept.
+    let settings = ["snapCount=200", "preAllocSize=64", "autopurge.purgeInterval=30ms"];
+    let server = Server::start(&folder, &settings);
+    create(&mut connect(&server), ZNODES);
+    server.kill();
+    let mut values = vec![0; ZNODES];
+    let mut next = 1;
+    for _ in 0..12 {
+        let server = Server::start(&folder, &settings);
+        let mut client = connect(&server);
+        check(&mut client, &values);
+        let killer = server.kill_after(Duration::from_micros(20_000 + random.below(300_000)));
+        set_until_broken(&mut client, &mut values, &mut next);
+        killer.join().expect("the killer ends");
+    }
+    let server = Server::start(&folder, &[]);
+    check(&mut connect(&server), &values);
+    assert!(1000 < next, "the load hardly wrote anything");
+}
+
+#[test]
+fn sigterm_under_load_keeps_all_that_was_answered() {
+    const ZNODES: usize = 500;
+    let folder = Folder::new("sigterm-load");
+    let mut values = vec![0; ZNODES];
+    let mut next = 1;
+    for round in 0..4 {
+        let server = Server::start(&folder, &["snapCount=500"]);
+        let mut client = connect(&server);
+        if round == 0 {
+            create(&mut client, ZNODES);
+        }
+        check(&mut client, &values);
+        let before = next;
+        let status = std::thread::scope(|scope| {
+            let load = scope.spawn(|| set_until_broken(&mut client, &mut values, &mut next));
+            // Under way for certain once it has said what it does with them.
+            let logged = || server.said().contains("Creating new log file");
+            crate::server::until(PATIENCE, || server.said(), logged);
+            let status = server.terminate(PATIENCE);
+            load.join().unwrap();
+            status
+        });
+        assert_eq!(status.code(), Some(0), "round {round}");
+        assert!(before < next);
+    }
+    let server = Server::start(&folder, &[]);
+    check(&mut connect(&server), &values);
+}

@@ -1,0 +1,97 @@
+//! Four-letter words over real sockets.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use crate::PATIENCE;
+use crate::client::{Client, now, word};
+use crate::server::{Folder, Server};
+
+fn talk(address: SocketAddr, pieces: &[&[u8]], half_close: bool) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    for (index, piece) in pieces.iter().enumerate() {
+        if 0 < index {
+            // The piece before has arrived on its own once the server has answered something else.
+            assert!(!word(address, b"srvr").unwrap().is_empty());
+        }
+        stream.write_all(piece).unwrap();
+    }
+    if half_close {
+        stream.shutdown(Shutdown::Write).unwrap();
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the answer ends with the connection, no reset");
+    answer
+}
+
+fn serving(folder: &Folder) -> Server {
+    let server = Server::start(folder, &["4lw.commands.whitelist=*"]);
+    drop(Client::connect(server.address, now() + PATIENCE).unwrap());
+    server
+}
+
+#[test]
+fn who_says_no_more_after_a_word_is_answered() {
+    let folder = Folder::new("words");
+    let server = serving(&folder);
+    for _ in 0..50 {
+        assert_eq!(talk(server.address, &[b"ruok"], true), "imok");
+        assert_eq!(talk(server.address, &[b"ruok\r\n"], true), "imok");
+        assert!(talk(server.address, &[b"mntr"], true).contains("zk_znode_count"));
+        assert!(talk(server.address, &[b"srvr with more words"], true).contains("Mode: "));
+    }
+    assert_eq!(talk(server.address, &[b"ru", b"ok"], true), "imok");
+    assert_eq!(talk(server.address, &[b"RUOK"], true), "");
+    assert_eq!(talk(server.address, &[b"ru"], true), "");
+}
+
+#[test]
+fn the_trace_mask_may_come_in_pieces() {
+    let folder = Folder::new("stmk");
+    let server = serving(&folder);
+    let mask = 0x0102_i64.to_be_bytes();
+    assert_eq!(talk(server.address, &[b"stmk", &mask], false), "258");
+    assert_eq!(talk(server.address, &[b"gtmk"], true), "258");
+    let mask = 0x7_i64.to_be_bytes();
+    let pieces: [&[u8]; 3] = [b"st", &[b"mk".as_slice(), &mask[..5]].concat(), &mask[5..]];
+    assert_eq!(talk(server.address, &pieces, true), "7");
+    assert_eq!(talk(server.address, &[b"gtmk"], true), "7");
+}
+
+fn znodes(address: SocketAddr) -> u32 {
+    let answer = word(address, b"srvr").unwrap();
+    let count = answer.lines().find_map(|line| line.strip_prefix("Node count: "));
+    count.expect("srvr counts znodes").parse().unwrap()
+}
+
+#[test]
+fn words_are_answered_under_load() {
+    let folder = Folder::new("words-load");
+    let server = serving(&folder);
+    let address = server.address;
+    let before = znodes(address);
+    std::thread::scope(|scope| {
+        let load = scope.spawn(move || {
+            let mut client = Client::connect(address, now() + PATIENCE).unwrap();
+            for round in 0..20 {
+                for number in 0..100 {
+                    client.create(&format!("/{round}-{number}"), b"value");
+                }
+                let replies = client.replies(100).unwrap();
+                assert!(replies.iter().all(|reply| reply.header.err == 0));
+            }
+        });
+        let words = [b"stat", b"mntr", b"cons", b"dump", b"wchs", b"envi", b"dirs", b"conf"];
+        for &name in &words {
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    assert!(!talk(address, &[name], true).is_empty());
+                }
+            });
+        }
+        load.join().unwrap();
+    });
+    assert_eq!(znodes(address), before + 2000);
+}
