@@ -11,8 +11,8 @@ use ringkeeper::record::data::{AclBytes, Stat};
 use ringkeeper::record::op::code;
 use ringkeeper::record::op::xid;
 use ringkeeper::record::proto::{
-    ConnectRequest, ConnectResponse, CreateRequest, GetDataResponse, PathOnly, PathVersion,
-    PathWatch, ReplyHeader, RequestHeader, SetDataRequest, WatcherEvent,
+    ConnectRequest, ConnectResponse, CreateRequest, GetDataResponse, PathOnly, PathWatch,
+    ReplyHeader, RequestHeader, SetDataRequest, WatcherEvent,
 };
 
 pub(crate) struct Client {
@@ -99,11 +99,6 @@ impl Client {
     pub(crate) fn get(&mut self, path: &str) -> i32 {
         let get = PathWatch { path: Some(path.into()), watch: false };
         self.request(code::GET_DATA, |out| get.write(out))
-    }
-
-    pub(crate) fn delete(&mut self, path: &str) -> i32 {
-        let delete = PathVersion { path: Some(path.into()), version: -1 };
-        self.request(code::DELETE, |out| delete.write(out))
     }
 
     /// exists, with a watch.
