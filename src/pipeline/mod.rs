@@ -109,6 +109,8 @@ pub enum Mutant {
     FutureClientAccepted,
     /// The wrong code for a delete that finds children.
     WrongErrorCode,
+    /// A setData is answered with the version before.
+    StaleStat,
 }
 
 /// All that can happen to the pipeline. What is not listed cannot sway it.
@@ -538,7 +540,11 @@ impl Pipeline {
                 self.corrupt_sequence(&header, &txn);
                 self.log(&header, true, |out| txn.write(out), out);
                 self.gathered.answer(from, request.xid, Zxid(header.zxid), Code::Ok, |out| {
-                    write_result(out, op, &txn, &self.tree)
+                    write_result(out, op, &txn, &self.tree);
+                    #[cfg(feature = "mutants")]
+                    if self.settings.mutant == Some(Mutant::StaleStat) && op == code::SET_DATA {
+                        set_back_version(out);
+                    }
                 });
             }
             Err(Code::MarshallingError) => self.malformed(from, request),
@@ -726,6 +732,17 @@ const RECLAIM_PER_STEP: usize = 50_000;
 /// Reads a request's body. How long its fields may be is said by how long it is.
 fn whole(body: &[u8]) -> Reader<'_> {
     Reader::with_field_bytes_max(body, body.len())
+}
+
+/// A seeded bug: the stat at the end of `out` shows one version less.
+#[cfg(feature = "mutants")]
+fn set_back_version(out: &mut [u8]) {
+    const STAT_BYTES: usize = 68;
+    const VERSION_OFFSET: usize = 32;
+    let start = out.len() - STAT_BYTES + VERSION_OFFSET;
+    let version = &mut out[start..start + 4];
+    let shown = i32::from_be_bytes((&*version).try_into().expect("four bytes"));
+    version.copy_from_slice(&(shown - 1).to_be_bytes());
 }
 
 /// The body of a successful write's reply.

@@ -160,6 +160,7 @@ impl Core {
             | code::SET_ACL
             | code::MULTI
             | code::RECONFIG => Route::Pipeline(Want::Write { op }),
+            code::SYNC if self.is_mutant(Mutant::SyncAnsweredHere) => Route::Here,
             code::SYNC => Route::Pipeline(Want::Sync),
             code::GET_EPHEMERALS => Route::Pipeline(Want::Ephemerals),
             code::CLOSE_SESSION => Route::Pipeline(Want::Close),

@@ -155,10 +155,14 @@ pub enum Mutant {
     ReadBeforeView,
     ReadOvertakesWrite,
     EventWithoutAcl,
+    /// setWatches tells of nothing that was missed.
+    MissedEventForgotten,
+    /// A sync is answered from what this shard has seen.
+    SyncAnsweredHere,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 7] = [
+    pub const ALL: [Mutant; 9] = [
         Mutant::ReplyBeforeEvent,
         Mutant::DropEvent,
         Mutant::DoubleEvent,
@@ -166,6 +170,8 @@ impl Mutant {
         Mutant::ReadBeforeView,
         Mutant::ReadOvertakesWrite,
         Mutant::EventWithoutAcl,
+        Mutant::MissedEventForgotten,
+        Mutant::SyncAnsweredHere,
     ];
 }
 

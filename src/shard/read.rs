@@ -30,6 +30,12 @@ impl Core {
                 self.put(step, special::PING, |_| {});
                 Ok(())
             }
+            #[cfg(feature = "mutants")]
+            code::SYNC => {
+                let path = body.rest();
+                self.put(step, xid, |out| out.extend_from_slice(path));
+                Ok(())
+            }
             code::EXISTS => self.exists(step, xid, body),
             code::GET_DATA => self.data(step, xid, body),
             code::GET_ACL => self.acl(step, xid, body),

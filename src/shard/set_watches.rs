@@ -17,7 +17,7 @@ use crate::types::Zxid;
 use super::connection::{Traffic, put_reply_header};
 use super::read::{decode, present};
 use super::watch::Modes;
-use super::{Core, Step};
+use super::{Core, Mutant, Step};
 
 /// The lists of a setWatches request, in their order.
 #[derive(Clone, Copy)]
@@ -48,6 +48,7 @@ impl Core {
         for_each_path(&mut ahead, lists, |_, _, _| {})?;
         for_each_path(body, lists, |relative, list, path| {
             match self.missed(relative, list, path) {
+                Ok(_) if self.is_mutant(Mutant::MissedEventForgotten) => {}
                 Ok(event) => put_event_now(step.traffic, event, path),
                 Err(modes) => self.watches.add(step.id.slot, path, modes),
             }
