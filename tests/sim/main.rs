@@ -33,7 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use check::Marks;
-use world::{Mutant, Summary, World};
+use world::{Mutant, Sight, Summary, World};
 
 const SEEDS_DEFAULT: u64 = 500;
 const FAILURES_MAX: usize = 5;
@@ -87,8 +87,8 @@ const MARKS: &[&str] = &[
 ];
 
 /// Runs one seed. What fails, or panics, comes back as text.
-pub(crate) fn run(seed: u64, mutant: Option<Mutant>) -> Result<Summary, String> {
-    let mut world = World::new(seed, mutant);
+pub(crate) fn run(seed: u64, mutant: Option<Mutant>, sight: Sight) -> Result<Summary, String> {
+    let mut world = World::new(seed, mutant, sight);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
     let failure = match outcome {
         Ok(Ok(summary)) => return Ok(summary),
@@ -144,9 +144,9 @@ fn run_seeds(count: u64) -> (Marks, Vec<Summary>) {
 
 /// A run depends on its seed alone: now and then this is tried.
 fn run_and_repeat(seed: u64) -> Result<Summary, String> {
-    let summary = run(seed, None)?;
+    let summary = run(seed, None, Sight::Everything)?;
     if seed.is_multiple_of(SEEDS_PER_REPETITION) {
-        let again = run(seed, None)?;
+        let again = run(seed, None, Sight::Everything)?;
         if again.trace != summary.trace {
             return Err("it differs when it is run again".to_owned());
         }
@@ -157,7 +157,7 @@ fn run_and_repeat(seed: u64) -> Result<Summary, String> {
 #[test]
 fn promises_hold_under_faults() {
     if let Some(seed) = number_from_environment("SEED") {
-        match run(seed, None) {
+        match run(seed, None, Sight::Everything) {
             Ok(summary) => eprintln!("SEED={seed}: {summary:?}"),
             Err(text) => panic!("SEED={seed}: {text}"),
         }
