@@ -401,6 +401,7 @@ impl Pipeline {
         cxid: i32,
         out: &mut Output,
     ) -> (Zxid, Option<(ShardId, ConnectionId)>) {
+        let is_orphaned = !self.tracker.is_alive(session);
         let connection = self.tracker.close(session);
         let header = self.header(now, session, cxid, code::CLOSE_SESSION);
         let paths: Vec<String> = self.tree.ephemerals_of(session).map(str::to_owned).collect();
@@ -410,8 +411,9 @@ impl Pipeline {
             _ => paths,
         };
         // A list that is too long is left out: whoever applies this knows what the session owns.
+        // What no session owns may be TTL znodes, to a server with other settings: they are listed.
         let bytes: usize = paths.iter().map(|path| prep::FIXED_BYTES_MAX + path.len()).sum();
-        let listed = self.settings.close_session_lists_paths
+        let listed = (self.settings.close_session_lists_paths || is_orphaned)
             && prep::FIXED_BYTES_MAX + bytes <= self.settings.record_bytes_max;
         let paths =
             listed.then(|| paths.iter().map(|path| path.as_str().into()).collect::<Vec<_>>());
