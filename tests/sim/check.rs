@@ -86,6 +86,8 @@ pub(crate) struct Checker {
     last_cxid: BTreeMap<i64, i32>,
     /// When a server last heard of a session, on its own clock.
     heard: BTreeMap<i64, Heard>,
+    /// The timeouts that clients have agreed on when they came back to this server.
+    timeouts_ms: BTreeMap<i64, i32>,
     /// When the pipeline was told that a session lives.
     touched_ms: BTreeMap<i64, i64>,
     server_began_ms: i64,
@@ -112,6 +114,7 @@ impl Checker {
             answers: BTreeMap::new(),
             last_cxid: BTreeMap::new(),
             heard: BTreeMap::new(),
+            timeouts_ms: BTreeMap::new(),
             touched_ms: BTreeMap::new(),
             server_began_ms: 0,
             stalled_until_ms: i64::MIN,
@@ -131,6 +134,7 @@ impl Checker {
         self.server_began_ms = now.monotonic_ms;
         self.tick_ms = tick_ms;
         self.heard.clear();
+        self.timeouts_ms.clear();
         self.touched_ms.clear();
         self.stalled_until_ms = i64::MIN;
         self.model.extended_types = extended_types;
@@ -139,6 +143,29 @@ impl Checker {
     /// A shard does nothing until then.
     pub(crate) fn on_stall(&mut self, until_ms: i64) {
         self.stalled_until_ms = self.stalled_until_ms.max(until_ms);
+    }
+
+    /// The pipeline takes a request to bring a session back.
+    pub(crate) fn on_resume(
+        &mut self,
+        now: Now,
+        session: i64,
+        timeout_ms: i32,
+        last_zxid_seen: i64,
+        claimed: &[u8; 16],
+    ) {
+        let is_good = *claimed == password(SessionId(session)) && last_zxid_seen <= self.released;
+        if is_good && self.model.sessions().contains_key(&session) {
+            self.timeouts_ms.insert(session, timeout_ms);
+            self.on_touch(now.monotonic_ms, session);
+            self.on_heard(now, session);
+        }
+    }
+
+    /// How long a session may be silent.
+    fn timeout_ms(&self, session: i64) -> Option<i32> {
+        let logged = self.model.sessions().get(&session)?;
+        Some(self.timeouts_ms.get(&session).copied().unwrap_or(*logged))
     }
 
     /// The pipeline hears of a session, whether its client has sent bytes or comes back or is not
@@ -150,7 +177,7 @@ impl Checker {
 
     /// Bytes of this session's client have reached a shard.
     pub(crate) fn on_heard(&mut self, now: Now, session: i64) {
-        let Some(&timeout_ms) = self.model.sessions().get(&session) else { return };
+        let Some(timeout_ms) = self.timeout_ms(session) else { return };
         let (last_ms, began_ms) = (now.monotonic_ms, self.server_began_ms);
         let new = Heard { last_ms: began_ms, late_ms: None };
         let heard = self.heard.entry(session).or_insert(new);
@@ -217,11 +244,12 @@ impl Checker {
                         describe("closed by a request that is none".to_owned())
                     );
                 }
-                let paths: Vec<&str> = paths.iter().flatten().map(|path| &**path).collect();
-                if !paths.is_empty() {
+                let listed: Option<Vec<&str>> =
+                    paths.as_ref().map(|paths| paths.iter().map(|path| &**path).collect());
+                let closed = self.model.close_session(zxid, session, listed.as_deref());
+                if !self.model.changes_of(zxid).is_empty() {
                     self.marks.insert("ephemerals deleted with their session");
                 }
-                let closed = self.model.close_session(zxid, session, &paths);
                 closed.map_err(|text| format!("P9b: {}", describe(text)))?;
                 if header.cxid != 0 {
                     let answer = Answer { zxid, err: 0, body: Vec::new() };
@@ -280,7 +308,7 @@ impl Checker {
 
     /// Whether the server may end this session.
     fn check_expiry(&mut self, now: Now, session: i64) -> Verdict {
-        let Some(&timeout_ms) = self.model.sessions().get(&session) else {
+        let Some(timeout_ms) = self.timeout_ms(session) else {
             self.marks.insert("orphaned ephemerals removed");
             return Ok(());
         };

@@ -74,6 +74,8 @@ pub(crate) struct Client {
     who: Who,
     depth: usize,
     think_us: i64,
+    timeouts_ms: (i32, i32),
+    /// What it asks for on this connection.
     timeout_ms: i32,
     session: Option<Session>,
     phase: Phase,
@@ -131,7 +133,8 @@ impl Client {
             who,
             depth: rng.mostly_small(1, 16) as usize,
             think_us: rng.between(think_us / 4, think_us),
-            timeout_ms: rng.between(timeouts_ms.0.into(), timeouts_ms.1.into()) as i32,
+            timeouts_ms,
+            timeout_ms: 0,
             session: None,
             phase: Phase::Away,
             since_us: 0,
@@ -306,6 +309,8 @@ impl Client {
             (Some(_), _) => Attempt::Resume,
         };
         self.phase = Phase::Connecting(attempt);
+        let (first, last) = self.timeouts_ms;
+        self.timeout_ms = self.rng.between(first.into(), last.into()) as i32;
         (self.since_us, self.sent_us) = (now_us, now_us);
         let (session, mut password) = self.session.map_or((0, [0; 16]), |of| (of.id, of.password));
         let mut last_zxid_seen = self.last_zxid;
@@ -386,6 +391,8 @@ impl Client {
             Attempt::Resume => {
                 let own = self.session.as_mut().expect("one resumes what one has");
                 require!(own.id == session, "P9: {:#x} came back as {session:#x}", own.id);
+                let asked = self.timeout_ms;
+                require!(timeout_ms == asked, "P9: {asked} ms were asked for, {timeout_ms} given");
                 own.timeout_ms = timeout_ms;
                 checker.on_connected(session, &password, timeout_ms, false)?;
                 checker.marks.insert("session resumed");

@@ -173,6 +173,14 @@ impl LogWriter {
         self.round.is_none() && self.waiting.is_empty() && self.stored == self.synced
     }
 
+    /// Ends the log, idle as it is: it is cut to end with its last record.
+    pub(crate) fn seal(&mut self, disk: &mut Disk) -> Result<(), DiskError> {
+        assert!(self.is_idle(), "a log is sealed when all of it is durable");
+        let Some(current) = self.current.take() else { return Ok(()) };
+        disk.set_len(current.file, current.segment.end())?;
+        disk.sync(current.file)
+    }
+
     pub(crate) fn append(&mut self, disk: &mut Disk, append: Append) -> Result<(), DiskError> {
         if append.new_file || !self.waiting.is_empty() {
             self.waiting.push_back(append);

@@ -78,6 +78,7 @@ const MARKS: &[&str] = &[
     "snapshot taken",
     "snapshot under writes",
     "stopped by a sync that failed",
+    "stopped in order",
     "torn tail cut",
     "unseen transactions found after a crash",
     "unseen transactions lost in a crash",

@@ -284,21 +284,27 @@ impl Model {
         self.end_txn(zxid);
     }
 
-    /// Ends a session; the order of what is deleted is the log's.
+    /// Ends a session; the order of what is deleted is the log's, or that of the paths.
     pub(crate) fn close_session(
         &mut self,
         zxid: i64,
         session: i64,
-        paths: &[&str],
+        paths: Option<&[&str]>,
     ) -> Result<(), String> {
-        let mut listed = paths.to_vec();
-        listed.sort_unstable();
-        let owned = self.ephemerals_of(session);
-        if listed != owned {
-            return Err(format!("closeSession lists {listed:?}, the session owns {owned:?}"));
+        let owned: Vec<String> =
+            self.ephemerals_of(session).into_iter().map(str::to_owned).collect();
+        if let Some(paths) = paths {
+            let mut listed = paths.to_vec();
+            listed.sort_unstable();
+            if listed != owned {
+                return Err(format!("closeSession lists {listed:?}, the session owns {owned:?}"));
+            }
+            for path in paths {
+                self.remove(zxid, path);
+            }
         }
-        for path in paths {
-            self.remove(zxid, path);
+        for path in owned {
+            self.remove(zxid, &path);
         }
         self.sessions.remove(&session);
         self.session_changes.push(SessionChange { zxid, session, timeout_ms: None });

@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) purge_us: Option<i64>,
     pub(crate) extended_types: bool,
     pub(crate) digests: bool,
+    /// A closeSession lists what it deletes.
+    pub(crate) lists_paths: bool,
     pub(crate) network_us: i64,
     pub(crate) mesh_us: i64,
     pub(crate) sync_us: i64,
@@ -44,6 +46,8 @@ pub(crate) struct Plan {
 /// What may happen to a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
+    /// The process is asked to end, and does so in order.
+    Stop,
     /// The process ends at once.
     Kill,
     /// The process ends within the next steps of the disk.
@@ -72,7 +76,8 @@ pub(crate) enum Fault {
     TypesSwitched,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
+    Fault::Stop,
     Fault::Kill,
     Fault::KillAtStep,
     Fault::PowerLoss,
@@ -124,6 +129,7 @@ impl Plan {
             purge_us,
             extended_types: rng.coin(),
             digests: rng.chance(700),
+            lists_paths: rng.coin(),
             network_us: rng.mostly_small(100, 20_000),
             mesh_us: rng.mostly_small(1, 2_000),
             sync_us: rng.mostly_small(50, 30_000),

@@ -142,6 +142,8 @@ pub(crate) struct World {
     /// How the fuse's crash will come.
     fuse: Crash,
     slow_disk: bool,
+    /// Nothing is read from clients any more, and what was read comes to its end.
+    is_stopping: bool,
     healed: bool,
     snapshot_damaged: bool,
     crashes_in_recovery: u64,
@@ -187,6 +189,7 @@ impl World {
             extended_types: plan.extended_types,
             fuse: Crash::Kill,
             slow_disk: false,
+            is_stopping: false,
             healed: false,
             snapshot_damaged: false,
             crashes_in_recovery: 0,
@@ -327,7 +330,8 @@ impl World {
             Event::ShardTick { shard, .. } => self.on_shard_tick(shard),
             Event::PipelineTick { .. } => {
                 self.after_tick(Event::PipelineTick { life });
-                self.step(Input::Tick)
+                self.step(Input::Tick)?;
+                self.stop_if_done()
             }
             Event::LogStep { .. } => self.on_log_step(),
             Event::SnapshotStep { .. } => self.on_snapshot_step(),
@@ -386,6 +390,9 @@ impl World {
 
     fn connect(&mut self, client: usize) {
         let now = self.now();
+        if self.is_stopping {
+            return;
+        }
         let Some(server) = &mut self.server else { return };
         let shard = self.rng.index(server.shards.len());
         let core = &mut server.shards[shard];
@@ -450,7 +457,7 @@ impl World {
         let Some(link) = self.network.find(id) else { return Ok(()) };
         link.to_server.scheduled = false;
         let Some(server) = &mut self.server else { return Ok(()) };
-        if link.server_gone || link.dead || link.to_server.paused {
+        if link.server_gone || link.dead || link.to_server.paused || self.is_stopping {
             return Ok(());
         }
         let (shard, connection) = (link.shard, link.connection);
@@ -622,8 +629,9 @@ impl World {
         match core.to_pipeline.pop_front().expect("one event for each") {
             FromShard::Requests(requests) => {
                 for request in &requests.requests {
-                    if matches!(request.want, Want::Resume { .. }) {
-                        self.checker.on_touch(now.monotonic_ms, request.session.0);
+                    if let Want::Resume { timeout_ms, last_zxid_seen, password } = request.want {
+                        let (session, seen) = (request.session.0, last_zxid_seen.0);
+                        self.checker.on_resume(now, session, timeout_ms, seen, &password);
                     }
                 }
                 self.step(Input::Requests(&requests))
@@ -855,6 +863,7 @@ impl World {
             return Ok(());
         }
         match *self.rng.pick(&self.plan.faults) {
+            Fault::Stop => self.is_stopping = true,
             Fault::Kill => return self.crash(Crash::Kill),
             Fault::PowerLoss => return self.crash(Crash::PowerLoss),
             Fault::KillAtStep => self.light_fuse(Crash::Kill),
@@ -915,12 +924,26 @@ impl World {
         }
     }
 
+    /// Ends in order, once nothing is under way.
+    fn stop_if_done(&mut self) -> Verdict {
+        if !self.is_stopping || !self.is_idle() {
+            return Ok(());
+        }
+        let server = self.server.as_mut().expect("it is stopping");
+        if let Err(error) = server.log.seal(&mut self.disk) {
+            return self.on_disk_error(error);
+        }
+        self.checker.marks.insert("stopped in order");
+        self.crash(Crash::Kill)
+    }
+
     /// The server ends here.
     fn crash(&mut self, crash: Crash) -> Verdict {
         if self.server.take().is_none() {
             return Ok(());
         }
         self.life += 1;
+        self.is_stopping = false;
         self.end_links();
         self.crash_disk(crash)?;
         self.after(RESTART_US_MIN, 800_000, Event::Restart);
@@ -1069,7 +1092,7 @@ impl World {
             skip_acl: false,
             enforce_quota: false,
             reconfig_enabled: false,
-            close_session_lists_paths: true,
+            close_session_lists_paths: self.plan.lists_paths,
             record_bytes_max: FIELD_BYTES_MAX,
             tree: settings,
             roll: self.plan.roll,
