@@ -16,7 +16,7 @@
 //! server [ttl off] [quota on] [reconfig on] [skipacl on] [lists off] [reaper MS] [unused MS]
 //!                           another server, with nothing on its disk
 //! snapshot                  one is taken, of what is committed
-//! restart                   the server ends in good order, and begins again
+//! restart [ttl on] ...       the server ends in good order, and begins again, perhaps with others
 //! crash [torn BYTES]        it ends at once: what was not synced is lost, or all but so much
 //! crash forget              and nobody knows the sessions any more
 //! ```
@@ -198,6 +198,7 @@ impl World {
             "restart" => {
                 self.step(Input::Synced(self.appended));
                 self.disk.sync();
+                configure(&mut self.settings, &mut words)?;
                 self.restart(false)?;
             }
             "crash" => {
@@ -300,20 +301,7 @@ impl World {
 
     fn another(&self, words: &mut Words<'_>) -> Result<World, String> {
         let mut settings = settings();
-        while let Some(word) = words.next() {
-            let value = words.require("a value")?;
-            let is_on = value == "on";
-            match word {
-                "ttl" => settings.tree.types.extended = is_on,
-                "quota" => settings.enforce_quota = is_on,
-                "reconfig" => settings.reconfig_enabled = is_on,
-                "skipacl" => settings.skip_acl = is_on,
-                "lists" => settings.close_session_lists_paths = is_on,
-                "reaper" => settings.reaper.check_interval_ms = wire::number(value)?,
-                "unused" => settings.reaper.never_used_ms_max = wire::number(value)?,
-                _ => return Err(format!("{word} is no setting")),
-            }
-        }
+        configure(&mut settings, words)?;
         let mut world = World::with(settings);
         world.outcome.clone_from(&self.outcome);
         #[cfg(feature = "mutants")]
@@ -577,6 +565,25 @@ impl Client {
             self.received.drain(..taken);
         }
     }
+}
+
+/// Takes the words that follow as settings.
+fn configure(settings: &mut pipeline::Settings, words: &mut Words<'_>) -> Result<(), String> {
+    while let Some(word) = words.next() {
+        let value = words.require("a value")?;
+        let is_on = value == "on";
+        match word {
+            "ttl" => settings.tree.types.extended = is_on,
+            "quota" => settings.enforce_quota = is_on,
+            "reconfig" => settings.reconfig_enabled = is_on,
+            "skipacl" => settings.skip_acl = is_on,
+            "lists" => settings.close_session_lists_paths = is_on,
+            "reaper" => settings.reaper.check_interval_ms = wire::number(value)?,
+            "unused" => settings.reaper.never_used_ms_max = wire::number(value)?,
+            _ => return Err(format!("{word} is no setting")),
+        }
+    }
+    Ok(())
 }
 
 fn settings() -> pipeline::Settings {
