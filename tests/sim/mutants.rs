@@ -8,7 +8,7 @@ use crate::run;
 use crate::world::{Mutant, Sight};
 
 /// So many seeds may pass before a mutant is caught.
-const SEEDS_MAX: u64 = 400;
+const SEEDS_MAX: u64 = 1_000;
 
 const PIPELINE: &[pipeline::Mutant] = &[
     pipeline::Mutant::AnswerBeforeSync,
