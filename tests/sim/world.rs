@@ -146,6 +146,8 @@ pub(crate) struct World {
     is_stopping: bool,
     healed: bool,
     snapshot_damaged: bool,
+    /// The disk has lost something that recovery has not put in order yet.
+    disk_has_lost: bool,
     crashes_in_recovery: u64,
     trace: u64,
     is_traced: bool,
@@ -192,6 +194,7 @@ impl World {
             is_stopping: false,
             healed: false,
             snapshot_damaged: false,
+            disk_has_lost: false,
             crashes_in_recovery: 0,
             trace: 0xcbf2_9ce4_8422_2325,
             is_traced: std::env::var_os("TRACE").is_some(),
@@ -847,6 +850,7 @@ impl World {
             }
             DiskError::Io => {
                 self.checker.marks.insert("stopped by a sync that failed");
+                self.disk_has_lost = true;
                 self.crash(Crash::Kill)
             }
         }
@@ -959,6 +963,7 @@ impl World {
             Crash::PowerLoss => {
                 let (torn, lost) = (self.disk.torn_pages, self.disk.lost_names);
                 self.disk.lose_power(&mut self.rng);
+                self.disk_has_lost = true;
                 if torn < self.disk.torn_pages {
                     self.checker.marks.insert("page torn by a power loss");
                 }
@@ -986,7 +991,7 @@ impl World {
 
     /// What a kill leaves, ZooKeeper must be able to open.
     fn check_zookeeper_opens(&self) -> Verdict {
-        if self.sight == Sight::NotTheDisk {
+        if self.sight == Sight::NotTheDisk || self.disk_has_lost {
             return Ok(());
         }
         for (name, _) in self.disk.list(DIRECTORY) {
@@ -1042,6 +1047,7 @@ impl World {
         match self.try_boot() {
             Ok(()) => {
                 self.crashes_in_recovery = 0;
+                self.disk_has_lost = false;
                 // A fuse that was meant for recovery and is still burning goes on burning.
                 Ok(())
             }
@@ -1054,6 +1060,7 @@ impl World {
                     1 => "crash in recovery",
                     _ => "crash in the recovery from a crash in recovery",
                 });
+                self.disk_has_lost |= error == DiskError::Io;
                 let crash = match error {
                     DiskError::Crashed => fuse.unwrap_or(Crash::Kill),
                     DiskError::Full | DiskError::Io => Crash::Kill,
