@@ -236,15 +236,37 @@ final class RawClient {
         });
         checks.check("write: data up to a megabyte, and the connection lost above it", () -> {
             String base = base();
-            byte[] large = new byte[1_000_000];
-            Arrays.fill(large, (byte) 'x');
-            zk.setData(base, large, -1);
-            Checks.that(Arrays.equals(large, zk.getData(base, false, null)), "other data came back");
+            int[] sizes = {1, 65_535, 65_536, 131_072, 300_000, 524_288, 700_000, 1_000_000};
+            for (int size : sizes) {
+                byte[] large = new byte[size];
+                Arrays.fill(large, (byte) size);
+                zk.setData(base, large, -1);
+                Checks.that(Arrays.equals(large, zk.getData(base, false, null)), "other data came back of " + size);
+            }
             try (ZooKeeper other = connect(address, 10_000, event -> {})) {
                 Checks.fails(KeeperException.ConnectionLossException.class,
                     () -> other.setData(base, new byte[1_100_000], -1));
             }
-            Checks.equal(1, zk.exists(base, false).getVersion());
+            Checks.equal(sizes.length, zk.exists(base, false).getVersion());
+        });
+        checks.check("write: many megabytes on their way at once, both ways", () -> {
+            String base = base();
+            int count = 40;
+            byte[] large = new byte[600_000];
+            AtomicInteger wrong = new AtomicInteger();
+            CountDownLatch answered = new CountDownLatch(2 * count);
+            for (int index = 0; index < count; index++) {
+                zk.setData(base, large, -1, (code, path, context, stat) -> {
+                    wrong.addAndGet(code == 0 ? 0 : 1);
+                    answered.countDown();
+                }, null);
+                zk.getData(base, false, (AsyncCallback.DataCallback) (code, path, context, data, stat) -> {
+                    wrong.addAndGet(code == 0 && data.length == large.length ? 0 : 1);
+                    answered.countDown();
+                }, null);
+            }
+            Checks.that(answered.await(60, TimeUnit.SECONDS), answered.getCount() + " answers are missing");
+            Checks.equal(0, wrong.get());
         });
         checks.check("write: reconfig is not for a standalone server", () -> {
             try (ZooKeeperAdmin admin = new ZooKeeperAdmin(address, 10_000, event -> {})) {
