@@ -28,7 +28,8 @@ const FLOORS: &[(&str, &str)] = &[
 ];
 
 /// Crates that only the outermost floors may name.
-const SHELL_CRATES: &[&str] = &["glommio", "memmap2", "futures_lite", "tracing_subscriber"];
+const SHELL_CRATES: &[&str] =
+    &["glommio", "io_uring", "memmap2", "futures_lite", "tracing_subscriber"];
 
 fn sources(module: &str) -> Vec<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -758,6 +758,9 @@ knobs! {
     /// How long a core with nothing to do looks for work before it sleeps.
     SPIN: i64 = ours("ringkeeper.spinMicros", 0).unit("us").between(0, 10_000)
         .trades("More saves the wake-up from each answer's latency, and burns a CPU while idle.");
+    /// How clients are read from. auto: the kernel fills our buffers, from Linux 6.1 on. plain: it says what can be read, from 5.13 on.
+    RING: &'static str = ours("ringkeeper.ring", "auto").choices(&["auto", "plain"])
+        .trades("plain costs a system call more for each read, and some memory less.");
     /// How the transaction log reaches the disk.
     TXN_LOG_BACK_END: &'static str = ours("ringkeeper.txnLog.backEnd", "mapped").choices(&["mapped"]);
     /// The shape of log lines: ZooKeeper's text, or an object of JSON each.

@@ -237,6 +237,8 @@ pub struct Runtime {
     pub shards: Option<usize>,
     pub pin: Pin,
     pub spin_us: u32,
+    /// Clients are read from by readiness, as on kernels before 6.1.
+    pub is_ring_plain: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -745,6 +745,7 @@ impl Parser<'_> {
                 _ => Pin::Auto,
             },
             spin_us: count(self.read(&knobs::SPIN)?),
+            is_ring_plain: self.read(&knobs::RING)? == "plain",
         })
     }
 

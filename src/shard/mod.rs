@@ -395,11 +395,17 @@ impl Shard {
         let Some(traffic) = connection.traffic.as_deref() else {
             return Some(Outgoing { bytes: &[], wants_read: true, close });
         };
-        let has_room = traffic.output.len() < settings.output_bytes_max;
-        let is_stopped = traffic.is_waiting || matches!(connection.state, State::Opening { .. });
-        let wants_read =
-            has_room && (!is_stopped || traffic.input.len() < settings.input_bytes_max);
+        let wants_read = wants_read(settings, &connection.state, traffic);
         Some(Outgoing { bytes: traffic.output.bytes(), wants_read, close })
+    }
+
+    /// Whether to go on reading from a connection: what `outgoing` would say of it.
+    #[must_use]
+    pub fn wants_read(&mut self, id: ConnectionId) -> bool {
+        self.connections.find(id).is_some_and(|connection| {
+            let traffic = connection.traffic.as_deref();
+            traffic.is_none_or(|t| wants_read(&self.core.settings, &connection.state, t))
+        })
     }
 
     /// Runs a step that is all that happens.
@@ -660,6 +666,13 @@ impl Connection {
             out.ready.push(id);
         }
     }
+}
+
+/// Whether there is room for what a client sends and for the replies to it.
+fn wants_read(settings: &Settings, state: &State, traffic: &Traffic) -> bool {
+    let has_room = traffic.output.len() < settings.output_bytes_max;
+    let is_stopped = traffic.is_waiting || matches!(state, State::Opening { .. });
+    has_room && (!is_stopped || traffic.input.len() < settings.input_bytes_max)
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Which CPU is which core.
 //!
-//! The pipeline has one executor, each shard one. What the machine allows decides how many:
+//! The pipeline has one thread, each shard one. What the machine allows decides how many:
 //!
 //! ```text
-//! 1 CPU      pipeline and one shard share an executor
+//! 1 CPU      pipeline and one shard share it
 //! 2 CPUs     pipeline on one, a shard on the other
 //! n CPUs     pipeline on one, n - 1 shards
 //! ```
@@ -33,8 +33,6 @@ pub(crate) struct Wishes {
 pub(crate) struct Layout {
     pub(crate) pipeline: Option<usize>,
     pub(crate) shards: Vec<Option<usize>>,
-    /// The only shard lives on the pipeline's executor.
-    pub(crate) shared: bool,
 }
 
 impl Layout {
@@ -48,16 +46,13 @@ impl Layout {
     /// `cpus` are the numbers of those we may use, `quota` how many of them we may keep busy.
     fn of(cpus: &[usize], quota: usize, wishes: Wishes) -> Layout {
         let usable = cpus.len().min(quota).max(1);
-        let shards = wishes.shards.unwrap_or(usable - 1);
-        if shards == 0 {
-            return Layout { pipeline: None, shards: vec![None], shared: true };
-        }
+        let shards = wishes.shards.unwrap_or(usable - 1).max(1);
         let fits = shards < cpus.len();
         let by_default = PINNED_FROM_CPUS <= usable && usable == cpus.len() && shards < usable;
         let place = |core: usize| {
             (fits && wishes.pinned.unwrap_or(by_default)).then(|| cpus.get(core).copied()).flatten()
         };
-        Layout { pipeline: place(0), shards: (1..=shards).map(place).collect(), shared: false }
+        Layout { pipeline: place(0), shards: (1..=shards).map(place).collect() }
     }
 }
 
@@ -71,13 +66,13 @@ mod tests {
 
     #[test]
     fn one_cpu_runs_both_kinds_of_core() {
-        assert_eq!(layout(&[3], 1), Layout { pipeline: None, shards: vec![None], shared: true });
-        assert!(layout(&[0, 1, 2, 3], 1).shared, "a quota of one CPU is one CPU");
+        assert_eq!(layout(&[3], 1), Layout { pipeline: None, shards: vec![None] });
+        assert_eq!(layout(&[0, 1, 2, 3], 1), layout(&[3], 1), "a quota of one CPU is one CPU");
     }
 
     #[test]
     fn two_cpus_run_one_each_unpinned() {
-        let two = Layout { pipeline: None, shards: vec![None], shared: false };
+        let two = Layout { pipeline: None, shards: vec![None] };
         assert_eq!(layout(&[0, 1], 2), two);
     }
 
@@ -91,7 +86,7 @@ mod tests {
     #[test]
     fn a_quota_below_the_cpus_pins_nothing() {
         let some = layout(&[0, 1, 2, 3, 4, 5, 6, 7], 4);
-        assert_eq!(some, Layout { pipeline: None, shards: vec![None; 3], shared: false });
+        assert_eq!(some, Layout { pipeline: None, shards: vec![None; 3] });
     }
 
     #[test]

@@ -259,9 +259,9 @@ impl<C> ShardEnd<C> {
         link.bell.poll_work(cx, || !link.applied.is_empty() || !link.commands.is_empty() || also())
     }
 
-    /// Wakes this core's own waiting task, after the step that is under way.
-    pub(crate) fn wake(&self) {
-        self.link().bell.ring();
+    /// This core does not wait any more, whatever it was that woke it: nobody need ring.
+    pub(crate) fn wake_up(&self) {
+        self.link().bell.asleep.store(false, Ordering::Relaxed);
     }
 
     /// Whether the pipeline has room for a batch.

@@ -4,7 +4,7 @@
 //! main thread         start, wait, stop                                this file
 //! signals             waits for SIGTERM and SIGINT
 //! acceptor            takes connections, gives them to shards          accept.rs
-//! shard cores         connections, one task each                       shard_core.rs, client.rs
+//! shard cores         connections                                      shard_core.rs, ring.rs
 //! pipeline core       orders, logs, applies                            pipeline_core.rs, disk.rs
 //! log-keeper          files made ahead, the watermark                  keeper.rs, map.rs
 //! background          snapshots, purging                               background.rs
@@ -20,7 +20,7 @@
 //! | `words.rs` | four-letter words: answers gathered from all cores |
 //! | `counts.rs` | a shard's counts into the metrics |
 //! | `settings.rs` | what each part is told, out of the configuration |
-//! | `pulse.rs` | what keeps executors awake |
+//! | `pulse.rs` | what keeps the pipeline's executor awake |
 //! | `clock.rs` | where `Now` comes from |
 //! | `sys.rs` | system calls behind safe faces |
 //! | `logging.rs` | log lines |
@@ -36,7 +36,6 @@
 
 mod accept;
 mod background;
-mod client;
 mod clock;
 mod cores;
 mod counts;
@@ -51,6 +50,7 @@ mod preflight;
 pub mod process;
 mod pulse;
 mod recover;
+mod ring;
 #[cfg(test)]
 mod scratch;
 mod settings;
@@ -66,7 +66,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use accept::{Acceptor, Admission, BindError};
 use background::Background;
@@ -160,8 +160,6 @@ impl From<RecoverError> for RunError {
 
 /// What the other threads tell the main one.
 enum Event {
-    /// A core runs.
-    Started,
     /// A core cannot go on: the process ends at once, and nothing more is acknowledged.
     Failed(RunError),
     Signal(i32),
@@ -177,9 +175,10 @@ enum Event {
 /// was acknowledged depends on it.
 const STOP_STAGE: Duration = Duration::from_secs(10);
 
-/// How often an executor looks at its sockets and timers while it has other work, at the least:
-/// tasks see to it themselves (`pulse.rs` says why this should not be shorter).
-const PREEMPT_EVERY: Duration = Duration::from_millis(10);
+/// When the pipeline's executor looks at files and timers although it has other work. Its tasks see
+/// to that themselves, and `pulse.rs` says why they should and this should not: an executor whose
+/// timer is over before its first task has begun would even sleep for good.
+const PREEMPT_EVERY: Duration = Duration::from_secs(1);
 const RING_DEPTH: usize = 4096;
 /// Registered memory for direct I/O, which nothing here uses: the least that glommio takes.
 const IO_MEMORY_BYTES: usize = 64 << 10;
@@ -241,7 +240,6 @@ impl Server {
             shards,
             pipeline_cpu = layout.pipeline,
             shard_cpus = ?layout.shards.iter().flatten().collect::<Vec<_>>(),
-            is_shared = layout.shared,
             "cores"
         );
         let mut listeners = Vec::new();
@@ -309,6 +307,8 @@ impl Server {
                 tick,
                 words: Arc::clone(&words),
                 recorder,
+                spin: settings::spin(config),
+                ring: settings::ring(config),
             });
         }
         if 0 < replayed {
@@ -346,7 +346,7 @@ impl Server {
     fn serve(&mut self, inbox: &channel::Receiver<Event>) -> Result<(), RunError> {
         loop {
             match inbox.recv().map_err(RunError::other)? {
-                Event::Started | Event::Quiesced | Event::Finished | Event::Closed => {}
+                Event::Quiesced | Event::Finished | Event::Closed => {}
                 Event::Failed(fault) => return Err(fault),
                 Event::Signal(signal) => {
                     info!(signal, "stopping");
@@ -398,7 +398,7 @@ fn await_events(
         match inbox.recv_deadline(deadline) {
             Ok(event) if is_awaited(&event) => seen += 1,
             Ok(Event::Failed(fault)) => return Err(fault),
-            Ok(Event::Signal(_) | Event::Started) => {}
+            Ok(Event::Signal(_)) => {}
             Ok(Event::Quiesced | Event::Finished | Event::Closed) => {}
             Err(_) => {
                 warn!("a core does not answer; stopping without it");
@@ -409,7 +409,7 @@ fn await_events(
     Ok(())
 }
 
-/// One thread per core, each with an executor of its own.
+/// One thread per core. All of them run when this returns, or none is of use.
 fn start_cores(
     layout: &Layout,
     spin: Duration,
@@ -417,84 +417,88 @@ fn start_cores(
     pipeline: PipelineParts<impl FnOnce() -> MappedLog + Send + 'static, ShardCommand>,
     events: &channel::Sender<Event>,
 ) -> Result<Vec<JoinHandle<()>>, RunError> {
-    let mut threads = Vec::new();
-    let run_shard = |parts: ShardParts, events: channel::Sender<Event>| async move {
-        shard_core::run(parts).await;
-        let _ = events.send(Event::Closed);
-    };
-    let run_pipeline = |parts, events: channel::Sender<Event>| async move {
-        let ended = match pipeline_core::run(parts).await {
-            Ok(()) => Event::Finished,
-            Err(fault) => Event::Failed(fault.into()),
-        };
-        let _ = events.send(ended);
-    };
-    let mut shards = shards;
-    if layout.shared {
-        let shard = shards.remove(0);
-        let core = Core { name: "core".to_owned(), cpu: layout.pipeline, spin };
-        threads.push(core.start(events, move |events| async move {
-            let shard = glommio::spawn_local(run_shard(shard, events.clone()));
-            run_pipeline(pipeline, events).await;
-            shard.await;
-        })?);
-    } else {
-        let core = Core { name: "pipeline".to_owned(), cpu: layout.pipeline, spin };
-        threads.push(core.start(events, move |events| run_pipeline(pipeline, events))?);
-        for (shard, &cpu) in shards.into_iter().zip(&layout.shards) {
-            let core = Core { name: format!("shard-{}", shard.id.0), cpu, spin };
-            threads.push(core.start(events, move |events| run_shard(shard, events))?);
-        }
+    let mut threads = vec![start_pipeline(layout.pipeline, spin, pipeline, events.clone())?];
+    for (parts, &cpu) in shards.into_iter().zip(&layout.shards) {
+        threads.push(start_shard(cpu, parts, events.clone())?);
     }
     Ok(threads)
 }
 
-struct Core {
-    name: String,
+/// The pipeline has an executor of its own, pinned to a CPU if one is named.
+fn start_pipeline(
     cpu: Option<usize>,
     spin: Duration,
-}
-
-impl Core {
-    /// Starts the thread and its executor, and waits until it runs or has failed.
-    fn start<F: Future<Output = ()> + 'static>(
-        self,
-        events: &channel::Sender<Event>,
-        main: impl FnOnce(channel::Sender<Event>) -> F + Send + 'static,
-    ) -> Result<JoinHandle<()>, RunError> {
-        let (told, hear) = channel::bounded(1);
-        let events = events.clone();
-        let name = self.name.clone();
-        let thread = thread::Builder::new().name(self.name.clone()).spawn(move || {
-            let placement = self.cpu.map_or(Placement::Unbound, Placement::Fixed);
-            let executor = LocalExecutorBuilder::new(placement)
-                .name(&self.name)
-                .ring_depth(RING_DEPTH)
-                .io_memory(IO_MEMORY_BYTES)
-                .preempt_timer(PREEMPT_EVERY)
-                .spin_before_park(self.spin)
-                .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-                .make();
-            match executor {
-                Ok(executor) => {
-                    let _ = told.send(Ok(()));
-                    let _ = events.send(Event::Started);
-                    executor.run(main(events));
-                }
-                Err(error) => drop(told.send(Err(error.to_string()))),
-            }
+    parts: PipelineParts<impl FnOnce() -> MappedLog + Send + 'static, ShardCommand>,
+    events: channel::Sender<Event>,
+) -> Result<JoinHandle<()>, RunError> {
+    start_core("pipeline".to_owned(), move |started| {
+        let executor = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
+            .name("pipeline")
+            .ring_depth(RING_DEPTH)
+            .io_memory(IO_MEMORY_BYTES)
+            .preempt_timer(PREEMPT_EVERY)
+            .spin_before_park(spin)
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+            .make();
+        let executor = match executor {
+            Ok(executor) => executor,
+            Err(error) => return started(Err(error.to_string())),
+        };
+        executor.run(async move {
+            started(Ok(()));
+            let ended = match pipeline_core::run(parts).await {
+                Ok(()) => Event::Finished,
+                Err(fault) => Event::Failed(fault.into()),
+            };
+            let _ = events.send(ended);
         });
-        let thread = thread.map_err(|error| cannot_start(&name, error))?;
-        match hear.recv() {
-            Ok(Ok(())) => Ok(thread),
-            Ok(Err(error)) => Err(cannot_start(&name, error)),
-            Err(_) => Err(cannot_start(&name, "its thread has ended")),
-        }
-    }
+    })
 }
 
-fn cannot_start(core: &str, error: impl std::fmt::Display) -> RunError {
-    RunError::Other(format!("the core {core} cannot start: {error}"))
+fn start_shard(
+    cpu: Option<usize>,
+    parts: ShardParts,
+    events: channel::Sender<Event>,
+) -> Result<JoinHandle<()>, RunError> {
+    let name = format!("shard-{}", parts.id.0);
+    start_core(name.clone(), move |started| {
+        let ring = cpu.map_or(Ok(()), sys::pin_to).and_then(|()| (parts.ring)());
+        let ring = match ring {
+            Ok(ring) => ring,
+            Err(error) => return started(Err(error.to_string())),
+        };
+        debug!(core = name, is_buffered = ring.is_buffered(), "ring");
+        started(Ok(()));
+        let ended = match shard_core::run(parts, ring) {
+            Ok(()) => Event::Closed,
+            Err(error) => Event::Failed(RunError::Other(format!("{name}: its ring: {error}"))),
+        };
+        let _ = events.send(ended);
+    })
+}
+
+/// How a core says that it runs, or why it does not.
+type Started = Box<dyn FnOnce(Result<(), String>)>;
+
+/// Starts a core's thread and waits until it runs or has failed.
+fn start_core(
+    name: String,
+    main: impl FnOnce(Started) + Send + 'static,
+) -> Result<JoinHandle<()>, RunError> {
+    let cannot = |error: &dyn std::fmt::Display| {
+        RunError::Other(format!("the core {name} cannot start: {error}"))
+    };
+    let (told, hear) = channel::bounded(1);
+    let started = move |result| drop(told.send(result));
+    let thread = thread::Builder::new()
+        .name(name.clone())
+        .spawn(move || main(Box::new(started)))
+        .map_err(|error| cannot(&error))?;
+    match hear.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => Err(cannot(&error)),
+        Err(_) => Err(cannot(&"its thread has ended")),
+    }
 }
 
 /// The first signal stops the server in order, the second at once.

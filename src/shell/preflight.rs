@@ -34,7 +34,7 @@ pub(crate) enum PreflightError {
          `docker run --security-opt seccomp=unconfined` (Kubernetes: `seccompProfile: {{type: Unconfined}}`)"
     )]
     Forbidden { source: io::Error },
-    #[error("this kernel has no io_uring ({source}): Linux 5.8 or newer is needed")]
+    #[error("this kernel has no io_uring ({source}): Linux 5.13 or newer is needed")]
     Missing { source: io::Error },
     #[error("io_uring cannot be set up: {source}")]
     Failed { source: io::Error },
@@ -130,7 +130,7 @@ mod tests {
         assert!(text(refusal(os(libc::EPERM), Some("2"))).contains("io_uring_disabled=0"));
         assert!(text(refusal(os(libc::EPERM), Some("0"))).contains("seccomp"));
         assert!(text(refusal(os(libc::ENOSYS), Some("0"))).contains("seccomp"));
-        assert!(text(refusal(os(libc::ENOSYS), None)).contains("5.8"));
+        assert!(text(refusal(os(libc::ENOSYS), None)).contains("5.13"));
         assert!(text(PreflightError::Memlock { hard_bytes: 65_536 }).contains("is 64 KiB"));
     }
 

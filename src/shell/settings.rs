@@ -1,6 +1,7 @@
 //! What each part is told, out of the configuration.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use super::cores::Wishes;
 use super::directories::Directories;
 use super::disk::LogOptions;
 use super::recover::RecoverOptions;
+use super::ring::Ring;
 use crate::admin::Configuration;
 use crate::admin::four_letter::Whitelist;
 use crate::auth::{self, DigestSettings, Providers, UnknownScheme, digest};
@@ -45,6 +47,11 @@ pub(crate) fn cores(config: &Config) -> Wishes {
         Pin::Never => Some(false),
     };
     Wishes { shards: config.runtime.shards, pinned }
+}
+
+/// The ring that a shard core makes for itself.
+pub(crate) fn ring(config: &Config) -> fn() -> io::Result<Ring> {
+    if config.runtime.is_ring_plain { Ring::plain } else { Ring::new }
 }
 
 pub(crate) fn spin(config: &Config) -> Duration {

@@ -1,34 +1,45 @@
-//! A shard core's loop.
+//! A shard core's loop: one thread, one ring, no executor.
 //!
 //! ```text
 //! sockets ----> Shard::on_bytes ----+--> requests gather --> pipeline, once per turn
-//! applied ----> Shard::on_applied --+--> ready connections --> one send(2) each, at once
+//! applied ----> Shard::on_applied --+--> ready connections --> one send(2) each, once per turn
 //! ticks ------> Shard::on_tick -----+--> words --> asked of all cores, then answered
 //! ```
 //!
-//! One task per connection waits for its socket (`client.rs`); one task here takes what other
-//! cores send; one ticks. After every step the connections that it made ready are written to
-//! directly, without a detour through their tasks: a task is only woken where the socket takes no
-//! more, or the connection ends. Requests for the pipeline leave at the end of the executor's turn,
-//! so that what many sockets brought travels in one batch.
+//! A turn takes what the ring and the other cores have for us, hands the pipeline what has gathered
+//! and then writes to clients: so the pipeline works while we are in system calls, and what many
+//! frames and batches brought to one client leaves in one send. It waits, in the ring, only if
+//! nothing is left to do.
+//!
+//! How a connection ends:
+//!
+//! ```text
+//! at once        the socket is closed, whatever is unread or unwritten
+//! after flush    all replies are written, then our end is shut; what the client still sends is
+//!                read and dropped until it closes too, for unread bytes would make the kernel reset
+//!                the connection and take the last reply with them
+//! ```
+//!
+//! A client that ends its own direction (as netcat does after a four-letter word) is still
+//! answered.
 
-use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{Shutdown, SocketAddr};
-use std::rc::Rc;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd as _;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Waker;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
-use glommio::net::TcpStream;
-use glommio::timer::Timer;
+use tracing::debug;
 
 use super::accept::{Accepted, Ticket};
-use super::client;
 use super::clock::Clock;
 use super::counts;
 use super::mesh::ShardEnd;
-use super::pulse::{self, Breath};
+use super::ring::{Event, Received, Ring, RingBell};
 use super::sys;
 use super::words::{ShardReport, Words};
 use crate::admin::four_letter::Needs;
@@ -38,10 +49,16 @@ use crate::shard::{Close, Counters, Output, Settings, Shard};
 use crate::tree::TreeReader;
 use crate::types::Now;
 
-/// How much is read from a socket at a time, into the one buffer that all sockets share.
-const READ_BYTES: usize = 64 * 1024;
-/// How many batches from the pipeline are acted on before sockets have their turn.
+/// How many events of the ring are acted on before clients are written to.
+const EVENTS_MAX: usize = 512;
+/// How many batches from the pipeline are.
 const APPLIED_MAX: usize = 64;
+/// What is read at a time where the ring only says that there is something to read.
+const READ_BYTES: usize = 64 * 1024;
+/// How long a client may take to close after us.
+const LINGER_MS: i64 = 1000;
+/// How long a stopping server waits for clients to take their replies.
+const CLOSE_MS: i64 = 1000;
 
 /// What a shard core is told, from any thread.
 pub(crate) enum ShardCommand {
@@ -71,36 +88,18 @@ pub(crate) struct ShardParts {
     pub(crate) tick: Duration,
     pub(crate) words: Arc<Words>,
     pub(crate) recorder: Recorder,
+    /// How long to look for work before waiting for it.
+    pub(crate) spin: Duration,
+    /// Makes the ring, on the thread that it is for.
+    pub(crate) ring: fn() -> io::Result<Ring>,
 }
 
-/// Runs a shard until it is told to close.
-pub(crate) async fn run(parts: ShardParts) {
-    let ShardParts { id, settings, reader, end, clock, tick, words, recorder } = parts;
-    let core = Rc::new(ShardCore {
-        shard: RefCell::new(Shard::new(id, settings, reader)),
-        out: RefCell::new(Output::new(id)),
-        ready: RefCell::default(),
-        sockets: RefCell::default(),
-        buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
-        phase: Cell::new(Phase::Serving),
-        has_requests: Cell::new(false),
-        deferred: RefCell::default(),
-        steps: Cell::new(0),
-        quiesced: RefCell::new(None),
-        end,
-        clock,
-        words,
-        recorder,
-        published: Cell::default(),
-    });
-    let ticker = glommio::spawn_local(Rc::clone(&core).tick(tick));
-    let counted = Rc::clone(&core);
-    let pulse = glommio::spawn_local(pulse::pulse(move || counted.steps.get()));
-    core.take_turns().await;
-    core.close_all().await;
-    ticker.cancel().await;
-    pulse.cancel().await;
+/// Runs a shard until it is told to close. Fails where the ring does.
+pub(crate) fn run(parts: ShardParts, ring: Ring) -> io::Result<()> {
+    let mut core = ShardCore::new(parts, ring);
+    let result = core.take_turns();
     core.end.leave();
+    result
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,303 +107,501 @@ enum Phase {
     Serving,
     /// The server stops: nothing more is read.
     Quiescing,
-    Closing,
+    /// All is written out and closed, until this moment of the monotonic clock at the latest.
+    Closing {
+        until_ms: i64,
+    },
 }
 
-pub(crate) struct ShardCore {
-    shard: RefCell<Shard>,
-    /// What steps ask for.
-    out: RefCell<Output>,
-    /// Taken out of `out` while it is worked through; here to be reused.
-    ready: RefCell<Vec<ConnectionId>>,
-    /// By slot.
-    sockets: RefCell<Vec<Option<Rc<Socket>>>>,
-    buffer: RefCell<Box<[u8]>>,
-    phase: Cell<Phase>,
-    /// Whether there is a batch for the pipeline.
-    has_requests: Cell<bool>,
-    /// Tasks that go on once sockets have been looked at.
-    deferred: RefCell<Vec<Waker>>,
-    /// Counts steps.
-    steps: Cell<u64>,
-    /// Told once the pipeline has all that clients have asked.
-    quiesced: RefCell<Option<Box<dyn FnOnce() + Send>>>,
-    end: ShardEnd<ShardCommand>,
-    clock: Clock,
-    words: Arc<Words>,
-    recorder: Recorder,
-    /// What of the shard's counters is in the metrics.
-    published: Cell<Counters>,
+/// Whether the ring receives for a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiving {
+    No,
+    Yes,
+    /// It was told to stop and has not said that it did.
+    Stopping,
+    /// The client has ended its direction.
+    Over,
 }
 
-/// One client's socket, shared between its task and the loop.
-pub(crate) struct Socket {
-    pub(crate) id: ConnectionId,
-    pub(crate) remote: SocketAddr,
-    pub(crate) stream: RefCell<TcpStream>,
-    /// The socket took no more: its task waits until it does.
-    pub(crate) is_blocked: Cell<bool>,
-    /// Its task does not read, because the shard did not want it to.
-    pub(crate) is_paused: Cell<bool>,
-    /// The task.
-    pub(crate) waker: RefCell<Option<Waker>>,
+/// One client's socket.
+struct Socket {
+    id: ConnectionId,
+    remote: SocketAddr,
+    stream: TcpStream,
+    receiving: Receiving,
+    /// It took no more; the ring says when it does.
+    is_blocked: bool,
     _ticket: Ticket,
 }
 
-impl Socket {
-    /// Ends one or both directions.
-    pub(crate) fn shut(&self, how: Shutdown) {
-        sys::shut(sys::socket_of(&self.stream.borrow()), how);
-    }
+/// How serving a client ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// The client is gone, or is to be cut off.
+    Gone,
+    /// Everything is written, and the client may not know yet that we are done.
+    Flushed,
+}
 
-    /// Has the task look again.
-    fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+/// A four-letter word whose answer is gathered from all cores.
+struct Asked {
+    connection: ConnectionId,
+    answer: Pin<Box<dyn Future<Output = String>>>,
+}
+
+/// Rings the core when some answer has come further.
+struct AnswerBell {
+    has_news: AtomicBool,
+    bell: Arc<RingBell>,
+}
+
+impl Wake for AnswerBell {
+    fn wake(self: Arc<Self>) {
+        self.has_news.store(true, Ordering::Release);
+        self.bell.wake_by_ref();
     }
 }
 
+struct ShardCore {
+    shard: Shard,
+    /// What steps ask for.
+    out: Output,
+    ring: Ring,
+    /// By slot.
+    sockets: Vec<Option<Socket>>,
+    open: usize,
+    /// Written out and shut, waiting for their clients to close.
+    lingering: HashMap<ConnectionId, TcpStream>,
+    /// Until when, in order.
+    patience: VecDeque<(i64, ConnectionId)>,
+    /// Closed once the ring has taken what was asked of it for them.
+    closed: Vec<TcpStream>,
+    phase: Phase,
+    /// Told once the pipeline has all that clients have asked.
+    quiesced: Option<Box<dyn FnOnce() + Send>>,
+    asked: Vec<Asked>,
+    answers: Arc<AnswerBell>,
+    buffer: Box<[u8]>,
+    end: ShardEnd<ShardCommand>,
+    clock: Clock,
+    tick_ms: i64,
+    next_tick_ms: i64,
+    words: Arc<Words>,
+    recorder: Recorder,
+    /// What of the shard's counters is in the metrics.
+    published: Counters,
+    spin: Duration,
+    /// Taken out of `out` while it is worked through; here to be reused.
+    ready: Vec<ConnectionId>,
+}
+
 impl ShardCore {
-    async fn take_turns(self: &Rc<Self>) {
-        let mut breath = Breath::default();
-        while self.phase.get() != Phase::Closing {
-            let has_more = || {
-                !self.deferred.borrow().is_empty()
-                    || (self.has_requests.get() && self.end.has_room())
-            };
-            breath.wait(|cx| self.end.poll_work(cx, has_more)).await;
+    fn new(parts: ShardParts, ring: Ring) -> ShardCore {
+        let ShardParts { id, settings, reader, end, clock, tick, words, recorder, spin, ring: _ } =
+            parts;
+        let tick_ms = i64::try_from(tick.as_millis()).unwrap_or(i64::MAX).max(1);
+        let read_bytes = if ring.is_buffered() { 0 } else { READ_BYTES };
+        ShardCore {
+            shard: Shard::new(id, settings, reader),
+            out: Output::new(id),
+            sockets: Vec::new(),
+            open: 0,
+            lingering: HashMap::new(),
+            patience: VecDeque::new(),
+            closed: Vec::new(),
+            phase: Phase::Serving,
+            quiesced: None,
+            asked: Vec::new(),
+            answers: Arc::new(AnswerBell { has_news: AtomicBool::new(false), bell: ring.bell() }),
+            buffer: vec![0; read_bytes].into_boxed_slice(),
+            ring,
+            end,
+            clock,
+            tick_ms,
+            next_tick_ms: clock.now().monotonic_ms.saturating_add(tick_ms),
+            words,
+            recorder,
+            published: Counters::default(),
+            spin,
+            ready: Vec::new(),
+        }
+    }
+
+    fn take_turns(&mut self) -> io::Result<()> {
+        let waker = Waker::from(self.ring.bell());
+        loop {
+            self.await_work(&mut Context::from_waker(&waker))?;
+            // The ring holds what was asked of it for these.
+            self.closed.clear();
+            let now = self.clock.now();
+            for _ in 0..EVENTS_MAX {
+                let Some(event) = self.ring.next() else { break };
+                self.on_event(now, event);
+            }
             for _ in 0..APPLIED_MAX {
                 let Some(applied) = self.end.next_applied() else { break };
-                self.step(|shard, now, out| shard.on_applied(now, &applied, out));
+                self.shard.on_applied(now, &applied, &mut self.out);
             }
             while let Some(command) = self.end.next_command() {
-                self.on_command(command);
+                self.on_command(now, command);
             }
+            self.on_time(now);
+            self.give_answers(now);
             self.send_requests();
-            if self.deferred.borrow().is_empty() {
-                breath.take().await;
-            } else {
-                pulse::look_at_kernel().await;
-                for waker in self.deferred.borrow_mut().drain(..) {
-                    waker.wake();
-                }
+            self.write_out(now);
+            self.send_requests();
+            if let Phase::Closing { until_ms } = self.phase
+                && (self.open == 0 && self.lingering.is_empty() || until_ms <= now.monotonic_ms)
+            {
+                return Ok(());
             }
         }
     }
 
-    fn on_command(self: &Rc<Self>, command: ShardCommand) {
+    /// Waits until there is something to do.
+    fn await_work(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let mut spun: Option<Instant> = None;
+        loop {
+            let has_more = self.ring.has_next()
+                || self.answers.has_news.load(Ordering::Acquire)
+                || (!self.out.requests.is_empty() && self.end.has_room());
+            if self.end.poll_work(cx, || has_more).is_ready() {
+                // Others need not ring before we wait again.
+                return self.ring.enter(None);
+            }
+            let must_spin =
+                !self.spin.is_zero() && spun.get_or_insert_with(Instant::now).elapsed() < self.spin;
+            let wait = self.until_time().filter(|_| !must_spin);
+            self.ring.enter(wait)?;
+            if wait.is_some() || self.until_time().is_none() || self.ring.has_next() {
+                self.end.wake_up();
+                return Ok(());
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// How long until time alone asks for something; `None` if it does already.
+    fn until_time(&self) -> Option<Duration> {
+        let now_ms = self.clock.now().monotonic_ms;
+        let mut next_ms = self.next_tick_ms;
+        if let Some(&(until_ms, _)) = self.patience.front() {
+            next_ms = next_ms.min(until_ms);
+        }
+        if let Phase::Closing { until_ms } = self.phase {
+            next_ms = next_ms.min(until_ms);
+        }
+        let left = u64::try_from(next_ms - now_ms).ok().filter(|left| 0 < *left);
+        left.map(Duration::from_millis)
+    }
+
+    /// Does what is due.
+    fn on_time(&mut self, now: Now) {
+        if self.next_tick_ms <= now.monotonic_ms {
+            self.next_tick_ms = now.monotonic_ms + self.tick_ms;
+            self.shard.on_tick(now, &mut self.out);
+        }
+        while let Some(&(until_ms, id)) = self.patience.front()
+            && until_ms <= now.monotonic_ms
+        {
+            self.patience.pop_front();
+            self.stop_lingering(id);
+        }
+    }
+
+    fn on_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::Bell => {}
+            Event::Writable { id } => {
+                if let Some(socket) = self.socket(id) {
+                    socket.is_blocked = false;
+                    self.out.ready.push(id);
+                }
+            }
+            Event::Received { id, what, goes_on } => self.on_received(now, id, what, goes_on),
+        }
+    }
+
+    fn on_received(&mut self, now: Now, id: ConnectionId, what: Received, goes_on: bool) {
+        let is_serving = self.phase == Phase::Serving;
+        let what = match what {
+            Received::Bytes(filled) => {
+                if self.socket(id).is_some() && is_serving {
+                    let bytes = self.ring.bytes(&filled);
+                    self.shard.on_bytes(now, id, bytes, &mut self.out);
+                }
+                self.ring.give_back(filled);
+                None
+            }
+            Received::Readable => self.read(now, id),
+            what => Some(what),
+        };
+        let Some(socket) = self.socket(id) else {
+            return self.on_received_late(id, what.as_ref(), goes_on);
+        };
+        if !goes_on {
+            socket.receiving = Receiving::No;
+        }
+        match what {
+            None | Some(Received::Nothing) => {}
+            Some(Received::End) => {
+                socket.receiving = Receiving::Over;
+                self.shard.on_end_of_input(now, id, &mut self.out);
+            }
+            Some(Received::Failed(error)) => {
+                debug!(remote = %socket.remote, %error, "a client cannot be read from");
+                return self.finish(now, id, Ended::Gone);
+            }
+            Some(Received::Bytes(_) | Received::Readable) => unreachable!("acted on above"),
+        }
+        self.receive_as_wanted(id);
+    }
+
+    /// What comes for a socket that is no connection any more.
+    fn on_received_late(&mut self, id: ConnectionId, what: Option<&Received>, goes_on: bool) {
+        match what {
+            Some(Received::End | Received::Failed(_)) => self.stop_lingering(id),
+            Some(Received::Nothing) | None => {
+                if !goes_on && let Some(stream) = self.lingering.get(&id) {
+                    self.ring.receive(stream.as_fd(), id);
+                }
+            }
+            Some(Received::Bytes(_) | Received::Readable) => unreachable!("acted on before"),
+        }
+    }
+
+    /// Reads what the ring says is there. `None` if it was bytes, and they are acted on.
+    fn read(&mut self, now: Now, id: ConnectionId) -> Option<Received> {
+        let is_serving = self.phase == Phase::Serving;
+        let slot = id.slot as usize;
+        let socket = self.sockets.get(slot).and_then(Option::as_ref).filter(|s| s.id == id);
+        let is_connection = socket.is_some();
+        let stream = socket.map(|socket| &socket.stream).or_else(|| self.lingering.get(&id))?;
+        match sys::receive_now(stream.as_fd(), &mut self.buffer) {
+            Ok(0) => Some(Received::End),
+            Ok(count) => {
+                if is_connection && is_serving {
+                    self.shard.on_bytes(now, id, &self.buffer[..count], &mut self.out);
+                }
+                None
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Some(Received::Nothing),
+                _ => Some(Received::Failed(error)),
+            },
+        }
+    }
+
+    /// Has the ring receive for a connection, or not, as the shard wants it.
+    fn receive_as_wanted(&mut self, id: ConnectionId) {
+        let wants_read = self.phase == Phase::Serving && self.shard.wants_read(id);
+        let Some(socket) = slot_of(&mut self.sockets, id) else { return };
+        match (socket.receiving, wants_read) {
+            (Receiving::No, true) => {
+                self.ring.receive(socket.stream.as_fd(), id);
+                socket.receiving = Receiving::Yes;
+            }
+            (Receiving::Yes, false) => {
+                self.ring.stop_receiving(id);
+                socket.receiving = Receiving::Stopping;
+            }
+            // One that is stopping says when it has, and is then asked again.
+            (Receiving::No, false) | (Receiving::Yes, true) => {}
+            (Receiving::Stopping | Receiving::Over, _) => {}
+        }
+    }
+
+    fn on_command(&mut self, now: Now, command: ShardCommand) {
         match command {
-            ShardCommand::Accepted(accepted) => self.on_accepted(accepted),
-            ShardCommand::Report { needs, give } => give(self.report(needs)),
-            ShardCommand::ResetConnections => self.shard.borrow_mut().reset_connection_stats(),
+            ShardCommand::Accepted(accepted) => self.on_accepted(now, accepted),
+            ShardCommand::Report { needs, give } => give(self.report(now, needs)),
+            ShardCommand::ResetConnections => self.shard.reset_connection_stats(),
             ShardCommand::ResetCounters(done) => {
-                self.publish_counters();
-                self.shard.borrow_mut().reset_counters();
-                self.published.set(Counters::default());
+                self.publish_counters(now);
+                self.shard.reset_counters();
+                self.published = Counters::default();
                 done();
             }
             ShardCommand::Quiesce(done) => {
-                self.phase.set(Phase::Quiescing);
-                *self.quiesced.borrow_mut() = Some(done);
+                self.phase = Phase::Quiescing;
+                self.quiesced = Some(done);
             }
-            ShardCommand::Close => self.phase.set(Phase::Closing),
+            ShardCommand::Close => {
+                self.phase = Phase::Closing { until_ms: now.monotonic_ms + CLOSE_MS };
+                while let Some(applied) = self.end.next_applied() {
+                    self.shard.on_applied(now, &applied, &mut self.out);
+                }
+                let open = self.sockets.iter().flatten().map(|socket| socket.id);
+                self.out.ready.extend(open);
+            }
         }
     }
 
-    fn on_accepted(self: &Rc<Self>, accepted: Accepted) {
-        if self.phase.get() != Phase::Serving {
+    fn on_accepted(&mut self, now: Now, accepted: Accepted) {
+        if self.phase != Phase::Serving {
             return;
         }
-        let Accepted { socket, remote, ticket } = accepted;
-        let id = self.shard.borrow_mut().on_accept(self.clock.now(), remote);
-        let socket = Rc::new(Socket {
-            id,
-            remote,
-            stream: RefCell::new(sys::adopt_stream(socket)),
-            is_blocked: Cell::new(false),
-            is_paused: Cell::new(false),
-            waker: RefCell::new(None),
-            _ticket: ticket,
-        });
-        let mut sockets = self.sockets.borrow_mut();
+        let Accepted { socket: stream, remote, ticket } = accepted;
+        let id = self.shard.on_accept(now, remote);
         let slot = id.slot as usize;
-        if sockets.len() <= slot {
-            sockets.resize(slot + 1, None);
+        if self.sockets.len() <= slot {
+            self.sockets.resize_with(slot + 1, || None);
         }
-        sockets[slot] = Some(Rc::clone(&socket));
-        glommio::spawn_local(client::serve(Rc::clone(self), socket)).detach();
+        self.ring.receive(stream.as_fd(), id);
+        let receiving = Receiving::Yes;
+        let socket = Socket { id, remote, stream, receiving, is_blocked: false, _ticket: ticket };
+        let before = self.sockets[slot].replace(socket);
+        assert!(before.is_none(), "a slot is given out again once it is free");
+        self.open += 1;
     }
 
-    /// Whether clients may be read from.
-    pub(crate) fn is_serving(&self) -> bool {
-        self.phase.get() == Phase::Serving
+    fn socket(&mut self, id: ConnectionId) -> Option<&mut Socket> {
+        slot_of(&mut self.sockets, id)
     }
 
-    pub(crate) fn shard(&self) -> std::cell::RefMut<'_, Shard> {
-        self.shard.borrow_mut()
-    }
-
-    /// The buffer that all sockets read into; what is in it is used before anyone else reads.
-    pub(crate) fn buffer(&self) -> std::cell::RefMut<'_, Box<[u8]>> {
-        self.buffer.borrow_mut()
-    }
-
-    /// Has a task go on once other sockets have been looked at.
-    pub(crate) fn defer(&self, waker: Waker) {
-        self.deferred.borrow_mut().push(waker);
-        self.end.wake();
-    }
-
-    /// Runs one step and does what it asks for.
-    pub(crate) fn step(self: &Rc<Self>, step: impl FnOnce(&mut Shard, Now, &mut Output)) {
-        self.steps.set(self.steps.get() + 1);
-        step(&mut self.shard.borrow_mut(), self.clock.now(), &mut self.out.borrow_mut());
-        self.act();
-    }
-
-    fn act(self: &Rc<Self>) {
+    /// Writes to all connections that have something to write, and ends those that end.
+    fn write_out(&mut self, now: Now) {
         // Writing to a connection may free it to act on more, which may make it ready again.
-        let mut ready = self.ready.take();
-        loop {
-            std::mem::swap(&mut ready, &mut self.out.borrow_mut().ready);
-            if ready.is_empty() {
-                break;
+        while !self.out.ready.is_empty() {
+            std::mem::swap(&mut self.ready, &mut self.out.ready);
+            for index in 0..self.ready.len() {
+                self.write(now, self.ready[index]);
             }
-            for id in ready.drain(..) {
-                self.look_at(id);
-            }
+            self.ready.clear();
         }
-        *self.ready.borrow_mut() = ready;
-        // A spawned task runs at once up to its first await: nothing is borrowed here.
-        let words = std::mem::take(&mut self.out.borrow_mut().words);
-        for word in words {
-            let Some(remote) = self.socket(word.connection).map(|socket| socket.remote) else {
-                continue;
-            };
+        for word in std::mem::take(&mut self.out.words) {
+            let Some(socket) = self.socket(word.connection) else { continue };
+            let remote = socket.remote;
             let answer = Arc::clone(&self.words).answer(word.word, word.mask, remote);
-            let core = Rc::clone(self);
-            glommio::spawn_local(async move {
-                let text = answer.await;
-                core.step(|shard, now, out| shard.answer_word(now, word.connection, &text, out));
-            })
-            .detach();
-        }
-        let has_requests = !self.out.borrow().requests.is_empty();
-        if has_requests && !self.has_requests.replace(true) {
-            self.end.wake();
+            self.asked.push(Asked { connection: word.connection, answer: Box::pin(answer) });
+            // It has yet to be begun.
+            self.answers.has_news.store(true, Ordering::Release);
         }
     }
 
-    /// Writes what a connection has for its client, as far as the socket takes it, and has the
-    /// connection's task see to the rest.
-    fn look_at(&self, id: ConnectionId) {
-        let Some(socket) = self.socket(id) else { return };
+    /// Writes what a connection has for its client, as far as the socket takes it.
+    fn write(&mut self, now: Now, id: ConnectionId) {
         loop {
-            let mut shard = self.shard.borrow_mut();
-            let Some(outgoing) = shard.outgoing(id) else { return };
-            if outgoing.bytes.is_empty() || socket.is_blocked.get() {
-                // Ending and going on with reading are the task's.
-                if outgoing.close.is_some() || (socket.is_paused.get() && outgoing.wants_read) {
-                    socket.wake();
+            let Some(socket) = slot_of(&mut self.sockets, id) else { return };
+            let Some(outgoing) = self.shard.outgoing(id) else {
+                return self.finish(now, id, Ended::Gone);
+            };
+            let close = match self.phase {
+                Phase::Closing { .. } => outgoing.close.or(Some(Close::AfterFlush)),
+                Phase::Serving | Phase::Quiescing => outgoing.close,
+            };
+            match close {
+                Some(Close::AtOnce) => return self.finish(now, id, Ended::Gone),
+                Some(Close::AfterFlush) if outgoing.bytes.is_empty() => {
+                    return self.finish(now, id, Ended::Flushed);
                 }
-                return;
+                Some(Close::AfterFlush) | None => {}
             }
-            let sent = sys::send_now(sys::socket_of(&socket.stream.borrow()), outgoing.bytes);
-            match sent {
-                Ok(count) => {
-                    shard.on_written(self.clock.now(), id, count, &mut self.out.borrow_mut());
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // Full, or broken: the task finds out which by trying the same.
-                Err(_) => {
-                    socket.is_blocked.set(true);
-                    return socket.wake();
-                }
+            if outgoing.bytes.is_empty() || socket.is_blocked {
+                return self.receive_as_wanted(id);
+            }
+            match sys::send_now(socket.stream.as_fd(), outgoing.bytes) {
+                Ok(count) => self.shard.on_written(now, id, count, &mut self.out),
+                Err(error) => match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => {
+                        socket.is_blocked = true;
+                        self.ring.await_writable(socket.stream.as_fd(), id);
+                    }
+                    _ => {
+                        debug!(remote = %socket.remote, %error, "a client cannot be written to");
+                        return self.finish(now, id, Ended::Gone);
+                    }
+                },
             }
         }
-    }
-
-    fn socket(&self, id: ConnectionId) -> Option<Rc<Socket>> {
-        let sockets = self.sockets.borrow();
-        let socket = sockets.get(id.slot as usize)?.as_ref()?;
-        (socket.id == id).then(|| Rc::clone(socket))
     }
 
     /// A connection is over for the shard.
-    pub(crate) fn on_closed(self: &Rc<Self>, id: ConnectionId) {
-        if let Some(slot) = self.sockets.borrow_mut().get_mut(id.slot as usize)
-            && slot.as_ref().is_some_and(|socket| socket.id == id)
-        {
-            *slot = None;
+    fn finish(&mut self, now: Now, id: ConnectionId, ended: Ended) {
+        let Some(socket) = self
+            .sockets
+            .get_mut(id.slot as usize)
+            .and_then(|slot| slot.take_if(|socket| socket.id == id))
+        else {
+            return;
+        };
+        self.open -= 1;
+        debug!(remote = %socket.remote, ?ended, "a connection has ended");
+        self.shard.on_closed(now, id);
+        let Socket { stream, receiving, .. } = socket;
+        if ended == Ended::Gone || receiving == Receiving::Over {
+            return self.close(stream);
         }
-        self.step(|shard, now, _| shard.on_closed(now, id));
+        sys::shut(stream.as_fd(), Shutdown::Write);
+        if receiving == Receiving::No {
+            self.ring.receive(stream.as_fd(), id);
+        }
+        self.lingering.insert(id, stream);
+        self.patience.push_back((now.monotonic_ms + LINGER_MS, id));
+    }
+
+    fn stop_lingering(&mut self, id: ConnectionId) {
+        if let Some(stream) = self.lingering.remove(&id) {
+            self.close(stream);
+        }
+    }
+
+    /// The ring holds a socket for as long as it watches it, so dropping ours would tell the client
+    /// nothing; this does, and ends the watching too.
+    fn close(&mut self, stream: TcpStream) {
+        sys::shut(stream.as_fd(), Shutdown::Both);
+        self.closed.push(stream);
     }
 
     /// Hands what has gathered to the pipeline.
-    fn send_requests(&self) {
-        let mut out = self.out.borrow_mut();
-        let sent = self.end.send_requests(&mut out.requests);
-        self.has_requests.set(!sent);
-        if sent && out.touched.is_some() {
-            self.end.send_touched(&mut out.touched);
+    fn send_requests(&mut self) {
+        if !self.end.send_requests(&mut self.out.requests) {
+            return;
         }
-        if sent
-            && self.phase.get() != Phase::Serving
-            && let Some(done) = self.quiesced.borrow_mut().take()
+        if self.out.touched.is_some() {
+            self.end.send_touched(&mut self.out.touched);
+        }
+        if self.phase != Phase::Serving
+            && let Some(done) = self.quiesced.take()
         {
             done();
         }
     }
 
+    /// Takes answers to four-letter words as far as they have come.
+    fn give_answers(&mut self, now: Now) {
+        if !self.answers.has_news.swap(false, Ordering::Acquire) {
+            return;
+        }
+        let waker = Waker::from(Arc::clone(&self.answers));
+        let mut cx = Context::from_waker(&waker);
+        let (shard, out) = (&mut self.shard, &mut self.out);
+        self.asked.retain_mut(|asked| match asked.answer.as_mut().poll(&mut cx) {
+            Poll::Pending => true,
+            Poll::Ready(text) => {
+                shard.answer_word(now, asked.connection, &text, out);
+                false
+            }
+        });
+    }
+
     /// Brings the metrics up to what the shard has counted.
-    fn publish_counters(&self) {
-        let counters = *self.shard.borrow().counters();
-        let before = self.published.replace(counters);
-        counts::publish(&self.recorder, &counters, &before, self.clock.now());
+    fn publish_counters(&mut self, now: Now) {
+        let counters = *self.shard.counters();
+        counts::publish(&self.recorder, &counters, &self.published, now);
+        self.published = counters;
     }
 
-    fn report(&self, needs: Needs) -> ShardReport {
+    fn report(&mut self, now: Now, needs: Needs) -> ShardReport {
         if needs.measures {
-            self.publish_counters();
+            self.publish_counters(now);
         }
-        ShardReport::of(&self.shard.borrow(), needs, self.clock.now())
-    }
-
-    async fn tick(self: Rc<Self>, every: Duration) {
-        loop {
-            Timer::new(every).await;
-            self.step(|shard, now, out| shard.on_tick(now, out));
-            self.send_requests();
-        }
-    }
-
-    /// Writes out and closes every connection, for a while.
-    async fn close_all(self: &Rc<Self>) {
-        while let Some(applied) = self.end.next_applied() {
-            self.step(|shard, now, out| shard.on_applied(now, &applied, out));
-        }
-        let sockets: Vec<Rc<Socket>> = self.sockets.borrow().iter().flatten().cloned().collect();
-        for socket in &sockets {
-            socket.wake();
-        }
-        drop(sockets);
-        let deadline = self.clock.now().monotonic_ms + CLOSE_MS;
-        while self.sockets.borrow().iter().any(Option::is_some)
-            && self.clock.now().monotonic_ms < deadline
-        {
-            Timer::new(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// How a connection ends, if it does: by its own, or because the server stops.
-    pub(crate) fn close_of(&self, own: Option<Close>) -> Option<Close> {
-        match self.phase.get() {
-            Phase::Closing => own.or(Some(Close::AfterFlush)),
-            Phase::Serving | Phase::Quiescing => own,
-        }
+        ShardReport::of(&self.shard, needs, now)
     }
 }
 
-/// How long a stopping server waits for clients to take their replies.
-const CLOSE_MS: i64 = 1000;
+fn slot_of(sockets: &mut [Option<Socket>], id: ConnectionId) -> Option<&mut Socket> {
+    sockets.get_mut(id.slot as usize)?.as_mut().filter(|socket| socket.id == id)
+}

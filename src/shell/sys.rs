@@ -26,6 +26,21 @@ pub(crate) fn allowed_cpus() -> io::Result<Vec<usize>> {
     Ok((0..setsize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
 }
 
+/// Has the calling thread run on one CPU only.
+pub(crate) fn pin_to(cpu: usize) -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
+    if usize::try_from(libc::CPU_SETSIZE).unwrap_or(0) <= cpu {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: an all-zero set is a valid one, `cpu` is below the number of its bits, and the call
+    // only reads it.
+    checked(unsafe {
+        libc::CPU_SET(cpu, set.assume_init_mut());
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), set.as_ptr())
+    })?;
+    Ok(())
+}
+
 /// A soft and a hard limit, in the units of the resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limit {
@@ -100,6 +115,14 @@ pub(crate) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize
     // SAFETY: pointer and length are those of `bytes`, which the call only reads.
     let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes what a socket has at this moment, without waiting; 0 is the end.
+pub(crate) fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let (start, len) = (buffer.as_mut_ptr(), buffer.len());
+    // SAFETY: pointer and length are those of `buffer`, which the call only writes.
+    let taken = unsafe { libc::recv(socket.as_raw_fd(), start.cast(), len, libc::MSG_DONTWAIT) };
+    usize::try_from(taken).map_err(|_| io::Error::last_os_error())
 }
 
 /// Ends one or both directions of a connection. One that is gone already is none to end.
@@ -240,23 +263,10 @@ pub(crate) fn local_zone(at_s: i64) -> Option<(i32, String)> {
     Some((i32::try_from(local.tm_gmtoff).ok()?, name.to_str().ok()?.to_owned()))
 }
 
-/// Hands an accepted socket to this thread's executor.
-pub(crate) fn adopt_stream(socket: TcpStream) -> glommio::net::TcpStream {
-    // SAFETY: the descriptor is a stream socket, and `into_raw_fd` gave up owning it.
-    unsafe { glommio::net::TcpStream::from_raw_fd(socket.into_raw_fd()) }
-}
-
 /// Hands a file to this thread's executor.
 pub(crate) fn adopt_file(file: File) -> glommio::io::BufferedFile {
     // SAFETY: the descriptor is a file's, and `into_raw_fd` gave up owning it.
     unsafe { glommio::io::BufferedFile::from_raw_fd(file.into_raw_fd()) }
-}
-
-/// The socket of a stream, for as long as the stream is borrowed.
-pub(crate) fn socket_of(stream: &glommio::net::TcpStream) -> BorrowedFd<'_> {
-    // SAFETY: the stream owns the descriptor and closes it no earlier than when it is dropped,
-    // which its borrow forbids.
-    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }
 
 #[cfg(test)]

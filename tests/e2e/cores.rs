@@ -77,7 +77,7 @@ fn one_cpu_serves_reads_writes_watches_and_stops() {
     let folder = Folder::new("one-cpu");
     let server = Setup::new(&[]).under(&["taskset", "--cpu-list", &cpu]).start(&folder);
     clients_see_each_other(&server, 3);
-    assert!(server.said().contains("is_shared=true"), "{}", server.said());
+    assert!(server.said().contains("cores shards=1"), "{}", server.said());
     assert!(word(server.address, b"srvr").unwrap().contains("Mode: standalone"));
     let mut client = connect(&server);
     for number in 0..500 {
@@ -99,6 +99,10 @@ fn four_shards_are_one_server() {
     // Connections go to the shard with the fewest, so eight of them are on all four.
     clients_see_each_other(&server, 8);
     assert!(server.said().contains("shards=4"), "{}", server.said());
+    assert_eq!(server.terminate(PATIENCE).code(), Some(0));
+    let folder = Folder::new("four-plain-shards");
+    let server = setup.flag("-Dringkeeper.ring=plain").start(&folder);
+    clients_see_each_other(&server, 8);
     assert_eq!(server.terminate(PATIENCE).code(), Some(0));
 }
 

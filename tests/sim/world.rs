@@ -55,7 +55,6 @@ pub(crate) enum Sight {
     /// Also whether the disk has what is handed out, at that moment, and what its files hold.
     Everything,
     /// What clients are told, and what a server recovers.
-    #[cfg_attr(not(feature = "mutants"), expect(dead_code, reason = "for mutants only"))]
     NotTheDisk,
 }
 

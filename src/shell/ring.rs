@@ -1,0 +1,580 @@
+//! A shard core's ring: bytes of many sockets in, and one place to wait for everything.
+//!
+//! ```text
+//! receive        one request per socket that stays; each arrival takes one of the ring's buffers
+//! await_writable a socket that took no more says when it does again
+//! bell           another thread has something for us
+//! enter          the only system call of the loop: hands in what is asked, runs what has come,
+//!                waits if told to
+//! ```
+//!
+//! Sending is not in here: `send(2)` on a socket that has room costs the same as through the ring,
+//! and needs no buffer to stay in place.
+//!
+//! A ring belongs to the thread that made it, and the kernel does our work only inside `enter`
+//! (`IORING_SETUP_DEFER_TASKRUN`), so no arrival interrupts a step. That takes Linux 6.1. Where the
+//! kernel has less, down to 5.13, the *plain* manner asks for readiness instead and the shard
+//! reads the socket itself.
+//!
+//! ```text
+//! user_data   kind: 8 bits   slot: 24 bits   generation: 32 bits
+//! ```
+
+#![expect(unsafe_code, reason = "requests and buffers shared with the kernel")]
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::task::Wake;
+use std::time::Duration;
+
+use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use memmap2::MmapMut;
+
+use crate::exchange::ConnectionId;
+
+/// Requests that may be handed in with one call. More go in with more calls.
+const ENTRIES: u32 = 1024;
+/// Completions that the ring holds. More wait in the kernel, and cost it memory.
+const COMPLETIONS: u32 = 4096;
+/// How many buffers arrivals are written to, and how long each is. A socket that has more than one
+/// buffer's worth takes several; if none is left, it waits until some are given back.
+const BUFFERS: u16 = 512;
+const BUFFER_BYTES: usize = 4096;
+/// The only group of buffers.
+const GROUP: u16 = 0;
+
+const _: () = assert!(BUFFERS.is_power_of_two(), "the kernel masks its place in the ring");
+
+/// What the kernel may write to next, and what was written.
+struct Buffers {
+    /// The ring of free buffers: entries, the tail in the first one's spare field.
+    entries: MmapMut,
+    bytes: MmapMut,
+    tail: u16,
+}
+
+impl Buffers {
+    fn new() -> io::Result<Buffers> {
+        // Anonymous maps start at a page, as the kernel asks, and cost memory only where touched.
+        let entries = MmapMut::map_anon(usize::from(BUFFERS) * size_of::<BufRingEntry>())?;
+        let bytes = MmapMut::map_anon(usize::from(BUFFERS) * BUFFER_BYTES)?;
+        let mut buffers = Buffers { entries, bytes, tail: 0 };
+        for index in 0..BUFFERS {
+            buffers.put(index);
+        }
+        buffers.publish();
+        Ok(buffers)
+    }
+
+    /// A buffer is free again; the kernel knows after `publish`.
+    fn put(&mut self, index: u16) {
+        assert!(index < BUFFERS);
+        let offset = usize::from(index) * BUFFER_BYTES;
+        let address = self.bytes[offset..offset + BUFFER_BYTES].as_mut_ptr() as u64;
+        let place = usize::from(self.tail & (BUFFERS - 1));
+        // SAFETY: `place` is below the number of entries that the map has room for, all of which
+        // were zeroed by the kernel, which is a valid entry. The kernel reads none at or behind
+        // the tail that it has been told, and this one is there.
+        let entry = unsafe { &mut *self.entries.as_mut_ptr().cast::<BufRingEntry>().add(place) };
+        entry.set_addr(address);
+        entry.set_len(u32::try_from(BUFFER_BYTES).expect("a small constant"));
+        entry.set_bid(index);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Tells the kernel what is free.
+    fn publish(&mut self) {
+        // SAFETY: the map begins with an entry, page-aligned, and its spare field is the tail: 16
+        // bits that nobody else here writes and the kernel reads. `put` leaves that field alone.
+        let tail = unsafe {
+            let tail = BufRingEntry::tail(self.entries.as_ptr().cast());
+            AtomicU16::from_ptr(tail.cast_mut())
+        };
+        // Pairs with the kernel's acquiring read: the entries are written before.
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+/// Bytes that have come, in a buffer that is ours until it is given back.
+#[derive(Debug)]
+#[must_use = "the kernel runs out of buffers that are not given back"]
+pub(crate) struct Filled {
+    index: u16,
+    len: usize,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Somebody has rung, or something of no consequence has ended.
+    Bell,
+    Received {
+        id: ConnectionId,
+        what: Received,
+        /// More will come without being asked for.
+        goes_on: bool,
+    },
+    /// The socket has room again, or is broken.
+    Writable { id: ConnectionId },
+}
+
+#[derive(Debug)]
+pub(crate) enum Received {
+    Bytes(Filled),
+    /// The plain manner: read it.
+    Readable,
+    /// The client will send no more.
+    End,
+    /// No bytes and nothing wrong: the request was taken back, or no buffer was free.
+    Nothing,
+    Failed(io::Error),
+}
+
+/// What a request was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Bell,
+    Receive,
+    Writable,
+    Cancel,
+}
+
+const KINDS: [Kind; 4] = [Kind::Bell, Kind::Receive, Kind::Writable, Kind::Cancel];
+
+/// More connections than a shard can have descriptors for.
+const SLOTS_MAX: u32 = 1 << 24;
+
+fn user_data(kind: Kind, id: ConnectionId) -> u64 {
+    assert!(id.slot < SLOTS_MAX, "a shard has fewer than {SLOTS_MAX} connections");
+    (kind as u64) << 56 | u64::from(id.slot) << 32 | u64::from(id.generation)
+}
+
+fn asked(user_data: u64) -> (Kind, ConnectionId) {
+    let kind = KINDS[(user_data >> 56) as usize];
+    let slot = u32::try_from(user_data >> 32 & u64::from(SLOTS_MAX - 1)).expect("24 bits");
+    let generation = u32::try_from(user_data & u64::from(u32::MAX)).expect("32 bits");
+    (kind, ConnectionId { slot, generation })
+}
+
+const NO_CONNECTION: ConnectionId = ConnectionId { slot: 0, generation: 0 };
+
+/// Rings a shard core that may be waiting in `Ring::enter`, from any thread.
+pub(crate) struct RingBell {
+    event: OwnedFd,
+}
+
+impl Wake for RingBell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let one = 1_u64.to_ne_bytes();
+        // It fails only where 2^64 - 1 rings have been counted: nobody takes them off, as the ring
+        // is told of each.
+        // SAFETY: eight bytes are read from `one`, which outlives the call.
+        let _ = unsafe { libc::write(self.event.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+}
+
+/// How arrivals are taken.
+enum Manner {
+    /// The kernel writes them into our buffers.
+    Buffered(Buffers),
+    /// The kernel says that there are some.
+    Plain,
+}
+
+pub(crate) struct Ring {
+    ring: IoUring,
+    manner: Manner,
+    bell: Arc<RingBell>,
+    is_bell_watched: bool,
+    /// The kernel takes requests from the thread that made the ring, and from no other.
+    _of_one_thread: PhantomData<*const ()>,
+}
+
+impl Ring {
+    /// A ring for the thread that calls, in the best manner that the kernel offers.
+    pub(crate) fn new() -> io::Result<Ring> {
+        match Ring::buffered() {
+            Ok(ring) => Ok(ring),
+            // What a kernel does not know it calls invalid.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ring::plain(),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Linux 6.1 and later.
+    pub(crate) fn buffered() -> io::Result<Ring> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS)
+            .build(ENTRIES)?;
+        let mut buffers = Buffers::new()?;
+        let address = buffers.entries.as_mut_ptr() as u64;
+        // SAFETY: the entries stay mapped for as long as the ring lives: `Ring` drops its ring
+        // first, and the kernel unregisters what a closed ring had.
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(address, BUFFERS, GROUP, 0)?;
+        }
+        Ring::with(ring, Manner::Buffered(buffers))
+    }
+
+    /// Linux 5.13 and later.
+    pub(crate) fn plain() -> io::Result<Ring> {
+        let ring = IoUring::builder().setup_cqsize(COMPLETIONS).build(ENTRIES)?;
+        Ring::with(ring, Manner::Plain)
+    }
+
+    fn with(ring: IoUring, manner: Manner) -> io::Result<Ring> {
+        // SAFETY: two numbers in, a descriptor or -1 out.
+        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        if event == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+        let event = unsafe { OwnedFd::from_raw_fd(event) };
+        let bell = Arc::new(RingBell { event });
+        Ok(Ring { ring, manner, bell, is_bell_watched: false, _of_one_thread: PhantomData })
+    }
+
+    /// Whether the kernel writes arrivals into our buffers.
+    pub(crate) fn is_buffered(&self) -> bool {
+        matches!(self.manner, Manner::Buffered(_))
+    }
+
+    /// What ends a wait in `enter`.
+    pub(crate) fn bell(&self) -> Arc<RingBell> {
+        Arc::clone(&self.bell)
+    }
+
+    /// Has all that comes over a socket told, until it ends, fails or is stopped.
+    ///
+    /// The socket must stay open until the next `enter`; after that the kernel holds it.
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, id: ConnectionId) {
+        let fd = Fd(socket.as_raw_fd());
+        let entry = match self.manner {
+            Manner::Buffered(_) => opcode::RecvMulti::new(fd, GROUP).build(),
+            Manner::Plain => opcode::PollAdd::new(fd, poll_bits(libc::POLLIN)).build(),
+        };
+        self.push(entry.user_data(user_data(Kind::Receive, id)));
+    }
+
+    /// Takes `receive` back. It ends with one more event, unless it has ended already.
+    pub(crate) fn stop_receiving(&mut self, id: ConnectionId) {
+        let entry = opcode::AsyncCancel::new(user_data(Kind::Receive, id)).build();
+        self.push(entry.user_data(user_data(Kind::Cancel, id)));
+    }
+
+    /// Has it told once when the socket has room. It must stay open until the next `enter`.
+    pub(crate) fn await_writable(&mut self, socket: BorrowedFd<'_>, id: ConnectionId) {
+        let fd = Fd(socket.as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, poll_bits(libc::POLLOUT)).build();
+        self.push(entry.user_data(user_data(Kind::Writable, id)));
+    }
+
+    fn push(&mut self, entry: squeue::Entry) {
+        loop {
+            // SAFETY: no entry refers to memory of ours: receives take registered buffers, polls
+            // and cancels none.
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            // Full: hand in what there is. An error shows in the next `enter` too.
+            if self.ring.submit().is_err() {
+                let _ = self.enter(None);
+            }
+        }
+    }
+
+    /// Hands in what was asked and gathers what has happened, waiting for that at most so long.
+    pub(crate) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        if !self.is_bell_watched {
+            self.is_bell_watched = true;
+            let event = Fd(self.bell.event.as_raw_fd());
+            let entry = opcode::PollAdd::new(event, poll_bits(libc::POLLIN)).multi(true).build();
+            self.push(entry.user_data(user_data(Kind::Bell, NO_CONNECTION)));
+        }
+        if let Manner::Buffered(buffers) = &mut self.manner {
+            buffers.publish();
+        }
+        let submission = self.ring.submission();
+        let has_work = !submission.is_empty() || submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        let entered = match wait {
+            None if self.is_buffered() && !has_work => return Ok(()),
+            None => self.ring.submit(),
+            Some(wait) => {
+                let wait = Timespec::from(wait);
+                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&wait))
+            }
+        };
+        match entered.map_err(|error| (error.raw_os_error(), error)) {
+            Ok(_) => Ok(()),
+            // Time is up; a signal; completions to be taken first.
+            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
+            Err((_, error)) => Err(error),
+        }
+    }
+
+    /// Whether something has happened that `next` has not told.
+    pub(crate) fn has_next(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
+    /// What has happened next.
+    pub(crate) fn next(&mut self) -> Option<Event> {
+        let completion = self.ring.completion().next()?;
+        let goes_on = cqueue::more(completion.flags());
+        let (kind, id) = asked(completion.user_data());
+        Some(match kind {
+            Kind::Bell => {
+                self.is_bell_watched &= goes_on;
+                Event::Bell
+            }
+            Kind::Cancel => Event::Bell,
+            Kind::Writable => Event::Writable { id },
+            Kind::Receive => Event::Received { id, what: self.received(&completion), goes_on },
+        })
+    }
+
+    fn received(&self, completion: &cqueue::Entry) -> Received {
+        match (completion.result(), &self.manner) {
+            (failed @ ..0, _) => match -failed {
+                libc::ECANCELED | libc::ENOBUFS | libc::EINTR | libc::EAGAIN => Received::Nothing,
+                errno => Received::Failed(io::Error::from_raw_os_error(errno)),
+            },
+            (_, Manner::Plain) => Received::Readable,
+            (0, Manner::Buffered(_)) => Received::End,
+            (len, Manner::Buffered(_)) => {
+                let index = cqueue::buffer_select(completion.flags())
+                    .expect("bytes that were received are in a buffer");
+                let len = usize::try_from(len).expect("not negative");
+                assert!(index < BUFFERS && len <= BUFFER_BYTES);
+                Received::Bytes(Filled { index, len })
+            }
+        }
+    }
+
+    /// The bytes of a buffer.
+    pub(crate) fn bytes(&self, filled: &Filled) -> &[u8] {
+        let Manner::Buffered(buffers) = &self.manner else {
+            unreachable!("only buffers are filled");
+        };
+        let offset = usize::from(filled.index) * BUFFER_BYTES;
+        &buffers.bytes[offset..offset + filled.len]
+    }
+
+    /// The bytes are used: the kernel may have the buffer again.
+    pub(crate) fn give_back(&mut self, filled: Filled) {
+        if let Manner::Buffered(buffers) = &mut self.manner {
+            buffers.put(filled.index);
+        }
+    }
+}
+
+fn poll_bits(events: libc::c_short) -> u32 {
+    u32::from(events.cast_unsigned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::os::fd::AsFd as _;
+    use std::thread;
+    use std::time::Instant;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn id(slot: u32) -> ConnectionId {
+        ConnectionId { slot, generation: 7 }
+    }
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    fn rings() -> impl Iterator<Item = Ring> {
+        let buffered = Ring::buffered();
+        if let Err(error) = &buffered {
+            eprintln!("NOT RUN in the buffered manner: {error}");
+        }
+        buffered.into_iter().chain([Ring::plain().unwrap()])
+    }
+
+    /// Enters until `done` says so of an event that is none of the bell's.
+    fn until(ring: &mut Ring, mut done: impl FnMut(&mut Ring, Event) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            assert!(Instant::now() < deadline, "nothing has happened");
+            ring.enter(Some(PATIENCE)).unwrap();
+            while let Some(event) = ring.next() {
+                if !matches!(event, Event::Bell) && done(ring, event) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Receives `count` bytes of connection 1, in whatever manner.
+    fn take(ring: &mut Ring, socket: &TcpStream, count: usize) -> Vec<u8> {
+        let mut taken = Vec::new();
+        until(ring, |ring, event| {
+            let Event::Received { id: of, what, goes_on } = event else { panic!("{event:?}") };
+            assert_eq!(of, id(1));
+            match what {
+                Received::Bytes(filled) => {
+                    taken.extend_from_slice(ring.bytes(&filled));
+                    ring.give_back(filled);
+                }
+                Received::Readable => {
+                    let mut buffer = [0; 5000];
+                    let read = { socket }.read(&mut buffer).unwrap();
+                    taken.extend_from_slice(&buffer[..read]);
+                }
+                Received::Nothing => {}
+                Received::End | Received::Failed(_) => panic!("{what:?}"),
+            }
+            if !goes_on {
+                ring.receive(socket.as_fd(), id(1));
+            }
+            taken.len() == count
+        });
+        taken
+    }
+
+    #[test]
+    fn more_than_all_buffers_hold_comes_in_order() {
+        for mut ring in rings() {
+            let (mut client, server) = pair();
+            let sent: Vec<u8> = (0..3 * usize::from(BUFFERS) * BUFFER_BYTES)
+                .map(|at| u8::try_from(at * 31 % 251).unwrap())
+                .collect();
+            let expected = sent.clone();
+            let writer = thread::spawn(move || {
+                client.write_all(&sent).unwrap();
+                client
+            });
+            ring.receive(server.as_fd(), id(1));
+            assert!(take(&mut ring, &server, expected.len()) == expected);
+            drop(writer.join().unwrap());
+        }
+    }
+
+    #[test]
+    fn the_end_of_what_a_client_sends_is_told() {
+        for mut ring in rings() {
+            let (client, server) = pair();
+            ring.receive(server.as_fd(), id(1));
+            client.shutdown(Shutdown::Write).unwrap();
+            until(&mut ring, |_, event| match event {
+                Event::Received { what: Received::End, goes_on, .. } => !goes_on,
+                Event::Received { what: Received::Readable, .. } => {
+                    { &server }.read(&mut [0]).unwrap() == 0
+                }
+                event => panic!("{event:?}"),
+            });
+        }
+    }
+
+    #[test]
+    fn a_receive_that_is_stopped_ends_and_loses_nothing() {
+        for mut ring in rings() {
+            let (mut client, server) = pair();
+            ring.receive(server.as_fd(), id(1));
+            ring.enter(None).unwrap();
+            ring.stop_receiving(id(1));
+            until(&mut ring, |_, event| {
+                matches!(event, Event::Received { what: Received::Nothing, goes_on: false, .. })
+            });
+            client.write_all(b"after").unwrap();
+            ring.receive(server.as_fd(), id(1));
+            assert_eq!(take(&mut ring, &server, 5), b"after");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_was_full_is_told_writable() {
+        for mut ring in rings() {
+            let (mut client, server) = pair();
+            let chunk = vec![0; 1 << 20];
+            let mut sent = 0;
+            while let Ok(count) = super::super::sys::send_now(server.as_fd(), &chunk) {
+                sent += count;
+            }
+            ring.await_writable(server.as_fd(), id(1));
+            ring.enter(None).unwrap();
+            assert!(!ring.has_next() || matches!(ring.next(), Some(Event::Bell)));
+            let reader = thread::spawn(move || {
+                let mut left = sent;
+                let mut buffer = vec![0; 1 << 20];
+                while 0 < left {
+                    left -= client.read(&mut buffer).unwrap();
+                }
+                client
+            });
+            until(&mut ring, |_, event| matches!(event, Event::Writable { id: of } if of == id(1)));
+            drop(reader.join().unwrap());
+        }
+    }
+
+    #[test]
+    fn the_bell_ends_a_wait_every_time() {
+        for mut ring in rings() {
+            let bell = ring.bell();
+            ring.enter(None).unwrap();
+            for _ in 0..100 {
+                let bell = Arc::clone(&bell);
+                let ringer = thread::spawn(move || bell.wake());
+                let began = Instant::now();
+                loop {
+                    ring.enter(Some(PATIENCE)).unwrap();
+                    if ring.next().is_some() {
+                        break;
+                    }
+                }
+                assert!(began.elapsed() < PATIENCE);
+                ringer.join().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn more_requests_than_the_ring_has_entries_go_in() {
+        for mut ring in rings() {
+            let (_client, server) = pair();
+            let count = ENTRIES + 100;
+            for slot in 0..count {
+                ring.await_writable(server.as_fd(), id(slot));
+            }
+            let mut seen = 0;
+            until(&mut ring, |_, event| {
+                assert!(matches!(event, Event::Writable { .. }));
+                seen += 1;
+                seen == count
+            });
+        }
+    }
+
+    #[test]
+    fn what_was_asked_comes_back() {
+        for kind in KINDS {
+            let id = ConnectionId { slot: SLOTS_MAX - 1, generation: u32::MAX };
+            assert_eq!(asked(user_data(kind, id)), (kind, id));
+        }
+    }
+}
