@@ -67,7 +67,10 @@ pub(crate) struct LogOptions {
 
 /// A log as the pipeline core sees it: the seam between back ends.
 pub(crate) trait Log {
-    type Round: Round;
+    /// Work that takes its time and leaves the log alone. Who runs it depends on the core.
+    type Round;
+    /// What one round has done.
+    type Done;
 
     /// Takes records; `round` makes them durable. What is in `append` may be taken out of it.
     fn append(&mut self, append: &mut Append) -> Result<(), LogError>;
@@ -83,31 +86,61 @@ pub(crate) trait Log {
     fn seal(&mut self) -> Result<(), LogError>;
 
     /// A round is over. Everything up to the zxid that is returned is durable.
-    fn on_round(&mut self, done: <Self::Round as Round>::Done) -> Result<Option<Zxid>, LogError>;
+    fn on_round(&mut self, done: Self::Done) -> Result<Option<Zxid>, LogError>;
 }
 
-/// Work that takes its time and leaves the log alone.
+/// A round that an executor can run.
 pub(crate) trait Round {
     type Done;
     fn run(self) -> impl Future<Output = Result<Self::Done, LogError>>;
 }
 
+/// A log's file as whoever syncs it wants to have it.
+pub(crate) trait Handle: Clone {
+    fn adopt(file: File) -> Self;
+}
+
+/// For a ring of ours.
+impl Handle for Arc<File> {
+    fn adopt(file: File) -> Arc<File> {
+        Arc::new(file)
+    }
+}
+
+/// For the executor that this is called on.
+impl Handle for Rc<BufferedFile> {
+    fn adopt(file: File) -> Rc<BufferedFile> {
+        Rc::new(sys::adopt_file(file))
+    }
+}
+
 /// The log being written.
-struct Current {
+struct Current<H> {
     path: PathBuf,
     start: Zxid,
     segment: Segment<Map>,
-    /// The same file, for the ring to sync.
-    sync: Rc<BufferedFile>,
+    /// The same file, to be synced.
+    sync: H,
     /// The last zxid stored in it.
     last: Zxid,
 }
 
+/// What a log is opened with, on the core that it belongs to.
+pub(crate) struct LogParts {
+    pub(crate) options: LogOptions,
+    pub(crate) keeper: Arc<Keeper>,
+    /// The log goes on after this.
+    pub(crate) last: Zxid,
+    /// The watermark so far.
+    pub(crate) mark: Option<Watermark>,
+    pub(crate) recorder: Recorder,
+}
+
 /// The back end that stores into a mapped file.
-pub(crate) struct MappedLog {
+pub(crate) struct MappedLog<H> {
     options: Arc<LogOptions>,
     keeper: Arc<Keeper>,
-    current: Option<Current>,
+    current: Option<Current<H>>,
     /// Appends that cannot be stored before the roll that the first of them asks for is done.
     waiting: VecDeque<Append>,
     stored: Zxid,
@@ -120,16 +153,10 @@ pub(crate) struct MappedLog {
     recorder: Recorder,
 }
 
-impl MappedLog {
-    /// A log that goes on after `last`, where `mark` is the watermark so far. Its first append
-    /// opens a new file.
-    pub(crate) fn new(
-        options: LogOptions,
-        keeper: Arc<Keeper>,
-        last: Zxid,
-        mark: Option<Watermark>,
-        recorder: Recorder,
-    ) -> MappedLog {
+impl<H: Handle> MappedLog<H> {
+    /// Its first append opens a new file.
+    pub(crate) fn open(parts: LogParts) -> MappedLog<H> {
+        let LogParts { options, keeper, last, mark, recorder } = parts;
         MappedLog {
             options: Arc::new(options),
             keeper,
@@ -168,8 +195,9 @@ impl MappedLog {
     }
 }
 
-impl Log for MappedLog {
-    type Round = MappedRound;
+impl<H: Handle> Log for MappedLog<H> {
+    type Round = MappedRound<H>;
+    type Done = Done;
 
     fn append(&mut self, append: &mut Append) -> Result<(), LogError> {
         let must_wait = append.new_file || !self.waiting.is_empty();
@@ -181,7 +209,7 @@ impl Log for MappedLog {
         self.store(append)
     }
 
-    fn round(&mut self) -> Option<MappedRound> {
+    fn round(&mut self) -> Option<MappedRound<H>> {
         assert!(!self.in_round, "one round at a time");
         let options = Arc::clone(&self.options);
         if let Some(next) = self.waiting.front() {
@@ -207,7 +235,7 @@ impl Log for MappedLog {
         let current = self.current.as_ref().expect("what was stored is in an open log");
         self.in_round = true;
         Some(MappedRound::Sync(Sync {
-            file: Rc::clone(&current.sync),
+            file: current.sync.clone(),
             through: self.stored,
             offset: current.segment.end() as u64,
             options,
@@ -237,7 +265,8 @@ impl Log for MappedLog {
                     self.recorder.record(Summary::FsyncTime, took_ms);
                     if self.options.sync_warning <= took {
                         self.recorder.add(Counter::FsyncThresholdExceedCount, 1);
-                        warn_of_slow_sync(took, self.current.as_ref());
+                        let size = self.current.as_ref().map(|log| log.segment.bytes().len());
+                        warn_of_slow_sync(took, size.unwrap_or(0));
                     }
                 }
                 assert!(self.synced < through && through <= self.stored);
@@ -256,7 +285,7 @@ impl Log for MappedLog {
                 self.mark = Some(watermark);
                 info!(target: "ringkeeper::shell::disk", "Creating new log file: {}",
                     path.file_name().unwrap_or_default().display());
-                let sync = Rc::new(sys::adopt_file(file));
+                let sync = H::adopt(file);
                 self.current = Some(Current { path, start, segment, sync, last: through });
                 self.keeper.prepare_ahead();
                 let news = self.synced < through;
@@ -281,7 +310,7 @@ fn to_usize(bytes: u64) -> usize {
 }
 
 /// The log by at least `needed` bytes, in whole steps.
-fn grow(current: &mut Current, options: &LogOptions, needed: usize) -> Result<(), LogError> {
+fn grow<H>(current: &mut Current<H>, options: &LogOptions, needed: usize) -> Result<(), LogError> {
     let step = options.step_bytes;
     let end = current.segment.end() + needed;
     let map = current.segment.storage();
@@ -290,8 +319,7 @@ fn grow(current: &mut Current, options: &LogOptions, needed: usize) -> Result<()
     map.grow(len).map_err(|source| LogError::Space { path: current.path.clone(), source })
 }
 
-fn warn_of_slow_sync(took: Duration, current: Option<&Current>) {
-    let size = current.map_or(0, |current| current.segment.bytes().len());
+fn warn_of_slow_sync(took: Duration, size: usize) {
     // The text is ZooKeeper's, missing blank included: scripts look for it.
     warn!(
         target: "ringkeeper::shell::disk",
@@ -316,8 +344,8 @@ fn seal(path: &Path, file: &File, end: u64) -> Result<(), LogError> {
 }
 
 /// What one round does.
-pub(crate) enum MappedRound {
-    Sync(Sync),
+pub(crate) enum MappedRound<H> {
+    Sync(Sync<H>),
     Roll { roll: Roll, through: Zxid },
 }
 
@@ -328,8 +356,8 @@ pub(crate) enum Done {
 }
 
 /// One fdatasync of the log being written.
-pub(crate) struct Sync {
-    file: Rc<BufferedFile>,
+pub(crate) struct Sync<H> {
+    pub(crate) file: H,
     options: Arc<LogOptions>,
     log: Zxid,
     through: Zxid,
@@ -351,40 +379,49 @@ pub(crate) struct Roll {
     keeper: Arc<Keeper>,
 }
 
-impl Round for MappedRound {
+impl Round for MappedRound<Rc<BufferedFile>> {
     type Done = Done;
 
     async fn run(self) -> Result<Done, LogError> {
         match self {
             MappedRound::Sync(sync) => sync.run().await,
             MappedRound::Roll { roll, through } => {
-                let begun = glommio::executor().spawn_blocking(move || roll.run()).await?;
-                let (path, watermark, segment, file) = begun;
-                Ok(Done::Rolled { through, path, watermark, segment, file })
+                glommio::executor().spawn_blocking(move || roll.run(through)).await
             }
         }
     }
 }
 
-impl Sync {
+// A store through the map dirties the inode's pages, and fdatasync on any descriptor of the inode
+// writes them: measured by the kernel's count of dirty pages.
+impl<H> Sync<H> {
+    /// Whether it is to be synced at all.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.options.force_sync
+    }
+
+    /// It took so long, and this came of it.
+    pub(crate) fn end(&self, took: Duration, result: io::Result<()>) -> Result<Done, LogError> {
+        let Sync { log, through, offset, .. } = *self;
+        result.map_err(|source| LogError::Sync {
+            path: self.options.directory.join(storage::log_name(log)),
+            source,
+        })?;
+        Ok(Done::Synced { through, log, offset, took })
+    }
+}
+
+impl Sync<Rc<BufferedFile>> {
     async fn run(self) -> Result<Done, LogError> {
         let began = Instant::now();
-        if self.options.force_sync {
-            // A store through the map dirties the inode's pages, and fdatasync on any descriptor
-            // of the inode writes them: measured by the kernel's count of dirty pages.
-            self.file.fdatasync().await.map_err(|e| LogError::Sync {
-                path: self.options.directory.join(storage::log_name(self.log)),
-                source: io::Error::from(e),
-            })?;
-        }
-        let (log, through, offset) = (self.log, self.through, self.offset);
-        Ok(Done::Synced { through, log, offset, took: began.elapsed() })
+        let synced = if self.is_forced() { self.file.fdatasync().await } else { Ok(()) };
+        self.end(began.elapsed(), synced.map_err(io::Error::from))
     }
 }
 
 impl Roll {
     /// In this order; each step is durable before the next.
-    fn run(self) -> Result<(PathBuf, Watermark, Segment<Map>, File), LogError> {
+    pub(crate) fn run(self, through: Zxid) -> Result<Done, LogError> {
         let Roll { old, watermark, options, keeper } = self;
         if let Some(Old { path, file, end }) = old {
             seal(&path, &file, end)?;
@@ -394,7 +431,7 @@ impl Roll {
         sync_directory(&options.directory)
             .and_then(|()| keeper.store_watermark(watermark))
             .map_err(|source| LogError::Begin { path: path.clone(), source })?;
-        Ok((path, watermark, segment, file))
+        Ok(Done::Rolled { through, path, watermark, segment, file })
     }
 }
 
@@ -420,12 +457,15 @@ mod tests {
         }
     }
 
-    fn open(scratch: &Scratch, options: LogOptions, last: Zxid) -> MappedLog {
+    type Executors = MappedLog<Rc<BufferedFile>>;
+
+    fn open(scratch: &Scratch, options: LogOptions, last: Zxid) -> Executors {
         fs::create_dir_all(&options.directory).unwrap();
         let watermark = scratch.path().join("ringkeeper.watermark");
         let keeper = Keeper::start(&options.directory, &watermark, options.step_bytes).unwrap();
         let recorder = Metrics::new(1).1.remove(0);
-        MappedLog::new(options, Arc::new(keeper), last, None, recorder)
+        let keeper = Arc::new(keeper);
+        MappedLog::open(LogParts { options, keeper, last, mark: None, recorder })
     }
 
     /// A record of `zxid` with `extra` bytes of data.
@@ -452,7 +492,7 @@ mod tests {
     }
 
     /// Runs rounds until all is durable, and says what became so, round by round.
-    async fn settle(log: &mut MappedLog) -> Vec<Zxid> {
+    async fn settle(log: &mut Executors) -> Vec<Zxid> {
         let mut synced = Vec::new();
         while let Some(round) = log.round() {
             let done = round.run().await.unwrap();

@@ -79,6 +79,11 @@ impl Bell {
         Poll::Pending
     }
 
+    /// The core does not wait any more, whatever it was that woke it: nobody need ring.
+    pub(crate) fn wake_up(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
     /// Lets go of the task that waited: a waker that outlives its executor must not be rung.
     pub(crate) fn unhang(&self) {
         self.asleep.store(false, Ordering::Relaxed);
@@ -259,9 +264,9 @@ impl<C> ShardEnd<C> {
         link.bell.poll_work(cx, || !link.applied.is_empty() || !link.commands.is_empty() || also())
     }
 
-    /// This core does not wait any more, whatever it was that woke it: nobody need ring.
+    /// This core does not wait any more.
     pub(crate) fn wake_up(&self) {
-        self.link().bell.asleep.store(false, Ordering::Relaxed);
+        self.link().bell.wake_up();
     }
 
     /// Whether the pipeline has room for a batch.

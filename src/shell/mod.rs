@@ -6,6 +6,7 @@
 //! acceptor            takes connections, gives them to shards          accept.rs
 //! shard cores         connections                                      shard_core.rs, ring.rs
 //! pipeline core       orders, logs, applies                            pipeline_core.rs, disk.rs
+//! core                both of these, on small machines                 one_core.rs
 //! log-keeper          files made ahead, the watermark                  keeper.rs, map.rs
 //! background          snapshots, purging                               background.rs
 //! ```
@@ -45,6 +46,7 @@ mod keeper;
 pub mod logging;
 mod map;
 mod mesh;
+mod one_core;
 mod pipeline_core;
 mod preflight;
 pub mod process;
@@ -73,11 +75,13 @@ use background::Background;
 use clock::Clock;
 use cores::Layout;
 use directories::{Directories, DirectoryError};
-use disk::{LogError, MappedLog};
+use disk::{LogError, LogParts};
 use keeper::Keeper;
 use mesh::Mesh;
 use pipeline_core::{PipelineCommand, PipelineFault, PipelineInbox, PipelineParts};
+use preflight::Allowed;
 use recover::{RecoverError, Recovered};
+use ring::Ring;
 use shard_core::{ShardCommand, ShardParts};
 use words::Words;
 
@@ -187,7 +191,7 @@ const IO_MEMORY_BYTES: usize = 64 << 10;
 pub fn run(config: Config) -> Result<(), RunError> {
     end_on_panic();
     let clock = Clock::start();
-    preflight::check().map_err(RunError::other)?;
+    let allowed = preflight::check().map_err(RunError::other)?;
     // Before the first thread, so that all of them inherit it.
     sys::block_stop_signals().map_err(RunError::other)?;
     sys::catch_bus_errors().map_err(RunError::other)?;
@@ -198,7 +202,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     )?);
     let recovered = recover::recover(&directories, settings::recover(&config))?;
     let (events, inbox) = channel::unbounded();
-    let mut server = Server::start(&config, clock, &directories, recovered, &events)?;
+    let mut server = Server::start(&config, allowed, clock, &directories, recovered, &events)?;
     wait_for_signals(&events)?;
     let stopped = server.serve(&inbox);
     // Once more would be too late: a core that is stuck must not keep the process.
@@ -229,15 +233,21 @@ struct Server {
 impl Server {
     fn start(
         config: &Config,
+        allowed: Allowed,
         clock: Clock,
         directories: &Arc<Directories>,
         recovered: Recovered,
         events: &channel::Sender<Event>,
     ) -> Result<Server, RunError> {
-        let layout = Layout::of_this_machine(settings::cores(config)).map_err(RunError::other)?;
+        let layout = if allowed.executors {
+            Layout::of_this_machine(settings::cores(config)).map_err(RunError::other)?
+        } else {
+            Layout::one_core()
+        };
         let shards = layout.shards.len();
         info!(
             shards,
+            is_shared = layout.shared,
             pipeline_cpu = layout.pipeline,
             shard_cpus = ?layout.shards.iter().flatten().collect::<Vec<_>>(),
             "cores"
@@ -317,9 +327,12 @@ impl Server {
         }
         let pipeline_parts = PipelineParts {
             pipeline,
-            open_log: {
-                let keeper = Arc::clone(&keeper);
-                move || MappedLog::new(log_options, keeper, last, watermark, for_log)
+            log: LogParts {
+                options: log_options,
+                keeper: Arc::clone(&keeper),
+                last,
+                mark: watermark,
+                recorder: for_log,
             },
             end: mesh.pipeline_end(),
             inbox: inbox.clone(),
@@ -414,9 +427,15 @@ fn start_cores(
     layout: &Layout,
     spin: Duration,
     shards: Vec<ShardParts>,
-    pipeline: PipelineParts<impl FnOnce() -> MappedLog + Send + 'static, ShardCommand>,
+    pipeline: PipelineParts<ShardCommand>,
     events: &channel::Sender<Event>,
 ) -> Result<Vec<JoinHandle<()>>, RunError> {
+    if layout.shared {
+        let mut shards = shards;
+        let shard = shards.pop().expect("there is a shard");
+        assert!(shards.is_empty(), "more shards than one have threads of their own");
+        return Ok(vec![start_one_core(layout.pipeline, shard, pipeline, events.clone())?]);
+    }
     let mut threads = vec![start_pipeline(layout.pipeline, spin, pipeline, events.clone())?];
     for (parts, &cpu) in shards.into_iter().zip(&layout.shards) {
         threads.push(start_shard(cpu, parts, events.clone())?);
@@ -428,7 +447,7 @@ fn start_cores(
 fn start_pipeline(
     cpu: Option<usize>,
     spin: Duration,
-    parts: PipelineParts<impl FnOnce() -> MappedLog + Send + 'static, ShardCommand>,
+    parts: PipelineParts<ShardCommand>,
     events: channel::Sender<Event>,
 ) -> Result<JoinHandle<()>, RunError> {
     start_core("pipeline".to_owned(), move |started| {
@@ -446,12 +465,52 @@ fn start_pipeline(
         };
         executor.run(async move {
             started(Ok(()));
-            let ended = match pipeline_core::run(parts).await {
-                Ok(()) => Event::Finished,
-                Err(fault) => Event::Failed(fault.into()),
-            };
-            let _ = events.send(ended);
+            let _ = events.send(pipeline_ended(pipeline_core::run(parts).await));
         });
+    })
+}
+
+fn pipeline_ended(outcome: Result<(), PipelineFault>) -> Event {
+    match outcome {
+        Ok(()) => Event::Finished,
+        Err(fault) => Event::Failed(fault.into()),
+    }
+}
+
+fn shard_ended(name: &str, outcome: io::Result<()>) -> Event {
+    match outcome {
+        Ok(()) => Event::Closed,
+        Err(error) => Event::Failed(RunError::Other(format!("{name}: its ring: {error}"))),
+    }
+}
+
+/// A ring for this thread, which stays on one CPU if one is named.
+fn ring_here(cpu: Option<usize>, parts: &ShardParts) -> Result<Ring, String> {
+    let ring = cpu.map_or(Ok(()), sys::pin_to).and_then(|()| (parts.ring)());
+    let ring = ring.map_err(|error| error.to_string())?;
+    debug!(is_buffered = ring.is_buffered(), "ring");
+    Ok(ring)
+}
+
+/// The only shard and the pipeline on one thread.
+fn start_one_core(
+    cpu: Option<usize>,
+    shard: ShardParts,
+    pipeline: PipelineParts<ShardCommand>,
+    events: channel::Sender<Event>,
+) -> Result<JoinHandle<()>, RunError> {
+    start_core("core".to_owned(), move |started| {
+        let ring = match ring_here(cpu, &shard) {
+            Ok(ring) => ring,
+            Err(error) => return started(Err(error)),
+        };
+        started(Ok(()));
+        let finished = {
+            let events = events.clone();
+            move |outcome| drop(events.send(pipeline_ended(outcome)))
+        };
+        let outcome = one_core::run(shard, pipeline, ring, finished);
+        let _ = events.send(shard_ended("core", outcome));
     })
 }
 
@@ -462,18 +521,12 @@ fn start_shard(
 ) -> Result<JoinHandle<()>, RunError> {
     let name = format!("shard-{}", parts.id.0);
     start_core(name.clone(), move |started| {
-        let ring = cpu.map_or(Ok(()), sys::pin_to).and_then(|()| (parts.ring)());
-        let ring = match ring {
+        let ring = match ring_here(cpu, &parts) {
             Ok(ring) => ring,
-            Err(error) => return started(Err(error.to_string())),
+            Err(error) => return started(Err(error)),
         };
-        debug!(core = name, is_buffered = ring.is_buffered(), "ring");
         started(Ok(()));
-        let ended = match shard_core::run(parts, ring) {
-            Ok(()) => Event::Closed,
-            Err(error) => Event::Failed(RunError::Other(format!("{name}: its ring: {error}"))),
-        };
-        let _ = events.send(ended);
+        let _ = events.send(shard_ended(&name, shard_core::run(parts, ring, &mut ())));
     })
 }
 

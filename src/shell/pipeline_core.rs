@@ -9,23 +9,25 @@
 //! ```
 //!
 //! Three tasks on one executor: one takes what others send, one runs the log's rounds, one ticks.
-//! A step runs to its end; the tasks meet only between steps.
+//! A step runs to its end; the tasks meet only between steps. On small machines there is no
+//! executor, and `one_core.rs` does the same in a loop.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crossbeam::channel;
 use crossbeam::queue::SegQueue;
 use crossbeam::utils::CachePadded;
 use futures_lite::future::poll_fn;
+use glommio::io::BufferedFile;
 use glommio::timer::Timer;
 
 use super::background::{Job, SnapshotWriteError};
 use super::clock::Clock;
-use super::disk::{Log, LogError, Round as _};
+use super::disk::{Log, LogError, LogParts, MappedLog, Round};
 use super::mesh::{Bell, FromShard, PipelineEnd};
 use super::pulse::{self, Breath};
 use crate::pipeline::{Input, Output, Pipeline};
@@ -73,10 +75,9 @@ pub(crate) enum PipelineFault {
 }
 
 /// What a pipeline core is made of.
-pub(crate) struct PipelineParts<O, C> {
+pub(crate) struct PipelineParts<C> {
     pub(crate) pipeline: Pipeline,
-    /// Opens the log: it belongs to the executor that it is opened on.
-    pub(crate) open_log: O,
+    pub(crate) log: LogParts,
     pub(crate) end: PipelineEnd<C>,
     pub(crate) inbox: PipelineInbox,
     pub(crate) jobs: channel::Sender<Job>,
@@ -85,33 +86,17 @@ pub(crate) struct PipelineParts<O, C> {
 }
 
 /// Runs the pipeline until it has finished, or cannot go on: then nothing more is acknowledged.
-pub(crate) async fn run<L: Log + 'static, C: 'static>(
-    parts: PipelineParts<impl FnOnce() -> L, C>,
-) -> Result<(), PipelineFault> {
-    let PipelineParts { pipeline, open_log, end, inbox, jobs, clock, tick } = parts;
-    let log = open_log();
-    let core = Rc::new(Core {
-        state: RefCell::new(State { pipeline, log, end, jobs, out: Output::default() }),
-        inbox,
-        clock,
-        syncer: RefCell::new(None),
-        finishing: Cell::new(false),
-        fault: RefCell::new(None),
-        ended: Cell::new(false),
-        steps: Cell::new(0),
-    });
-    core.guard(|state, now| {
-        let State { pipeline, out, .. } = state;
-        pipeline.start(now, out);
-        state.act()
-    });
+pub(crate) async fn run<C: 'static>(parts: PipelineParts<C>) -> Result<(), PipelineFault> {
+    let tick = parts.tick;
+    let core: Rc<Core<MappedLog<Rc<BufferedFile>>, C>> =
+        Rc::new(Core::start(parts, MappedLog::open));
     let syncer = glommio::spawn_local(Rc::clone(&core).sync());
     let ticker = glommio::spawn_local(Rc::clone(&core).tick(tick));
     let counted = Rc::clone(&core);
     let pulse = glommio::spawn_local(pulse::pulse(move || counted.steps.get()));
     let result = core.take_turns().await;
     core.ended.set(true);
-    core.state.borrow().end.leave();
+    core.leave();
     if result.is_ok() {
         // The executor would leave them lying about, with all that they hold.
         core.wake_syncer();
@@ -122,12 +107,14 @@ pub(crate) async fn run<L: Log + 'static, C: 'static>(
     result
 }
 
-struct Core<L, C> {
+/// A pipeline and what is around it.
+pub(crate) struct Core<L, C> {
     state: RefCell<State<L, C>>,
     inbox: PipelineInbox,
     clock: Clock,
     /// Wakes the task that runs the log's rounds.
     syncer: RefCell<Option<Waker>>,
+    in_round: Cell<bool>,
     finishing: Cell<bool>,
     fault: RefCell<Option<PipelineFault>>,
     ended: Cell<bool>,
@@ -144,6 +131,31 @@ struct State<L, C> {
 }
 
 impl<L: Log, C> Core<L, C> {
+    pub(crate) fn start(
+        parts: PipelineParts<C>,
+        open_log: impl FnOnce(LogParts) -> L,
+    ) -> Core<L, C> {
+        let PipelineParts { pipeline, log, end, inbox, jobs, clock, tick: _ } = parts;
+        let log = open_log(log);
+        let core = Core {
+            state: RefCell::new(State { pipeline, log, end, jobs, out: Output::default() }),
+            inbox,
+            clock,
+            syncer: RefCell::new(None),
+            in_round: Cell::new(false),
+            finishing: Cell::new(false),
+            fault: RefCell::new(None),
+            ended: Cell::new(false),
+            steps: Cell::new(0),
+        };
+        core.guard(|state, now| {
+            let State { pipeline, out, .. } = state;
+            pipeline.start(now, out);
+            state.act()
+        });
+        core
+    }
+
     /// Runs one step and notes what stops us. After that nothing is done any more.
     fn guard<E: Into<PipelineFault>>(
         &self,
@@ -160,26 +172,26 @@ impl<L: Log, C> Core<L, C> {
         }
     }
 
-    async fn take_turns(&self) -> Result<(), PipelineFault> {
-        let mut breath = Breath::default();
-        loop {
-            let may_end = || {
-                self.fault.borrow().is_some()
-                    || (self.finishing.get() && self.state.borrow().log.is_idle())
-            };
-            let has_command = || !self.inbox.commands.is_empty();
-            breath
-                .wait(|cx| self.state.borrow().end.poll_work(cx, || has_command() || may_end()))
-                .await;
-            self.turn();
-            if let Some(fault) = self.fault.borrow_mut().take() {
-                return Err(fault);
-            }
-            if self.has_finished() {
-                return Ok(self.state.borrow_mut().log.seal()?);
-            }
-            breath.take().await;
+    /// Ready when there is something for `turn` to take, or the core may end, or `also` says so.
+    pub(crate) fn poll_work(
+        &self,
+        cx: &mut Context<'_>,
+        mut also: impl FnMut() -> bool,
+    ) -> Poll<()> {
+        let may_end = || {
+            self.fault.borrow().is_some()
+                || (self.finishing.get() && self.state.borrow().log.is_idle())
+        };
+        let has_command = || !self.inbox.commands.is_empty();
+        self.state.borrow().end.poll_work(cx, || has_command() || may_end() || also())
+    }
+
+    /// How the core ends, once it does.
+    pub(crate) fn outcome(&self) -> Option<Result<(), PipelineFault>> {
+        if let Some(fault) = self.fault.borrow_mut().take() {
+            return Some(Err(fault));
         }
+        self.has_finished().then(|| Ok(self.state.borrow_mut().log.seal()?))
     }
 
     /// Whether all that was to be done is done.
@@ -189,7 +201,7 @@ impl<L: Log, C> Core<L, C> {
     }
 
     /// Takes what has been sent, as far as there is room for what follows from it.
-    fn turn(&self) {
+    pub(crate) fn turn(&self) {
         while let Some(command) = self.inbox.commands.pop() {
             self.on_command(command);
         }
@@ -237,9 +249,73 @@ impl<L: Log, C> Core<L, C> {
         }
     }
 
+    /// What has to be done next to make durable what was logged. One round is under way at a time,
+    /// and none once the core cannot go on.
+    pub(crate) fn next_round(&self) -> Option<L::Round> {
+        if self.in_round.get() || self.fault.borrow().is_some() {
+            return None;
+        }
+        let round = self.state.borrow_mut().log.round()?;
+        self.in_round.set(true);
+        Some(round)
+    }
+
+    /// A round is over, or has failed.
+    pub(crate) fn on_round(&self, done: Result<L::Done, LogError>) {
+        self.in_round.set(false);
+        self.guard(|state, now| {
+            if let Some(zxid) = state.log.on_round(done?)? {
+                let State { pipeline, out, .. } = state;
+                pipeline.step(now, Input::Synced(zxid), out);
+            }
+            state.act()
+        });
+        if self.finishing.get() {
+            self.inbox.bell.ring();
+        }
+    }
+
+    pub(crate) fn on_tick(&self) {
+        self.guard(|state, now| {
+            let State { pipeline, out, .. } = state;
+            pipeline.step(now, Input::Tick, out);
+            state.act()
+        });
+    }
+
+    /// Nobody who sends need ring: the core is awake.
+    pub(crate) fn wake_up(&self) {
+        self.inbox.bell.wake_up();
+    }
+
+    /// Rings this core, from any thread.
+    pub(crate) fn bell(&self) -> Arc<CachePadded<Bell>> {
+        Arc::clone(&self.inbox.bell)
+    }
+
+    /// The core is about to end.
+    pub(crate) fn leave(&self) {
+        self.state.borrow().end.leave();
+    }
+
     fn wake_syncer(&self) {
         if let Some(waker) = self.syncer.borrow_mut().take() {
             waker.wake();
+        }
+    }
+}
+
+/// On an executor.
+impl<L: Log<Round: Round<Done = L::Done>>, C> Core<L, C> {
+    async fn take_turns(&self) -> Result<(), PipelineFault> {
+        let mut breath = Breath::default();
+        loop {
+            breath.wait(|cx| self.poll_work(cx, || false)).await;
+            self.turn();
+            if let Some(outcome) = self.outcome() {
+                return outcome;
+            }
+            breath.take().await;
         }
     }
 
@@ -250,35 +326,21 @@ impl<L: Log, C> Core<L, C> {
                 if self.ended.get() || self.fault.borrow().is_some() {
                     return Poll::Ready(None);
                 }
-                if let Some(round) = self.state.borrow_mut().log.round() {
+                if let Some(round) = self.next_round() {
                     return Poll::Ready(Some(round));
                 }
                 *self.syncer.borrow_mut() = Some(cx.waker().clone());
                 Poll::Pending
             });
             let Some(round) = round.await else { return };
-            let done = round.run().await;
-            self.guard(|state, now| {
-                if let Some(zxid) = state.log.on_round(done?)? {
-                    let State { pipeline, out, .. } = state;
-                    pipeline.step(now, Input::Synced(zxid), out);
-                }
-                state.act()
-            });
-            if self.finishing.get() {
-                self.inbox.bell.ring();
-            }
+            self.on_round(round.run().await);
         }
     }
 
     async fn tick(self: Rc<Self>, every: Duration) {
         while !self.ended.get() {
             Timer::new(every).await;
-            self.guard(|state, now| {
-                let State { pipeline, out, .. } = state;
-                pipeline.step(now, Input::Tick, out);
-                state.act()
-            });
+            self.on_tick();
             self.wake_syncer();
         }
     }

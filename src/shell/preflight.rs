@@ -1,12 +1,12 @@
-//! What the kernel must allow before the first executor starts.
+//! What the kernel must allow before the first core starts.
 //!
-//! glommio asks for 512 KiB of locked memory by looking at the limit, even as root, and panics
-//! without a usable word where io_uring is forbidden. Both are common in containers, so both are
-//! looked at first, and the answer names the setting to change.
+//! Where io_uring is forbidden, as in many containers, the answer names the setting to change.
+//! glommio asks for 512 KiB of locked memory by looking at the limit, even as root; where there is
+//! less, as in other containers, the server does without an executor, on one core.
 
 use std::io;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::sys::{self, Limit};
 
@@ -16,13 +16,6 @@ const MEMLOCK_BYTES: u64 = 512 * 1024;
 /// This machine does not let us run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PreflightError {
-    #[error(
-        "the limit on locked memory is {} KiB, and io_uring needs 512 KiB: raise it with `ulimit -l 512` (a shell), \
-         `LimitMEMLOCK=infinity` (a systemd unit), `docker run --ulimit memlock=-1:-1` (Docker), or \
-         `default-ulimits` in /etc/docker/daemon.json (Kubernetes nodes on Docker); root with CAP_SYS_RESOURCE \
-         needs none of these", .hard_bytes / 1024
-    )]
-    Memlock { hard_bytes: u64 },
     #[error(
         "io_uring is switched off on this kernel (kernel.io_uring_disabled = {setting}): allow it with \
          `sysctl kernel.io_uring_disabled=0`, or with 1 and this user in the group of kernel.io_uring_group"
@@ -42,11 +35,19 @@ pub(crate) enum PreflightError {
     Limit { what: &'static str, source: io::Error },
 }
 
-/// Raises what limits may be raised, and finds out whether an executor can start.
-pub(crate) fn check() -> Result<(), PreflightError> {
+/// What this machine lets us have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allowed {
+    /// Executors, for a pipeline core of its own.
+    pub(crate) executors: bool,
+}
+
+/// Raises what limits may be raised, and finds out what can start.
+pub(crate) fn check() -> Result<Allowed, PreflightError> {
     raise_open_files()?;
-    raise_memlock()?;
-    try_io_uring()
+    let executors = raise_memlock()?;
+    try_io_uring()?;
+    Ok(Allowed { executors })
 }
 
 /// One descriptor per connection: the soft limit of many shells, 1024, is for programs that use
@@ -60,24 +61,35 @@ fn raise_open_files() -> Result<(), PreflightError> {
     Ok(())
 }
 
-fn raise_memlock() -> Result<(), PreflightError> {
+/// Whether it is enough for an executor.
+fn raise_memlock() -> Result<bool, PreflightError> {
     let failed = |source| PreflightError::Limit { what: "locked memory", source };
     let limit = sys::memlock_limit().map_err(failed)?;
     let wanted = wanted_memlock(limit);
     if wanted == limit {
-        return Ok(());
+        return Ok(true);
     }
     match sys::set_memlock_limit(wanted) {
         Ok(()) => {
             debug!(soft_bytes = wanted.soft, hard_bytes = wanted.hard, "locked memory raised");
-            Ok(())
+            Ok(true)
         }
         // Only a process with CAP_SYS_RESOURCE may go above its hard limit.
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            Err(PreflightError::Memlock { hard_bytes: limit.hard })
+            warn!("{}", too_little_memlock(limit.hard));
+            Ok(false)
         }
         Err(source) => Err(failed(source)),
     }
+}
+
+fn too_little_memlock(hard_bytes: u64) -> String {
+    format!(
+        "the limit on locked memory is {} KiB, and 512 KiB are needed for more than one core: raise it with \
+         `ulimit -l 512` (a shell), `LimitMEMLOCK=infinity` (a systemd unit), `docker run --ulimit memlock=-1:-1` \
+         (Docker), or `default-ulimits` in /etc/docker/daemon.json (Kubernetes nodes on Docker)",
+        hard_bytes / 1024
+    )
 }
 
 /// All that the hard limit allows, and where that is not enough, what is enough.
@@ -131,7 +143,7 @@ mod tests {
         assert!(text(refusal(os(libc::EPERM), Some("0"))).contains("seccomp"));
         assert!(text(refusal(os(libc::ENOSYS), Some("0"))).contains("seccomp"));
         assert!(text(refusal(os(libc::ENOSYS), None)).contains("5.13"));
-        assert!(text(PreflightError::Memlock { hard_bytes: 65_536 }).contains("is 64 KiB"));
+        assert!(too_little_memlock(65_536).contains("is 64 KiB"));
     }
 
     #[test]

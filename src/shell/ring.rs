@@ -30,16 +30,23 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Wake;
 use std::time::Duration;
 
-use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
+use io_uring::types::{BufRingEntry, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use memmap2::MmapMut;
 
 use crate::exchange::ConnectionId;
 
-/// Requests that may be handed in with one call. More go in with more calls.
-const ENTRIES: u32 = 1024;
-/// Completions that the ring holds. More wait in the kernel, and cost it memory.
-const COMPLETIONS: u32 = 4096;
+/// How many requests may be handed in with one call, and how many completions the ring holds. More
+/// requests go in with more calls; more completions wait in the kernel, and cost it memory.
+#[derive(Clone, Copy)]
+struct Size {
+    entries: u32,
+    completions: u32,
+}
+
+const SIZE: Size = Size { entries: 1024, completions: 4096 };
+/// For who may lock 64 KiB only, as in many containers: some kernels count rings as locked memory.
+const SMALL: Size = Size { entries: 64, completions: 512 };
 /// How many buffers arrivals are written to, and how long each is. A socket that has more than one
 /// buffer's worth takes several; if none is left, it waits until some are given back.
 const BUFFERS: u16 = 512;
@@ -120,6 +127,8 @@ pub(crate) enum Event {
     },
     /// The socket has room again, or is broken.
     Writable { id: ConnectionId },
+    /// The file is synced, or never will be.
+    Synced(io::Result<()>),
 }
 
 #[derive(Debug)]
@@ -142,9 +151,10 @@ enum Kind {
     Receive,
     Writable,
     Cancel,
+    Sync,
 }
 
-const KINDS: [Kind; 4] = [Kind::Bell, Kind::Receive, Kind::Writable, Kind::Cancel];
+const KINDS: [Kind; 5] = [Kind::Bell, Kind::Receive, Kind::Writable, Kind::Cancel, Kind::Sync];
 
 /// More connections than a shard can have descriptors for.
 const SLOTS_MAX: u32 = 1 << 24;
@@ -203,22 +213,33 @@ impl Ring {
     /// A ring for the thread that calls, in the best manner that the kernel offers.
     pub(crate) fn new() -> io::Result<Ring> {
         match Ring::buffered() {
-            Ok(ring) => Ok(ring),
             // What a kernel does not know it calls invalid.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ring::plain(),
-            Err(error) => Err(error),
+            ring => ring,
+        }
+    }
+
+    /// As large as may be.
+    fn sized(make: impl Fn(Size) -> io::Result<Ring>) -> io::Result<Ring> {
+        match make(SIZE) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => make(SMALL),
+            ring => ring,
         }
     }
 
     /// Linux 6.1 and later.
     pub(crate) fn buffered() -> io::Result<Ring> {
+        Ring::sized(Ring::buffered_of)
+    }
+
+    fn buffered_of(size: Size) -> io::Result<Ring> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
             .setup_submit_all()
-            .setup_cqsize(COMPLETIONS)
-            .build(ENTRIES)?;
+            .setup_cqsize(size.completions)
+            .build(size.entries)?;
         let mut buffers = Buffers::new()?;
         let address = buffers.entries.as_mut_ptr() as u64;
         // SAFETY: the entries stay mapped for as long as the ring lives: `Ring` drops its ring
@@ -231,7 +252,11 @@ impl Ring {
 
     /// Linux 5.13 and later.
     pub(crate) fn plain() -> io::Result<Ring> {
-        let ring = IoUring::builder().setup_cqsize(COMPLETIONS).build(ENTRIES)?;
+        Ring::sized(Ring::plain_of)
+    }
+
+    fn plain_of(size: Size) -> io::Result<Ring> {
+        let ring = IoUring::builder().setup_cqsize(size.completions).build(size.entries)?;
         Ring::with(ring, Manner::Plain)
     }
 
@@ -282,10 +307,17 @@ impl Ring {
         self.push(entry.user_data(user_data(Kind::Writable, id)));
     }
 
+    /// Has a file's data made durable, beginning now. The file must stay open until that is told.
+    pub(crate) fn sync(&mut self, file: BorrowedFd<'_>) {
+        let fd = Fd(file.as_raw_fd());
+        let entry = opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build();
+        self.push(entry.user_data(user_data(Kind::Sync, NO_CONNECTION)));
+    }
+
     fn push(&mut self, entry: squeue::Entry) {
         loop {
-            // SAFETY: no entry refers to memory of ours: receives take registered buffers, polls
-            // and cancels none.
+            // SAFETY: no entry refers to memory of ours: receives take registered buffers, the
+            // others none.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -343,6 +375,10 @@ impl Ring {
             }
             Kind::Cancel => Event::Bell,
             Kind::Writable => Event::Writable { id },
+            Kind::Sync => Event::Synced(match completion.result() {
+                0.. => Ok(()),
+                failed => Err(io::Error::from_raw_os_error(-failed)),
+            }),
             Kind::Receive => Event::Received { id, what: self.received(&completion), goes_on },
         })
     }
@@ -409,11 +445,14 @@ mod tests {
     }
 
     fn rings() -> impl Iterator<Item = Ring> {
-        let buffered = Ring::buffered();
-        if let Err(error) = &buffered {
+        let buffered = [Ring::buffered_of(SIZE), Ring::buffered_of(SMALL)];
+        if let Err(error) = &buffered[0] {
             eprintln!("NOT RUN in the buffered manner: {error}");
         }
-        buffered.into_iter().chain([Ring::plain().unwrap()])
+        buffered
+            .into_iter()
+            .flatten()
+            .chain([SIZE, SMALL].map(|size| Ring::plain_of(size).unwrap()))
     }
 
     /// Enters until `done` says so of an event that is none of the bell's.
@@ -557,7 +596,7 @@ mod tests {
     fn more_requests_than_the_ring_has_entries_go_in() {
         for mut ring in rings() {
             let (_client, server) = pair();
-            let count = ENTRIES + 100;
+            let count = SIZE.entries + 100;
             for slot in 0..count {
                 ring.await_writable(server.as_fd(), id(slot));
             }
@@ -568,6 +607,29 @@ mod tests {
                 seen == count
             });
         }
+    }
+
+    #[test]
+    fn a_file_is_synced_or_the_error_told() {
+        for mut ring in rings() {
+            let file = tempfile();
+            ring.sync(file.as_fd());
+            until(&mut ring, |_, event| matches!(event, Event::Synced(Ok(()))));
+            let (reader, _writer) = io::pipe().unwrap();
+            ring.sync(reader.as_fd());
+            until(&mut ring, |_, event| match event {
+                Event::Synced(Err(error)) => error.raw_os_error() == Some(libc::EINVAL),
+                event => panic!("{event:?}"),
+            });
+        }
+    }
+
+    fn tempfile() -> std::fs::File {
+        let scratch = crate::shell::scratch::Scratch::new("ring");
+        let mut file = std::fs::File::create(scratch.path().join("file")).unwrap();
+        file.write_all(b"something").unwrap();
+        // It stays for as long as it is open.
+        file
     }
 
     #[test]

@@ -94,10 +94,49 @@ pub(crate) struct ShardParts {
     pub(crate) ring: fn() -> io::Result<Ring>,
 }
 
+/// What runs on the same thread as a shard, and with its ring.
+pub(crate) trait Beside {
+    /// Ready when it has something to do.
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Whoever has something for it need not ring.
+    fn wake_up(&mut self);
+
+    /// When time alone gives it something to do, on the monotonic clock.
+    fn due_ms(&self) -> i64;
+
+    /// A sync that it asked the ring for is over.
+    fn on_synced(&mut self, result: io::Result<()>);
+
+    /// Does what there is to do; the shard has just sent it what has gathered.
+    fn take_turn(&mut self, now: Now, ring: &mut Ring) -> io::Result<()>;
+}
+
+/// Nothing runs beside the shard.
+impl Beside for () {
+    fn poll_work(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn wake_up(&mut self) {}
+
+    fn due_ms(&self) -> i64 {
+        i64::MAX
+    }
+
+    fn on_synced(&mut self, _: io::Result<()>) {
+        unreachable!("nobody has asked for a sync");
+    }
+
+    fn take_turn(&mut self, _: Now, _: &mut Ring) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Runs a shard until it is told to close. Fails where the ring does.
-pub(crate) fn run(parts: ShardParts, ring: Ring) -> io::Result<()> {
+pub(crate) fn run(parts: ShardParts, ring: Ring, beside: &mut impl Beside) -> io::Result<()> {
     let mut core = ShardCore::new(parts, ring);
-    let result = core.take_turns();
+    let result = core.take_turns(beside);
     core.end.leave();
     result
 }
@@ -228,16 +267,19 @@ impl ShardCore {
         }
     }
 
-    fn take_turns(&mut self) -> io::Result<()> {
+    fn take_turns(&mut self, beside: &mut impl Beside) -> io::Result<()> {
         let waker = Waker::from(self.ring.bell());
         loop {
-            self.await_work(&mut Context::from_waker(&waker))?;
+            self.await_work(&mut Context::from_waker(&waker), beside)?;
             // The ring holds what was asked of it for these.
             self.closed.clear();
             let now = self.clock.now();
             for _ in 0..EVENTS_MAX {
-                let Some(event) = self.ring.next() else { break };
-                self.on_event(now, event);
+                match self.ring.next() {
+                    Some(Event::Synced(result)) => beside.on_synced(result),
+                    Some(event) => self.on_event(now, event),
+                    None => break,
+                }
             }
             for _ in 0..APPLIED_MAX {
                 let Some(applied) = self.end.next_applied() else { break };
@@ -249,6 +291,7 @@ impl ShardCore {
             self.on_time(now);
             self.give_answers(now);
             self.send_requests();
+            beside.take_turn(now, &mut self.ring)?;
             self.write_out(now);
             self.send_requests();
             if let Phase::Closing { until_ms } = self.phase
@@ -260,32 +303,36 @@ impl ShardCore {
     }
 
     /// Waits until there is something to do.
-    fn await_work(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn await_work(&mut self, cx: &mut Context<'_>, beside: &mut impl Beside) -> io::Result<()> {
         let mut spun: Option<Instant> = None;
         loop {
             let has_more = self.ring.has_next()
                 || self.answers.has_news.load(Ordering::Acquire)
                 || (!self.out.requests.is_empty() && self.end.has_room());
-            if self.end.poll_work(cx, || has_more).is_ready() {
-                // Others need not ring before we wait again.
-                return self.ring.enter(None);
+            // Both, so that both may be rung.
+            let polled = (self.end.poll_work(cx, || has_more), beside.poll_work(cx));
+            if polled != (Poll::Pending, Poll::Pending) {
+                break self.ring.enter(None)?;
             }
             let must_spin =
                 !self.spin.is_zero() && spun.get_or_insert_with(Instant::now).elapsed() < self.spin;
-            let wait = self.until_time().filter(|_| !must_spin);
-            self.ring.enter(wait)?;
-            if wait.is_some() || self.until_time().is_none() || self.ring.has_next() {
-                self.end.wake_up();
-                return Ok(());
+            let left = self.until_due(beside.due_ms());
+            self.ring.enter(left.filter(|_| !must_spin))?;
+            if !must_spin || left.is_none() || self.ring.has_next() {
+                break;
             }
             std::hint::spin_loop();
         }
+        // Others need not ring before we wait again.
+        self.end.wake_up();
+        beside.wake_up();
+        Ok(())
     }
 
     /// How long until time alone asks for something; `None` if it does already.
-    fn until_time(&self) -> Option<Duration> {
+    fn until_due(&self, beside_ms: i64) -> Option<Duration> {
         let now_ms = self.clock.now().monotonic_ms;
-        let mut next_ms = self.next_tick_ms;
+        let mut next_ms = self.next_tick_ms.min(beside_ms);
         if let Some(&(until_ms, _)) = self.patience.front() {
             next_ms = next_ms.min(until_ms);
         }
@@ -313,6 +360,7 @@ impl ShardCore {
     fn on_event(&mut self, now: Now, event: Event) {
         match event {
             Event::Bell => {}
+            Event::Synced(_) => unreachable!("told to who asked for it"),
             Event::Writable { id } => {
                 if let Some(socket) = self.socket(id) {
                     socket.is_blocked = false;

@@ -1,0 +1,144 @@
+//! Both kinds of core on one thread: for machines with one or two CPUs.
+//!
+//! A hop between cores costs what waking a thread costs, which on a small machine, shared with the
+//! kernel's own threads and often with clients, is more than what there is to do at either end. Here
+//! requests and outcomes still travel through the mesh, but nobody sleeps at its other end, and the
+//! shard's ring is also what syncs the log.
+//!
+//! ```text
+//! ring ──► shard ──► pipeline ──► log ──► ring: sync
+//!            ▲           │
+//!            └───────────┘ once it is synced
+//! ```
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::queue::SegQueue;
+
+use super::disk::{Done, LogError, MappedLog, MappedRound, Sync};
+use super::pipeline_core::{Core, PipelineFault, PipelineParts};
+use super::ring::Ring;
+use super::shard_core::{self, Beside, ShardCommand, ShardParts};
+use crate::types::Now;
+
+/// Runs both until the shard is told to close. `finished` is told how the pipeline ended; the
+/// shard goes on after that.
+pub(crate) fn run(
+    shard: ShardParts,
+    pipeline: PipelineParts<ShardCommand>,
+    ring: Ring,
+    finished: impl FnOnce(Result<(), PipelineFault>) + 'static,
+) -> io::Result<()> {
+    let tick_ms = i64::try_from(pipeline.tick.as_millis()).unwrap_or(i64::MAX).max(1);
+    let now = pipeline.clock.now();
+    let mut beside = PipelineBeside {
+        core: Some(Core::start(pipeline, MappedLog::open)),
+        finished: Some(Box::new(finished)),
+        syncing: None,
+        rolled: Arc::default(),
+        tick_ms,
+        next_tick_ms: now.monotonic_ms.saturating_add(tick_ms),
+    };
+    shard_core::run(shard, ring, &mut beside)
+}
+
+type RingLog = MappedLog<Arc<File>>;
+
+/// Told how the pipeline ended.
+type Finished = Box<dyn FnOnce(Result<(), PipelineFault>)>;
+
+struct PipelineBeside {
+    /// `None` once it has ended.
+    core: Option<Core<RingLog, ShardCommand>>,
+    finished: Option<Finished>,
+    /// The sync that the ring is at, and when it began.
+    syncing: Option<(Sync<Arc<File>>, Instant)>,
+    /// What came of a roll, from the thread that it ran on.
+    rolled: Arc<SegQueue<Result<Done, LogError>>>,
+    tick_ms: i64,
+    next_tick_ms: i64,
+}
+
+impl Beside for PipelineBeside {
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.core {
+            Some(core) => core.poll_work(cx, || !self.rolled.is_empty()),
+            None => Poll::Pending,
+        }
+    }
+
+    fn wake_up(&mut self) {
+        if let Some(core) = &self.core {
+            core.wake_up();
+        }
+    }
+
+    fn due_ms(&self) -> i64 {
+        if self.core.is_some() { self.next_tick_ms } else { i64::MAX }
+    }
+
+    fn on_synced(&mut self, result: io::Result<()>) {
+        let (sync, began) = self.syncing.take().expect("a sync ends that has begun");
+        if let Some(core) = &self.core {
+            core.on_round(sync.end(began.elapsed(), result));
+        }
+    }
+
+    fn take_turn(&mut self, now: Now, ring: &mut Ring) -> io::Result<()> {
+        let Some(core) = &self.core else { return Ok(()) };
+        while let Some(done) = self.rolled.pop() {
+            core.on_round(done);
+        }
+        if self.next_tick_ms <= now.monotonic_ms {
+            self.next_tick_ms = now.monotonic_ms + self.tick_ms;
+            core.on_tick();
+        }
+        core.turn();
+        self.begin_round(ring)?;
+        if let Some(core) = &self.core
+            && let Some(outcome) = core.outcome()
+        {
+            core.leave();
+            self.core = None;
+            if let Some(finished) = self.finished.take() {
+                finished(outcome);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PipelineBeside {
+    /// Has what was logged made durable.
+    fn begin_round(&mut self, ring: &mut Ring) -> io::Result<()> {
+        let Some(core) = &self.core else { return Ok(()) };
+        while let Some(round) = core.next_round() {
+            match round {
+                MappedRound::Sync(sync) if sync.is_forced() => {
+                    ring.sync(sync.file.as_fd());
+                    self.syncing = Some((sync, Instant::now()));
+                    // At once: clients are written to while it runs.
+                    return ring.enter(None);
+                }
+                MappedRound::Sync(sync) => core.on_round(sync.end(Duration::ZERO, Ok(()))),
+                MappedRound::Roll { roll, through } => {
+                    let (rolled, bell) = (Arc::clone(&self.rolled), core.bell());
+                    let run = move || {
+                        rolled.push(roll.run(through));
+                        bell.ring();
+                    };
+                    // It waits for the disk several times: not on this thread.
+                    thread::Builder::new().name("log-roll".to_owned()).spawn(run)?;
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
