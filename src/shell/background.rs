@@ -5,7 +5,15 @@
 //! directory synced. A snapshot of the same zxid that was loaded, or written by us, stays as it is.
 //! One that is there but did not load is replaced: its ends may look whole, and it must not pass
 //! for one of the few that a purge keeps.
+//!
+//! A snapshot that cannot be written ends nothing. What has been acknowledged is in the log, and
+//! logs go only once a snapshot that is sound makes them superfluous: without one, a restart takes
+//! longer. So what there is of it goes, an operator hears of it, and it is tried again after a
+//! while, of the state as it is then. A sync that failed says no more: what the kernel has dropped
+//! was this file's, and whether the log's disk can be trusted is for the log's own syncs to say.
+//! ZooKeeper ends with code 10 here (`SnapshotErrorException`).
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -16,7 +24,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{self, RecvTimeoutError};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::directories::{Directories, sync_directory};
 use super::recover::{is_quick_valid, list};
@@ -40,17 +48,45 @@ pub(crate) struct SnapshotOptions {
     pub(crate) retain: usize,
     /// `None`: nothing is purged.
     pub(crate) purge_every: Option<Duration>,
+    /// How long after one that failed the next is asked for.
+    pub(crate) retry_after: Duration,
 }
 
-/// A snapshot that could not be written.
+/// A snapshot that could not be written. Nothing is left of it but, where only its directory's
+/// sync failed, the whole file under its name.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SnapshotWriteError {
-    /// A full disk, say: the server can go on without.
-    #[error("{}: the snapshot could not be written: {source}", path.display())]
-    Write { path: PathBuf, source: io::Error },
-    /// What the kernel could not write it has dropped; the disk is not to be trusted any more.
-    #[error("{}: the snapshot could not be synced: {source}", path.display())]
-    Sync { path: PathBuf, source: io::Error },
+#[error("{}: the snapshot could not be {failed}: {source}", path.display())]
+pub(crate) struct SnapshotError {
+    path: PathBuf,
+    failed: Stage,
+    source: io::Error,
+}
+
+/// How far a snapshot had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Written,
+    Synced,
+    Renamed,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stage::Written => "written",
+            Stage::Synced => "synced",
+            Stage::Renamed => "given its name",
+        })
+    }
+}
+
+/// What the thread has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// A snapshot is written, or has failed.
+    Ended,
+    /// One that failed is to be tried again.
+    Again,
 }
 
 /// What the thread is told.
@@ -67,13 +103,13 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Starts the thread. `ended` hears of every snapshot that is written or has failed.
+    /// Starts the thread. `say` hears of every snapshot that is written or has failed.
     pub(crate) fn start(
         directories: Arc<Directories>,
         options: SnapshotOptions,
         loaded: Option<Zxid>,
         recorder: Recorder,
-        ended: impl FnMut(Result<(), SnapshotWriteError>) + Send + 'static,
+        say: impl FnMut(Said) + Send + 'static,
     ) -> io::Result<Background> {
         let (jobs, inbox) = channel::unbounded();
         let stopping = Arc::new(AtomicBool::new(false));
@@ -86,7 +122,7 @@ impl Background {
         };
         let thread = thread::Builder::new()
             .name("background".to_owned())
-            .spawn(move || worker.run(&inbox, ended))?;
+            .spawn(move || worker.run(&inbox, say))?;
         Ok(Background { jobs, stopping, thread: Some(thread) })
     }
 
@@ -115,14 +151,11 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(
-        mut self,
-        inbox: &channel::Receiver<Job>,
-        mut ended: impl FnMut(Result<(), SnapshotWriteError>),
-    ) {
+    fn run(mut self, inbox: &channel::Receiver<Job>, mut say: impl FnMut(Said)) {
         let mut next_purge = self.options.purge_every.map(|_| Instant::now());
+        let mut retry = None;
         while !self.stopping.load(Ordering::Relaxed) {
-            let received = match next_purge {
+            let received = match next_purge.into_iter().chain(retry).min() {
                 Some(at) => inbox.recv_deadline(at),
                 None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
@@ -131,24 +164,36 @@ impl Worker {
                     let written = self.snapshot(&job);
                     // Its view holds back what may be freed.
                     drop(job);
+                    retry = None;
                     if let Err(error) = &written
                         && !self.stopping.load(Ordering::Relaxed)
                     {
-                        error!(%error, "no snapshot");
+                        warn!(
+                            %error, retry_ms = self.options.retry_after.as_millis(),
+                            "no snapshot; the logs that it would have replaced stay"
+                        );
                         self.recorder.add(Counter::SnapshotErrorCount, 1);
+                        retry = Some(Instant::now() + self.options.retry_after);
                     }
-                    ended(written);
+                    say(Said::Ended);
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    self.purge();
-                    next_purge = self.options.purge_every.map(|every| Instant::now() + every);
+                    let now = Instant::now();
+                    if retry.is_some_and(|at| at <= now) {
+                        retry = None;
+                        say(Said::Again);
+                    }
+                    if next_purge.is_some_and(|at| at <= now) {
+                        self.purge();
+                        next_purge = self.options.purge_every.map(|every| Instant::now() + every);
+                    }
                 }
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn snapshot(&mut self, job: &SnapshotJob) -> Result<(), SnapshotWriteError> {
+    fn snapshot(&mut self, job: &SnapshotJob) -> Result<(), SnapshotError> {
         if self.sound == Some(job.zxid) {
             // It is there, and known to load; any other of this zxid is replaced.
             return Ok(());
@@ -201,7 +246,7 @@ pub(crate) fn write_snapshot(
     options: SnapshotOptions,
     job: &SnapshotJob,
     stopping: Option<&AtomicBool>,
-) -> Result<(), SnapshotWriteError> {
+) -> Result<(), SnapshotError> {
     let began = Instant::now();
     let path = directory.join(storage::snapshot_name(job.zxid, options.compression));
     let temporary = directory.join(TEMPORARY_NAME);
@@ -209,15 +254,20 @@ pub(crate) fn write_snapshot(
         target: "ringkeeper::shell::background",
         "Snapshotting: {} to {}", job.zxid, path.display()
     );
-    let failed = |source| SnapshotWriteError::Write { path: path.clone(), source };
-    let file = write_file(&temporary, options, job, stopping).map_err(|source| {
+    let failed = |failed| {
+        let path = path.clone();
+        move |source| SnapshotError { path, failed, source }
+    };
+    let renamed = write_file(&temporary, options, job, stopping)
+        .map_err(failed(Stage::Written))
+        .and_then(|file| file.sync_all().map_err(failed(Stage::Synced)))
+        .and_then(|()| fs::rename(&temporary, &path).map_err(failed(Stage::Renamed)));
+    if renamed.is_err() {
+        // What is half made would take the room that the log may need.
         let _ = fs::remove_file(&temporary);
-        failed(source)
-    })?;
-    file.sync_all()
-        .and_then(|()| fs::rename(&temporary, &path))
-        .and_then(|()| sync_directory(directory))
-        .map_err(|source| SnapshotWriteError::Sync { path: path.clone(), source })?;
+    }
+    renamed?;
+    sync_directory(directory).map_err(failed(Stage::Synced))?;
     info!(
         target: "ringkeeper::shell::background",
         "Snapshot taken in {} ms", began.elapsed().as_millis()
@@ -256,5 +306,99 @@ impl<W: Write> Write for Interruptible<'_, W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::pipeline::{Restore, Restored};
+    use crate::shell::scratch::Scratch;
+    use crate::tree::{self, ephemerals};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn options(retry_after: Duration) -> SnapshotOptions {
+        SnapshotOptions {
+            compression: Compression::None,
+            with_zxid: true,
+            retain: 3,
+            purge_every: None,
+            retry_after,
+        }
+    }
+
+    /// A snapshot of an empty tree.
+    fn job() -> SnapshotJob {
+        let settings = tree::Settings { types: ephemerals::Types::default(), digest: true };
+        let mut restored: Restored = Restore::empty(settings).finish();
+        restored.tree.publish(restored.last);
+        SnapshotJob {
+            zxid: restored.last,
+            digest: None,
+            sessions: Vec::new(),
+            acls: restored.tree.acl_lists(),
+            reader: restored.tree.reader(),
+        }
+    }
+
+    /// A background thread on directories of its own, and what it says.
+    fn begun(
+        scratch: &Scratch,
+        retry_after: Duration,
+    ) -> (Arc<Directories>, Background, channel::Receiver<Said>) {
+        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        let directories = Arc::new(directories);
+        let recorder = Metrics::new(1).1.remove(0);
+        let (say, said) = channel::unbounded();
+        let background =
+            Background::start(Arc::clone(&directories), options(retry_after), None, recorder, {
+                move |what| drop(say.send(what))
+            })
+            .unwrap();
+        (directories, background, said)
+    }
+
+    fn fail(directories: &Directories) -> SnapshotError {
+        let options = options(PATIENCE);
+        write_snapshot(directories.snapshots(), options, &job(), None).unwrap_err()
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_snapshot_that_cannot_be_synced_or_named() {
+        let scratch = Scratch::new("background-fails");
+        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        let temporary = directories.snapshots().join(TEMPORARY_NAME);
+        // What it takes to be its file takes writes and cannot be synced.
+        symlink("/dev/null", &temporary).unwrap();
+        assert_eq!(fail(&directories).failed, Stage::Synced);
+        assert!(temporary.symlink_metadata().is_err());
+        // Where it would go is a directory.
+        let path = directories.snapshots().join("snapshot.0");
+        fs::create_dir(&path).unwrap();
+        let error = fail(&directories);
+        assert_eq!(error.failed, Stage::Renamed);
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        assert!(temporary.symlink_metadata().is_err());
+    }
+
+    #[test]
+    fn a_snapshot_that_failed_is_asked_for_again_and_then_written() {
+        let scratch = Scratch::new("background-again");
+        let (directories, mut background, said) = begun(&scratch, Duration::from_millis(1));
+        let path = directories.snapshots().join("snapshot.0");
+        fs::create_dir(&path).unwrap();
+        background.jobs().send(Job::Snapshot(job())).unwrap();
+        assert_eq!(said.recv_timeout(PATIENCE), Ok(Said::Ended));
+        assert_eq!(said.recv_timeout(PATIENCE), Ok(Said::Again));
+        fs::remove_dir(&path).unwrap();
+        background.jobs().send(Job::Snapshot(job())).unwrap();
+        assert_eq!(said.recv_timeout(PATIENCE), Ok(Said::Ended));
+        assert!(path.is_file());
+        background.stop();
+        assert!(said.try_recv().is_err(), "what was written is not asked for again");
     }
 }

@@ -71,14 +71,14 @@ use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use tracing::{debug, error, info, warn};
 
 use accept::{Acceptor, Admission, BindError};
-use background::Background;
+use background::{Background, Said};
 use clock::Clock;
 use cores::Layout;
 use directories::{Directories, DirectoryError};
 use disk::{LogError, LogParts};
 use keeper::Keeper;
 use mesh::Mesh;
-use pipeline_core::{PipelineCommand, PipelineFault, PipelineInbox, PipelineParts};
+use pipeline_core::{PipelineCommand, PipelineInbox, PipelineParts};
 use preflight::Allowed;
 use recover::{RecoverError, Recovered};
 use ring::Ring;
@@ -101,7 +101,7 @@ pub enum RunError {
     Bind(String),
     #[error("{0}")]
     Admin(String),
-    /// The log or a snapshot could not be written.
+    /// The log could not be written, or the snapshot without which no log may begin.
     #[error("{0}")]
     Storage(String),
     #[error("{0}")]
@@ -139,12 +139,6 @@ impl From<BindError> for RunError {
 impl From<LogError> for RunError {
     fn from(error: LogError) -> RunError {
         RunError::Storage(error.to_string())
-    }
-}
-
-impl From<PipelineFault> for RunError {
-    fn from(fault: PipelineFault) -> RunError {
-        RunError::Storage(fault.to_string())
     }
 }
 
@@ -290,7 +284,12 @@ impl Server {
         let background =
             Background::start(Arc::clone(directories), snapshots, sound, for_snapshots, {
                 let inbox = inbox.clone();
-                move |result| inbox.tell(PipelineCommand::SnapshotEnded(result))
+                move |said| {
+                    inbox.tell(match said {
+                        Said::Ended => PipelineCommand::SnapshotEnded,
+                        Said::Again => PipelineCommand::Snapshot,
+                    });
+                }
             })
             .map_err(RunError::other)?;
         let words = Arc::new(Words {
@@ -470,7 +469,7 @@ fn start_pipeline(
     })
 }
 
-fn pipeline_ended(outcome: Result<(), PipelineFault>) -> Event {
+fn pipeline_ended(outcome: Result<(), LogError>) -> Event {
     match outcome {
         Ok(()) => Event::Finished,
         Err(fault) => Event::Failed(fault.into()),

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::SegQueue;
 
 use super::disk::{Done, LogError, MappedLog, MappedRound, Sync};
-use super::pipeline_core::{Core, PipelineFault, PipelineParts};
+use super::pipeline_core::{Core, PipelineParts};
 use super::ring::Ring;
 use super::shard_core::{self, Beside, ShardCommand, ShardParts};
 use crate::types::Now;
@@ -33,7 +33,7 @@ pub(crate) fn run(
     shard: ShardParts,
     pipeline: PipelineParts<ShardCommand>,
     ring: Ring,
-    finished: impl FnOnce(Result<(), PipelineFault>) + 'static,
+    finished: impl FnOnce(Result<(), LogError>) + 'static,
 ) -> io::Result<()> {
     let tick_ms = i64::try_from(pipeline.tick.as_millis()).unwrap_or(i64::MAX).max(1);
     let now = pipeline.clock.now();
@@ -51,7 +51,7 @@ pub(crate) fn run(
 type RingLog = MappedLog<Arc<File>>;
 
 /// Told how the pipeline ended.
-type Finished = Box<dyn FnOnce(Result<(), PipelineFault>)>;
+type Finished = Box<dyn FnOnce(Result<(), LogError>)>;
 
 struct PipelineBeside {
     /// `None` once it has ended.

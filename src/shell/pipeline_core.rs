@@ -25,7 +25,7 @@ use futures_lite::future::poll_fn;
 use glommio::io::BufferedFile;
 use glommio::timer::Timer;
 
-use super::background::{Job, SnapshotWriteError};
+use super::background::Job;
 use super::clock::Clock;
 use super::disk::{Log, LogError, LogParts, MappedLog, Round};
 use super::mesh::{Bell, FromShard, PipelineEnd};
@@ -38,7 +38,7 @@ const TAKE_MAX: usize = 64;
 /// What the pipeline core is told, from any thread.
 pub(crate) enum PipelineCommand {
     /// A snapshot was written, or could not be.
-    SnapshotEnded(Result<(), SnapshotWriteError>),
+    SnapshotEnded,
     /// A question to the state, between two steps.
     Ask(Box<dyn FnOnce(&mut Pipeline) + Send>),
     /// Have a snapshot taken.
@@ -65,15 +65,6 @@ impl PipelineInbox {
     }
 }
 
-/// How the core ended.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum PipelineFault {
-    #[error(transparent)]
-    Log(#[from] LogError),
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotWriteError),
-}
-
 /// What a pipeline core is made of.
 pub(crate) struct PipelineParts<C> {
     pub(crate) pipeline: Pipeline,
@@ -86,7 +77,7 @@ pub(crate) struct PipelineParts<C> {
 }
 
 /// Runs the pipeline until it has finished, or cannot go on: then nothing more is acknowledged.
-pub(crate) async fn run<C: 'static>(parts: PipelineParts<C>) -> Result<(), PipelineFault> {
+pub(crate) async fn run<C: 'static>(parts: PipelineParts<C>) -> Result<(), LogError> {
     let tick = parts.tick;
     let core: Rc<Core<MappedLog<Rc<BufferedFile>>, C>> =
         Rc::new(Core::start(parts, MappedLog::open));
@@ -116,7 +107,7 @@ pub(crate) struct Core<L, C> {
     syncer: RefCell<Option<Waker>>,
     in_round: Cell<bool>,
     finishing: Cell<bool>,
-    fault: RefCell<Option<PipelineFault>>,
+    fault: RefCell<Option<LogError>>,
     ended: Cell<bool>,
     /// Counts steps.
     steps: Cell<u64>,
@@ -157,9 +148,9 @@ impl<L: Log, C> Core<L, C> {
     }
 
     /// Runs one step and notes what stops us. After that nothing is done any more.
-    fn guard<E: Into<PipelineFault>>(
+    fn guard(
         &self,
-        step: impl FnOnce(&mut State<L, C>, crate::types::Now) -> Result<(), E>,
+        step: impl FnOnce(&mut State<L, C>, crate::types::Now) -> Result<(), LogError>,
     ) {
         if self.fault.borrow().is_some() {
             return;
@@ -167,7 +158,7 @@ impl<L: Log, C> Core<L, C> {
         self.steps.set(self.steps.get() + 1);
         let result = step(&mut self.state.borrow_mut(), self.clock.now());
         if let Err(fault) = result {
-            *self.fault.borrow_mut() = Some(fault.into());
+            *self.fault.borrow_mut() = Some(fault);
             self.inbox.bell.ring();
         }
     }
@@ -187,7 +178,7 @@ impl<L: Log, C> Core<L, C> {
     }
 
     /// How the core ends, once it does.
-    pub(crate) fn outcome(&self) -> Option<Result<(), PipelineFault>> {
+    pub(crate) fn outcome(&self) -> Option<Result<(), LogError>> {
         if let Some(fault) = self.fault.borrow_mut().take() {
             return Some(Err(fault));
         }
@@ -230,14 +221,10 @@ impl<L: Log, C> Core<L, C> {
 
     fn on_command(&self, command: PipelineCommand) {
         match command {
-            PipelineCommand::SnapshotEnded(result) => self.guard(|state, now| {
-                // A full disk is survived; a disk that loses what it was given is not.
-                if let Err(error @ SnapshotWriteError::Sync { .. }) = result {
-                    return Err(PipelineFault::Snapshot(error));
-                }
+            PipelineCommand::SnapshotEnded => self.guard(|state, now| {
                 let State { pipeline, out, .. } = state;
                 pipeline.step(now, Input::SnapshotEnded, out);
-                Ok(state.act()?)
+                state.act()
             }),
             PipelineCommand::Ask(question) => question(&mut self.state.borrow_mut().pipeline),
             PipelineCommand::Snapshot => self.guard(|state, now| {
@@ -307,7 +294,7 @@ impl<L: Log, C> Core<L, C> {
 
 /// On an executor.
 impl<L: Log<Round: Round<Done = L::Done>>, C> Core<L, C> {
-    async fn take_turns(&self) -> Result<(), PipelineFault> {
+    async fn take_turns(&self) -> Result<(), LogError> {
         let mut breath = Breath::default();
         loop {
             breath.wait(|cx| self.poll_work(cx, || false)).await;

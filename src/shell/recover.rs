@@ -276,6 +276,7 @@ mod tests {
         with_zxid: true,
         retain: 3,
         purge_every: None,
+        retry_after: Duration::ZERO,
     };
 
     fn set_data(out: &mut Vec<u8>, zxid: i64) {

@@ -39,6 +39,8 @@ const LOG_STEP_BYTES_MIN: u64 = 64 << 10;
 const PAGE_BYTES: u64 = 4096;
 /// Ticks are at least so often, so that silence and expiry are noticed in time.
 const TICK_MS_MAX: i64 = 500;
+/// Long enough for a full disk not to be kept busy, and far below what a restart may take longer.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(60);
 
 pub(crate) fn cores(config: &Config) -> Wishes {
     let pinned = match config.runtime.pin {
@@ -110,6 +112,7 @@ pub(crate) fn snapshots(config: &Config) -> SnapshotOptions {
         with_zxid: config.snapshots.last_zxid,
         retain: config.snapshots.retain,
         purge_every: config.snapshots.purge_interval_ms.map(milliseconds),
+        retry_after: SNAPSHOT_RETRY,
     }
 }
 

@@ -206,7 +206,7 @@ fn a_snapshot_without_room_is_survived_and_taken_later() {
             0 < count(&server, failure)
         },
     );
-    assert!(server.said().contains("ERROR"), "a snapshot that fails is an error in the log");
+    assert!(server.said().contains("WARN"), "a snapshot that fails is not passed over in silence");
     let taken = count(&server, "Snapshot taken");
     volume.free();
     until(
