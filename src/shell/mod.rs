@@ -147,6 +147,7 @@ impl From<RecoverError> for RunError {
         match error {
             RecoverError::Directory(error) => error.into(),
             RecoverError::Io { .. }
+            | RecoverError::Name { .. }
             | RecoverError::NoSnapshot { .. }
             | RecoverError::NoneLoads { .. }
             | RecoverError::Watermark { .. }

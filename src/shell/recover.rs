@@ -43,6 +43,11 @@ pub enum RecoverError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error(
+        "{}: the name says a zxid that no history comes to, so no server has written it; move it \
+         away", path.display()
+    )]
+    Name { path: PathBuf },
+    #[error(
         "No snapshot found, but there are log entries. Something is broken! ({} has logs from {first} on; \
          zookeeper.snapshot.trust.empty=true serves what they hold)", path.display()
     )]
@@ -75,6 +80,13 @@ pub(crate) fn recover(
 ) -> Result<Recovered, RecoverError> {
     let began = Instant::now();
     let listing = list(directories)?;
+    if let Some(name) = listing.impossible() {
+        let directory = match name.starts_with("log.") {
+            true => directories.logs(),
+            false => directories.snapshots(),
+        };
+        return Err(RecoverError::Name { path: directory.join(name) });
+    }
     let (mut restore, snapshot) = load(directories, &listing, options)?;
     let loaded = Instant::now();
     let from = restore.last();
@@ -385,6 +397,52 @@ mod tests {
         assert!(names.iter().all(|name| !directories.logs().join(name).exists()));
         assert!(directories.logs().join("currentEpoch.tmp").exists());
         assert!(directories.logs().join("acceptedEpoch").exists());
+    }
+
+    #[test]
+    fn names_beyond_all_history_are_refused_and_those_that_say_none_passed_over() {
+        let scratch = Scratch::new("recover-names");
+        let directories = begun(&scratch);
+        let first = fs::read(directories.snapshots().join("snapshot.0")).unwrap();
+        for name in [
+            "snapshot.7fffffffffffffff",
+            "snapshot.7fffffff00000000.gz",
+            "log.7fffffffffffffff",
+            "log.7ffffffffffffffe",
+        ] {
+            let path = directories.logs().join(name);
+            fs::write(&path, &first).unwrap();
+            let refused = recover(&directories, OPTIONS).err().unwrap().to_string();
+            assert!(refused.starts_with(&path.display().to_string()), "{refused}");
+            fs::remove_file(path).unwrap();
+        }
+        for name in [
+            "log.ffffffffffffffff",
+            "log.8000000000000000",
+            "log.-1",
+            "log.",
+            "log.1.tmp.",
+            "snapshot.-7fffffffffffffff",
+            "snapshot.8000000000000000",
+            "snapshot.ffffffffffffffffffffffffffffffff",
+            "snapshot.\u{ff11}",
+        ] {
+            fs::write(directories.logs().join(name), &first).unwrap();
+        }
+        fs::write(directories.logs().join("log.1"), log(1..=2)).unwrap();
+        let state = recover(&directories, OPTIONS).unwrap().state;
+        assert_eq!((state.last, state.replayed), (Zxid(2), 2));
+    }
+
+    #[test]
+    fn a_log_that_jumps_beyond_all_history_is_refused() {
+        let scratch = Scratch::new("recover-jump");
+        let directories = begun(&scratch);
+        let mut bytes = log(1..=2);
+        set_data(&mut bytes, 0x7fff_ffff << 32 | 1);
+        fs::write(directories.logs().join("log.1"), bytes).unwrap();
+        let refused = recover(&directories, OPTIONS).err().unwrap();
+        assert!(matches!(refused, RecoverError::Replay(ReplayError::Gap { .. })), "{refused}");
     }
 
     #[test]

@@ -44,7 +44,11 @@ pub mod snapshot;
 pub mod txnlog;
 pub mod watermark;
 
-use crate::types::Zxid;
+use crate::types::{Epoch, Zxid};
+
+/// No file of a server goes beyond: there is an epoch for each election and 2^32 transactions to
+/// each, and in the last epoch there would soon be no number for the next.
+pub const ZXID_MAX: Zxid = Zxid::new(Epoch(0x7fff_fffe), u32::MAX);
 
 /// How a snapshot is compressed: by its name when reading, by a setting when writing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -183,6 +187,16 @@ impl Listing {
     #[must_use]
     pub fn snapshots(&self) -> &[SnapshotFile] {
         &self.snapshots[..self.snapshots.len().min(100)]
+    }
+
+    /// A log or a snapshot whose name says a zxid that no history comes to: a mishap, or made to
+    /// be one. It would count as the newest, and nothing could be written after it.
+    #[must_use]
+    pub fn impossible(&self) -> Option<&str> {
+        let logs = self.logs.iter().map(|file| (file.start, &file.name));
+        let snapshots = self.snapshots.iter().map(|file| (file.zxid, &file.name));
+        let mut beyond = logs.chain(snapshots).filter(|(zxid, _)| ZXID_MAX < *zxid);
+        beyond.next().map(|(_, name)| name.as_str())
     }
 
     /// Leftovers of writes that a crash has broken off: to be removed at the start.

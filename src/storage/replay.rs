@@ -41,6 +41,7 @@ use super::txnlog::{
     self, END_MARK, FRAMING_BYTES, HEADER_BYTES, LENGTH_OFFSET, PAYLOAD_BYTES_MIN, PAYLOAD_OFFSET,
     RECORD_BYTES_MIN,
 };
+use super::ZXID_MAX;
 use super::watermark::Watermark;
 
 /// One transaction where it lies in its log.
@@ -477,6 +478,7 @@ impl Replay {
         }
         let is_next = found == last.next();
         let begins_epoch = last.epoch() < found.epoch()
+            && found <= ZXID_MAX
             && found.counter() == 1
             && self.skipped_end(last, found).is_none();
         if !is_next && !begins_epoch {
