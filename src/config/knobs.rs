@@ -657,6 +657,10 @@ knobs! {
 
     /// Allows znodes with a time to live.
     EXTENDED_TYPES: bool = property("extendedTypesEnabled", false);
+    /// Takes znodes that 3.5.3 wrote with a time to live for such, where extendedTypesEnabled is on.
+    EMULATE_353_TTL: bool = property("emulate353TTLNodes", false)
+        .trades("Without, they pass for ephemerals of sessions that are gone, and are removed at the start; with, so \
+                 do ephemerals of servers with an id above 127 for znodes with a time to live.");
     /// How often empty containers and expired znodes are looked for.
     CONTAINER_CHECK_INTERVAL: i64 = bare("znode.container.checkIntervalMs", 60_000).unit("ms").at_least(1);
     /// How many of them are removed in a minute at most.
@@ -931,8 +935,6 @@ knobs! {
         .alias("outstandingHandshake.limit").unit("handshakes").not_yet();
     /// Closes connections before their handshake while not serving.
     EARLY_DROP_HANDSHAKES: bool = property("netty.server.earlyDropSecureConnectionHandshakes", false).not_yet();
-    /// Writes time-to-live znodes as 3.5.3 did.
-    EMULATE_353_TTL: bool = property("emulate353TTLNodes", false).not_yet();
     /// Statistics of requests by path.
     PATH_STATS: Text = property("pathStats.*", NONE).not_yet();
     /// Watches for a server that stands still.

@@ -153,6 +153,8 @@ pub enum Compression {
 pub struct Znodes {
     /// Whether time to live is allowed.
     pub extended_types: bool,
+    /// Whether those that 3.5.3 wrote are known for what they are.
+    pub emulate_353: bool,
     pub container_check_interval_ms: i64,
     pub container_removals_per_minute: u32,
     pub container_never_used_ms: Option<i64>,

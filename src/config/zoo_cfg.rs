@@ -632,6 +632,7 @@ impl Parser<'_> {
     fn znodes(&mut self) -> Result<Znodes, Reason> {
         Ok(Znodes {
             extended_types: self.read(&knobs::EXTENDED_TYPES)?,
+            emulate_353: self.read(&knobs::EMULATE_353_TTL)?,
             container_check_interval_ms: self.read(&knobs::CONTAINER_CHECK_INTERVAL)?,
             container_removals_per_minute: count(self.read(&knobs::CONTAINER_MAX_PER_MINUTE)?),
             container_never_used_ms: positive(self.read(&knobs::CONTAINER_MAX_NEVER_USED)?),

@@ -464,6 +464,37 @@ fn a_znode_with_a_ttl_lives_on_if_it_is_written_to() {
 }
 
 /// A snapshot may say anything about time.
+/// 3.5.3 marked them as no later server does.
+#[test]
+fn znodes_with_a_ttl_of_353_outlive_the_start_and_go_when_their_time_is_over() {
+    let mut out = SnapshotWriter::new(Vec::new());
+    out.sessions(std::iter::empty()).unwrap();
+    out.acls(std::iter::empty()).unwrap();
+    let owner = i64::MIN | 3_000;
+    let stat =
+        StatPersisted { mtime: start().wall_ms, ephemeral_owner: owner, ..Default::default() };
+    for (path, stat) in [("", &StatPersisted::default()), ("/old", &stat)] {
+        out.node(path, Some(b""), crate::tree::OPEN_ACL_NUMBER, stat).unwrap();
+    }
+    let snapshot = out.finish(Trailer::default()).unwrap();
+    for emulate_353 in [true, false] {
+        let mut settings = settings();
+        settings.tree.types.emulate_353 = emulate_353;
+        settings.tree.digest = false;
+        let mut reader = SnapshotReader::new(Path::new("snapshot.5"), &*snapshot);
+        let restore = Restore::from_snapshot(settings.tree, Zxid(5), &mut reader).unwrap();
+        let mut bench = Bench::restored(settings, restore.finish());
+        // Else it is an ephemeral of a session that nobody knows.
+        assert_eq!(bench.path_exists("/old"), emulate_353);
+        bench.pass(2_000);
+        bench.pass(1_000);
+        assert_eq!(bench.path_exists("/old"), emulate_353, "its time is not over yet");
+        bench.pass(2_000);
+        bench.pass(1_000);
+        assert!(!bench.path_exists("/old"));
+    }
+}
+
 #[test]
 fn containers_of_any_age_are_looked_at() {
     let mut out = SnapshotWriter::new(Vec::new());

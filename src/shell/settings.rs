@@ -73,7 +73,7 @@ fn tree(config: &Config) -> tree::Settings {
     tree::Settings {
         types: ephemerals::Types {
             extended: config.znodes.extended_types,
-            ..ephemerals::Types::default()
+            emulate_353: config.znodes.emulate_353,
         },
         digest: config.snapshots.digest,
     }

@@ -37,11 +37,11 @@ use crate::record::persistence::LOG_MAGIC;
 use crate::record::txn::{TXN_DIGEST_BYTES, Txn, TxnDigest, TxnHeader};
 use crate::types::Zxid;
 
+use super::ZXID_MAX;
 use super::txnlog::{
     self, END_MARK, FRAMING_BYTES, HEADER_BYTES, LENGTH_OFFSET, PAYLOAD_BYTES_MIN, PAYLOAD_OFFSET,
     RECORD_BYTES_MIN,
 };
-use super::ZXID_MAX;
 use super::watermark::Watermark;
 
 /// One transaction where it lies in its log.

@@ -6,6 +6,7 @@
 //! 0                          persistent
 //! 0x8000000000000000         container
 //! 0xff0000 | ttl in 40 bits  TTL, where extended types are on
+//! 0x80... | ttl              TTL as 3.5.3 wrote it, where that is emulated, too
 //! else                       the session's id
 //! ```
 
@@ -43,10 +44,10 @@ impl Owner {
         match number {
             0 => Owner::Nobody,
             CONTAINER_OWNER => Owner::Container,
+            _ if !types.extended => Owner::Session(number),
+            _ if number >> 40 == TTL_OWNER >> 40 => Owner::Ttl(number & TTL_MS_MAX),
+            // ZooKeeper takes 40 bits here as well, and would remove what was to stay longer.
             _ if types.emulate_353 && number < 0 => Owner::Ttl(number & !CONTAINER_OWNER),
-            _ if types.extended && number >> 40 == TTL_OWNER >> 40 => {
-                Owner::Ttl(number & TTL_MS_MAX)
-            }
             _ => Owner::Session(number),
         }
     }
@@ -57,7 +58,8 @@ impl Owner {
 pub struct Types {
     /// `zookeeper.extendedTypesEnabled`: there are TTLs.
     pub extended: bool,
-    /// `zookeeper.emulate353TTLNodes`: all negative owners are TTLs of 3.5.3.
+    /// `zookeeper.emulate353TTLNodes`: where there are TTLs, all negative owners but a container's
+    /// are such, as 3.5.3 wrote them. New ones are written as ever (`EphemeralType`).
     pub emulate_353: bool,
 }
 
@@ -143,5 +145,20 @@ mod tests {
         assert_eq!(Owner::Ttl(60_000).number() as u64, 0xff00_0000_0000_ea60);
         let plain = Owner::of(Owner::Ttl(60_000).number(), Types::default());
         assert!(matches!(plain, Owner::Session(_)));
+    }
+
+    #[test]
+    fn ttls_of_353_are_told_from_sessions_only_where_asked_for() {
+        let old = CONTAINER_OWNER | 60_000;
+        let of = |number, extended, emulate_353| Owner::of(number, Types { extended, emulate_353 });
+        assert_eq!(of(old, true, true), Owner::Ttl(60_000));
+        // Without TTLs there are none of 3.5.3's either.
+        for (extended, emulate_353) in [(true, false), (false, true), (false, false)] {
+            assert_eq!(of(old, extended, emulate_353), Owner::Session(old));
+        }
+        assert_eq!(of(Owner::Ttl(60_000).number(), true, true), Owner::Ttl(60_000));
+        assert_eq!(of(CONTAINER_OWNER, true, true), Owner::Container);
+        assert_eq!(of(CONTAINER_OWNER | 1 << 50, true, true), Owner::Ttl(1 << 50));
+        assert_eq!(of(1 << 56 | 5, true, true), Owner::Session(1 << 56 | 5));
     }
 }
