@@ -2,6 +2,7 @@
 //!
 //! `Display` is what ZooKeeper prints: zxids and session ids in lower-case hex with `0x`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -64,9 +65,39 @@ impl fmt::Display for ServerId {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub i64);
 
+impl SessionId {
+    /// The last byte of the number of the server that made it.
+    #[must_use]
+    pub const fn server(self) -> u8 {
+        (self.0 as u64 >> 56) as u8
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)
+    }
+}
+
+/// The highest session id seen of each server: none up to there may be given out again, for the
+/// client that had it may still come back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HighestSessions(BTreeMap<u8, SessionId>);
+
+impl HighestSessions {
+    pub fn note(&mut self, session: SessionId) {
+        let highest = self.0.entry(session.server()).or_insert(session);
+        *highest = session.max(*highest);
+    }
+
+    pub fn note_all(&mut self, other: &HighestSessions) {
+        other.0.values().for_each(|session| self.note(*session));
+    }
+
+    /// Of the server that made `session`, too.
+    #[must_use]
+    pub fn of_server_of(&self, session: SessionId) -> Option<SessionId> {
+        self.0.get(&session.server()).copied()
     }
 }
 
@@ -129,6 +160,22 @@ mod tests {
         assert_eq!(zxid.to_string(), "0x300000007");
         assert_eq!((zxid.epoch(), zxid.counter()), (Epoch(3), 7));
         assert_eq!(SessionId(-1).to_string(), "0xffffffffffffffff");
+    }
+
+    #[test]
+    fn the_highest_session_is_known_by_server() {
+        let of = |server: i64, n: i64| SessionId(server << 56 | n);
+        let mut highest = HighestSessions::default();
+        for session in [of(1, 7), of(2, 9), of(1, 5), of(0xff, 1), of(0xff, 2)] {
+            highest.note(session);
+        }
+        let mut all = HighestSessions::default();
+        all.note(of(2, 10));
+        all.note_all(&highest);
+        for (server, n) in [(1, 7), (2, 10), (0xff, 2)] {
+            assert_eq!(all.of_server_of(of(server, 0)), Some(of(server, n)));
+        }
+        assert_eq!(all.of_server_of(of(3, 0)), None);
     }
 
     #[test]

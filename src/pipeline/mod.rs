@@ -190,11 +190,11 @@ impl Pipeline {
     /// Goes on from what was on the disk.
     #[must_use]
     pub fn new(now: Now, settings: Settings, restored: Restored) -> Pipeline {
-        let Restored { mut tree, sessions, last, .. } = restored;
+        let Restored { mut tree, sessions, highest_sessions, last, .. } = restored;
         tree.publish(last);
         let known = sessions.iter().map(|(&session, &timeout_ms)| (session, timeout_ms));
-        let tracker =
-            Tracker::new(now, settings.tick_ms, settings.server, settings.shards, last, known);
+        let Settings { tick_ms, server, shards, .. } = settings;
+        let tracker = Tracker::new(now, tick_ms, server, shards, last, &highest_sessions, known);
         Pipeline {
             tracker,
             zab: Standalone::new(last),

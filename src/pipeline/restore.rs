@@ -18,7 +18,7 @@ use crate::record::txn::{DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
 use crate::storage::snapshot::{Item, SnapshotDigest, SnapshotError, SnapshotReader};
 use crate::tree::change::Unwatched;
 use crate::tree::{self, LoadedAcl, OPEN_ACL_NUMBER, TreeWriter};
-use crate::types::{SessionId, Zxid};
+use crate::types::{HighestSessions, SessionId, Zxid};
 
 /// Why what was read is not a state to go on from.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,8 @@ pub enum RestoreError {
 pub struct Restored {
     pub tree: TreeWriter,
     pub sessions: BTreeMap<SessionId, i32>,
+    /// Of all sessions that were read of, whether they live or not.
+    pub highest_sessions: HighestSessions,
     /// The last transaction.
     pub last: Zxid,
     /// Transactions replayed since the snapshot.
@@ -60,6 +62,7 @@ enum Comparison {
 pub struct Restore {
     tree: TreeWriter,
     sessions: BTreeMap<SessionId, i32>,
+    highest_sessions: HighestSessions,
     last: Zxid,
     replayed: u64,
     comparison: Comparison,
@@ -76,6 +79,7 @@ impl Restore {
         Restore {
             tree: TreeWriter::new(settings),
             sessions: BTreeMap::new(),
+            highest_sessions: HighestSessions::default(),
             last: Zxid::ZERO,
             replayed: 0,
             comparison: if settings.digest { Comparison::On } else { Comparison::Off },
@@ -93,6 +97,7 @@ impl Restore {
     ) -> Result<Restore, RestoreError> {
         let mut tree = TreeWriter::without_reserved(settings);
         let mut sessions = BTreeMap::new();
+        let mut highest_sessions = HighestSessions::default();
         let mut acls: HashMap<i64, LoadedAcl> = HashMap::new();
         let nobody = tree.load_acl(&nobody());
         let mut closed = Vec::new();
@@ -100,6 +105,7 @@ impl Restore {
         while let Some(item) = snapshot.next()? {
             match item {
                 Item::Session { id, timeout_ms } => {
+                    highest_sessions.note(id);
                     sessions.insert(id, timeout_ms);
                 }
                 Item::Acl { id, acl } => {
@@ -133,6 +139,7 @@ impl Restore {
         let mut restore = Restore {
             tree,
             sessions,
+            highest_sessions,
             last: zxid,
             replayed: 0,
             comparison,
@@ -153,6 +160,7 @@ impl Restore {
     ) -> Result<(), RestoreError> {
         self.beyond_ascii |= creates_beyond_ascii(txn);
         let session = SessionId(header.client_id);
+        self.highest_sessions.note(session);
         match txn {
             Txn::CreateSession { timeout_ms } => {
                 self.sessions.insert(session, *timeout_ms);
@@ -217,9 +225,12 @@ impl Restore {
                 warn!(path, "neither snapshot nor log has this znode's ACL: only super may use it");
             }
         }
+        let mut highest_sessions = self.highest_sessions;
+        self.tree.owning_sessions().for_each(|session| highest_sessions.note(session));
         Restored {
             tree: self.tree,
             sessions: self.sessions,
+            highest_sessions,
             last: self.last,
             replayed: self.replayed,
             doubtful_digests: self.doubtful_digests,

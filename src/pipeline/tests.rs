@@ -464,6 +464,20 @@ fn a_znode_with_a_ttl_lives_on_if_it_is_written_to() {
 }
 
 /// A snapshot may say anything about time.
+/// Its client may still come back, and must not find somebody else's session.
+#[test]
+fn the_id_of_a_session_that_is_over_is_not_given_out_again_by_a_clock_set_back() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    bench.request(HERE, session, Want::Close, &[]);
+    bench.sync();
+    let restored = bench.replayed(Restore::empty(settings().tree));
+    assert!(restored.sessions.is_empty());
+    let mut again = Bench::restored(settings(), restored);
+    // The same time as before: the ids of that time are gone.
+    assert!(session < again.open(HERE));
+}
+
 /// 3.5.3 marked them as no later server does.
 #[test]
 fn znodes_with_a_ttl_of_353_outlive_the_start_and_go_when_their_time_is_over() {

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::exchange::{ConnectionId, ShardId};
-use crate::types::{Now, ServerId, SessionId, Zxid};
+use crate::types::{HighestSessions, Now, ServerId, SessionId, Zxid};
 
 /// What of a session's id is not its server's number.
 const ID_MASK: i64 = (1 << 56) - 1;
@@ -49,7 +49,7 @@ pub(super) struct Tracker {
 
 impl Tracker {
     /// With the sessions that the disk knows: each begins with its full timeout. `last` is the
-    /// last transaction on the disk.
+    /// last transaction on the disk, `highest` the highest id found there, of any session.
     #[must_use]
     pub(super) fn new(
         now: Now,
@@ -57,28 +57,22 @@ impl Tracker {
         server: ServerId,
         shards: usize,
         last: Zxid,
+        highest: &HighestSessions,
         known: impl IntoIterator<Item = (SessionId, i32)>,
     ) -> Tracker {
         assert!(tick_ms > 0);
+        let first = SessionId(first_session(now, server));
         let mut tracker = Tracker {
             tick_ms,
             sessions: HashMap::default(),
             buckets: BTreeMap::new(),
-            next: SessionId(first_session(now, server)),
+            next: highest
+                .of_server_of(first)
+                .map_or(first, |highest| first.max(after(highest, last))),
             reported_ms: vec![now.monotonic_ms; shards],
         };
         for (session, timeout_ms) in known {
             tracker.insert(now, session, timeout_ms, None);
-            // The clock may have been set back since that id was given out, and since others whose
-            // sessions are over, but whose clients may still come back. Each took a transaction,
-            // so none is as far from this one as there are transactions. The very last id of all
-            // was not given out: nobody has had that many.
-            let is_ours = session.0 >> 56 == tracker.next.0 >> 56;
-            if is_ours && session.0 & ID_MASK != ID_MASK {
-                let beyond = session.0.saturating_add(1 + i64::from(last.counter()));
-                let beyond = beyond.min(session.0 | ID_MASK);
-                tracker.next = tracker.next.max(SessionId(beyond));
-            }
         }
         tracker
     }
@@ -207,6 +201,20 @@ impl Tracker {
     }
 }
 
+/// The first id that is certainly beyond all that were given out, by what is on the disk.
+///
+/// The clock may have been set back since the highest that is known there was given out, and
+/// since others whose sessions are over, but whose clients may still come back. Each took a
+/// transaction, so none is as far from that one as there are transactions. The very last id of
+/// all was not given out: nobody has had that many.
+fn after(highest: SessionId, last: Zxid) -> SessionId {
+    if highest.0 & ID_MASK == ID_MASK {
+        return SessionId(highest.0 & !ID_MASK);
+    }
+    let beyond = highest.0.saturating_add(1 + i64::from(last.counter()));
+    SessionId(beyond.min(highest.0 | ID_MASK))
+}
+
 /// The first id that a server gives out: its number in the top byte, 40 bits of time, and 16
 /// bits for the sessions of one millisecond. ZooKeeper takes the monotonic clock, which may
 /// begin again after a reboot; we take the wall clock.
@@ -230,7 +238,7 @@ mod tests {
     }
 
     fn tracker() -> Tracker {
-        Tracker::new(at(0), 1_000, ServerId(1), 1, Zxid(7), [])
+        Tracker::new(at(0), 1_000, ServerId(1), 1, Zxid(7), &HighestSessions::default(), [])
     }
 
     #[test]
@@ -263,13 +271,20 @@ mod tests {
     fn ids_go_on_after_those_on_the_disk() {
         let fresh = tracker().open(at(0), 1, HERE);
         assert_eq!(fresh.0 >> 56, 1);
+        let first_after = |server: ServerId, on_disk: &[SessionId]| {
+            let mut highest = HighestSessions::default();
+            on_disk.iter().for_each(|session| highest.note(*session));
+            Tracker::new(at(0), 1_000, server, 1, Zxid(7), &highest, []).open(at(0), 1, HERE)
+        };
         let later = SessionId(fresh.0 + 1_000_000);
-        let mut tracker = Tracker::new(at(0), 1_000, ServerId(1), 1, Zxid(7), [(later, 4_000)]);
-        assert_eq!(tracker.open(at(0), 1, HERE), SessionId(later.0 + 1 + 7));
+        let earlier = SessionId(fresh.0 - 1_000_000);
+        assert_eq!(first_after(ServerId(1), &[later, earlier]), SessionId(later.0 + 1 + 7));
+        assert_eq!(first_after(ServerId(1), &[earlier]), fresh);
+        let of_another = SessionId(2 << 56 | (later.0 & ID_MASK));
+        assert_eq!(first_after(ServerId(1), &[of_another]), fresh);
         for server in [ServerId(1), ServerId(127)] {
             let last = SessionId(server.0 << 56 | ID_MASK);
-            let mut tracker = Tracker::new(at(0), 1_000, server, 1, Zxid(7), [(last, 4_000)]);
-            assert_eq!(tracker.open(at(0), 1, HERE).0 >> 56, server.0);
+            assert_eq!(first_after(server, &[last]).0 >> 56, server.0);
         }
     }
 }

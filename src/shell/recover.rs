@@ -122,7 +122,8 @@ pub(crate) fn recover(
     sync_directory(directories.logs()).map_err(|source| io_error(directories.logs(), source))?;
     remove_leftovers(directories);
     let (snapshot_took, replay_took) = (loaded - began, loaded.elapsed());
-    let state = restore.finish();
+    let mut state = restore.finish();
+    state.highest_sessions.note_all(&replayed.sessions_before);
     if 0 < state.doubtful_digests {
         warn!(
             count = state.doubtful_digests,
@@ -273,6 +274,7 @@ mod tests {
     use crate::shell::background::{SnapshotOptions, write_snapshot};
     use crate::shell::scratch::Scratch;
     use crate::storage::{Compression, txnlog};
+    use crate::types::SessionId;
 
     const OPTIONS: RecoverOptions = RecoverOptions {
         tree: tree::Settings {
@@ -397,6 +399,20 @@ mod tests {
         assert!(names.iter().all(|name| !directories.logs().join(name).exists()));
         assert!(directories.logs().join("currentEpoch.tmp").exists());
         assert!(directories.logs().join("acceptedEpoch").exists());
+    }
+
+    /// The snapshot has no session, and no transaction follows it.
+    #[test]
+    fn sessions_that_are_over_are_known_from_the_log_before_the_snapshot() {
+        let scratch = Scratch::new("recover-over");
+        let directories = begun(&scratch);
+        fs::write(directories.logs().join("log.1"), log(1..=5)).unwrap();
+        let state = recover(&directories, OPTIONS).unwrap().state;
+        write_snapshot(directories.snapshots(), SNAPSHOTS, &job(state), None).unwrap();
+        let recovered = recover(&directories, OPTIONS).unwrap();
+        assert_eq!((recovered.snapshot, recovered.state.replayed), (Some(Zxid(5)), 0));
+        let highest = recovered.state.highest_sessions.of_server_of(SessionId(0));
+        assert_eq!(highest, Some(SessionId(1)));
     }
 
     #[test]

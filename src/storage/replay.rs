@@ -35,7 +35,7 @@ use crate::jute::{Malformed, Reader};
 use crate::record::op::code;
 use crate::record::persistence::LOG_MAGIC;
 use crate::record::txn::{TXN_DIGEST_BYTES, Txn, TxnDigest, TxnHeader};
-use crate::types::Zxid;
+use crate::types::{HighestSessions, SessionId, Zxid};
 
 use super::ZXID_MAX;
 use super::txnlog::{
@@ -376,6 +376,8 @@ pub struct Replayed {
     pub cuts: Vec<Cut>,
     /// Torn tails of earlier logs, which history went on from.
     pub torn: Vec<Cut>,
+    /// Whose the transactions were that `from` holds already.
+    pub sessions_before: HighestSessions,
 }
 
 /// A log that ends with bytes that are no record.
@@ -400,6 +402,7 @@ pub struct Replay {
     ended: Option<(PathBuf, Stop)>,
     txns: u64,
     torn: Vec<Cut>,
+    sessions_before: HighestSessions,
 }
 
 /// The end of one log, seen before what follows it.
@@ -417,7 +420,15 @@ struct End {
 impl Replay {
     #[must_use]
     pub fn new(options: Options) -> Replay {
-        Replay { options, previous: None, ends: Vec::new(), ended: None, txns: 0, torn: Vec::new() }
+        Replay {
+            options,
+            previous: None,
+            ends: Vec::new(),
+            ended: None,
+            txns: 0,
+            torn: Vec::new(),
+            sessions_before: HighestSessions::default(),
+        }
     }
 
     /// Reads one log, whose name says that it begins with `start`, and hands over each transaction
@@ -474,6 +485,7 @@ impl Replay {
         if found <= from {
             self.previous = Some(found);
             self.ends.clear();
+            self.sessions_before.note(SessionId(record.header.client_id));
             return Ok(false);
         }
         let is_next = found == last.next();
@@ -545,7 +557,10 @@ impl Replay {
         }
         match self.options.watermark {
             Some(watermark) if last < watermark.zxid => Err(ReplayError::Lost { watermark, last }),
-            _ => Ok(Replayed { last, txns: self.txns, cuts, torn: self.torn }),
+            _ => {
+                let Replay { txns, torn, sessions_before, .. } = self;
+                Ok(Replayed { last, txns, cuts, torn, sessions_before })
+            }
         }
     }
 }
