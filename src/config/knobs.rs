@@ -765,6 +765,20 @@ knobs! {
     /// How clients are read from. auto: the kernel fills our buffers, from Linux 6.1 on. plain: it says what can be read, from 5.13 on.
     RING: &'static str = ours("ringkeeper.ring", "auto").choices(&["auto", "plain"])
         .trades("plain costs a system call more for each read, and some memory less.");
+    /// What a connection may send while its requests wait; beyond, it is not read from.
+    INPUT_BYTES_MAX: i64 = ours("ringkeeper.connection.inputBytesMax", 128 << 10).unit("bytes").between(4096, 1 << 30)
+        .trades("More lets a client send further ahead; each that does may hold so much memory.");
+    /// With so much of its answers unread by a client, its further requests wait.
+    OUTPUT_BYTES_MAX: i64 = ours("ringkeeper.connection.outputBytesMax", 1 << 20).unit("bytes").between(4096, 1 << 30)
+        .trades("More keeps a slow line busy with large answers; each slow client may hold so much memory.");
+    /// With so much unread, a client that gets one more watch event is disconnected: events cannot
+    /// wait. At least ringkeeper.connection.outputBytesMax.
+    OUTPUT_BYTES_CEILING: i64 = ours("ringkeeper.connection.outputBytesCeiling", 64 << 20)
+        .unit("bytes").between(4096, 1 << 30)
+        .trades("More forgives a client with very many watches a longer pause; each may hold so much memory.");
+    /// How long after a snapshot that could not be written the next is tried.
+    SNAPSHOT_RETRY: i64 = ours("ringkeeper.snapshot.retryMs", 60_000).unit("ms").between(1, DAY_MS)
+        .trades("Sooner has one soon after a full disk has room again; each try writes what there is room for.");
     /// How the transaction log reaches the disk.
     TXN_LOG_BACK_END: &'static str = ours("ringkeeper.txnLog.backEnd", "mapped").choices(&["mapped"]);
     /// The shape of log lines: ZooKeeper's text, or an object of JSON each.

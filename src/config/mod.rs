@@ -93,6 +93,12 @@ pub struct Connections {
     pub packet_bytes_max: usize,
     /// How much longer a record that a server wrote may be.
     pub packet_bytes_extra: usize,
+    /// Unread beyond this while requests wait, a connection is not read from.
+    pub input_bytes_max: usize,
+    /// Unwritten beyond this, requests wait.
+    pub output_bytes_max: usize,
+    /// Unwritten beyond this, an event ends the connection.
+    pub output_bytes_ceiling: usize,
 }
 
 /// The whitelist. `srvr` is always on it.
@@ -136,6 +142,8 @@ pub struct Snapshots {
     /// How many purging leaves.
     pub retain: usize,
     pub purge_interval_ms: Option<i64>,
+    /// After one that could not be written.
+    pub retry_ms: i64,
     /// Whether missing directories are made.
     pub create_directories: bool,
     /// Whether an empty database may be begun without being told so.

@@ -557,6 +557,13 @@ impl Parser<'_> {
             -1 => packet_bytes_max,
             extra => length(extra),
         };
+        let output_bytes_max = length(self.read(&knobs::OUTPUT_BYTES_MAX)?);
+        let output_bytes_ceiling = length(self.read(&knobs::OUTPUT_BYTES_CEILING)?);
+        if output_bytes_ceiling < output_bytes_max {
+            let [ceiling, max] = [&knobs::OUTPUT_BYTES_CEILING, &knobs::OUTPUT_BYTES_MAX];
+            let (ceiling, max) = (ceiling.about.key, max.about.key);
+            return Err(format!("{ceiling} must not be smaller than {max}"));
+        }
         Ok(Connections {
             max_per_address: positive(self.read(&knobs::MAX_CLIENT_CNXNS)?).map(length),
             max: positive(self.read(&knobs::MAX_CNXNS)?).map(length),
@@ -566,6 +573,9 @@ impl Parser<'_> {
             packet_bytes_max,
             // BinaryInputArchive raises less to this.
             packet_bytes_extra: packet_bytes_extra.max(1024),
+            input_bytes_max: length(self.read(&knobs::INPUT_BYTES_MAX)?),
+            output_bytes_max,
+            output_bytes_ceiling,
         })
     }
 
@@ -624,6 +634,7 @@ impl Parser<'_> {
             digest: self.read(&knobs::DIGEST_ENABLED)?,
             retain: length(given.max(least)),
             purge_interval_ms: purge_interval_ms(&self.read(&knobs::PURGE_INTERVAL)?)?,
+            retry_ms: self.read(&knobs::SNAPSHOT_RETRY)?,
             create_directories: self.read(&knobs::DATADIR_AUTOCREATE)?,
             create_database: self.read(&knobs::DB_AUTOCREATE)?,
         })
@@ -1257,6 +1268,26 @@ mod tests {
             broken.starts_with("Error processing /dyn: a:1 does not have the form"),
             "{broken}"
         );
+    }
+
+    #[test]
+    fn what_a_connection_may_hold_is_set_and_in_order() {
+        let defaults = config("").connections;
+        assert_eq!(defaults.input_bytes_max, 128 << 10);
+        assert_eq!((defaults.output_bytes_max, defaults.output_bytes_ceiling), (1 << 20, 64 << 20));
+        let prefix = "ringkeeper.connection";
+        let set = |max, ceiling| {
+            format!(
+                "{prefix}.inputBytesMax=5000\n{prefix}.outputBytesMax={max}\n\
+                 {prefix}.outputBytesCeiling={ceiling}"
+            )
+        };
+        let connections = config(&set(6000, 6000)).connections;
+        assert_eq!(connections.input_bytes_max, 5000);
+        assert_eq!((connections.output_bytes_max, connections.output_bytes_ceiling), (6000, 6000));
+        let refused = refused(&set(6001, 6000));
+        assert!(refused.contains("outputBytesCeiling must not be smaller"), "{refused}");
+        assert_eq!(config("ringkeeper.snapshot.retryMs=5").snapshots.retry_ms, 5);
     }
 
     #[test]

@@ -26,12 +26,6 @@ use crate::types::ServerId;
 /// When this was built, as ZooKeeper shows it.
 pub(crate) const BUILT_ON: &str = env!("RINGKEEPER_BUILT_ON");
 
-/// Of a connection whose requests wait, this much may be unread before reading stops.
-const INPUT_BYTES_MAX: usize = 128 << 10;
-/// With so much unwritten, a connection's further requests wait.
-const OUTPUT_BYTES_MAX: usize = 1 << 20;
-/// With so much unwritten, a connection that gets one more event is closed.
-const OUTPUT_BYTES_CEILING: usize = 64 << 20;
 /// The least by which a log grows. ZooKeeper lets logs grow record by record where
 /// `preAllocSize` is zero; a mapped one cannot.
 const LOG_STEP_BYTES_MIN: u64 = 64 << 10;
@@ -39,8 +33,6 @@ const LOG_STEP_BYTES_MIN: u64 = 64 << 10;
 const PAGE_BYTES: u64 = 4096;
 /// Ticks are at least so often, so that silence and expiry are noticed in time.
 const TICK_MS_MAX: i64 = 500;
-/// Long enough for a full disk not to be kept busy, and far below what a restart may take longer.
-const SNAPSHOT_RETRY: Duration = Duration::from_secs(60);
 
 pub(crate) fn cores(config: &Config) -> Wishes {
     let pinned = match config.runtime.pin {
@@ -112,7 +104,7 @@ pub(crate) fn snapshots(config: &Config) -> SnapshotOptions {
         with_zxid: config.snapshots.last_zxid,
         retain: config.snapshots.retain,
         purge_every: config.snapshots.purge_interval_ms.map(milliseconds),
-        retry_after: SNAPSHOT_RETRY,
+        retry_after: milliseconds(config.snapshots.retry_ms),
     }
 }
 
@@ -197,9 +189,9 @@ pub(crate) fn shard(config: &Config, shards: usize, providers: Arc<Providers>) -
             fill_time_ms: connect.fill_time_ms,
             fill_count: i64::from(connect.fill_count),
         }),
-        input_bytes_max: INPUT_BYTES_MAX,
-        output_bytes_max: OUTPUT_BYTES_MAX,
-        output_bytes_ceiling: OUTPUT_BYTES_CEILING,
+        input_bytes_max: config.connections.input_bytes_max,
+        output_bytes_max: config.connections.output_bytes_max,
+        output_bytes_ceiling: config.connections.output_bytes_ceiling,
         hash_seed: random(),
     }
 }
