@@ -776,6 +776,10 @@ knobs! {
     OUTPUT_BYTES_CEILING: i64 = ours("ringkeeper.connection.outputBytesCeiling", 64 << 20)
         .unit("bytes").between(4096, 1 << 30)
         .trades("More forgives a client with very many watches a longer pause; each may hold so much memory.");
+    /// What the identities may take that a connection gathers by auth packets, one for each. An auth
+    /// packet beyond fails, and ends the connection.
+    AUTH_BYTES_MAX: i64 = ours("ringkeeper.connection.authBytesMax", 64 << 10).unit("bytes").between(1024, 1 << 30)
+        .trades("More admits clients that are hundreds of users at once; all of them are looked at for each check of an ACL.");
     /// How long after a snapshot that could not be written the next is tried.
     SNAPSHOT_RETRY: i64 = ours("ringkeeper.snapshot.retryMs", 60_000).unit("ms").between(1, DAY_MS)
         .trades("Sooner has one soon after a full disk has room again; each try writes what there is room for.");

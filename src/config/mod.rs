@@ -99,6 +99,8 @@ pub struct Connections {
     pub output_bytes_max: usize,
     /// Unwritten beyond this, an event ends the connection.
     pub output_bytes_ceiling: usize,
+    /// What the ids may take that a connection gathers.
+    pub auth_bytes_max: usize,
 }
 
 /// The whitelist. `srvr` is always on it.

@@ -576,6 +576,7 @@ impl Parser<'_> {
             input_bytes_max: length(self.read(&knobs::INPUT_BYTES_MAX)?),
             output_bytes_max,
             output_bytes_ceiling,
+            auth_bytes_max: length(self.read(&knobs::AUTH_BYTES_MAX)?),
         })
     }
 

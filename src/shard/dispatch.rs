@@ -3,13 +3,12 @@
 //! After `ZooKeeperServer.processPacket` and `Request.isValid`; what waits and for how long is in
 //! the door of this folder.
 
-use std::sync::Arc;
-
 use crate::auth::AuthFailed;
 use crate::exchange::Want;
 use crate::jute::record::Record as _;
 use crate::jute::{Reader, Write as _, frame};
 use crate::record::code::Code;
+use crate::record::data::Id;
 use crate::record::op::code;
 use crate::record::proto::{AuthPacket, RequestHeader, SaslToken};
 use crate::types::{Xid, Zxid};
@@ -222,22 +221,30 @@ impl Core {
         };
         let remote = step.connection.remote.ip();
         match self.settings.providers.authenticate(scheme.as_deref(), auth, remote) {
-            Ok(added) => {
+            Ok(mut added) => {
                 let ids = &step.connection.ids;
-                let mut ids = ids.to_vec();
-                ids.extend(added.into_iter().filter(|id| !step.connection.ids.contains(id)));
-                if step.connection.ids.len() < ids.len() {
-                    step.connection.ids = Arc::from(ids);
+                added.retain(|id| !ids.contains(id));
+                let bytes: usize = ids.iter().chain(&added).map(bytes_of).sum();
+                if !added.is_empty() && self.settings.auth_bytes_max < bytes {
+                    // Each request and each check of an ACL goes through all of them.
+                    return self.fail_auth(step, xid);
+                }
+                if !added.is_empty() {
+                    step.connection.ids = ids.iter().cloned().chain(added).collect();
                 }
                 self.reply(step, xid, code::AUTH, Zxid::ZERO, Code::Ok, |_| {});
             }
             Err(AuthFailed::WrongEnsemble(_)) => self.end(step, Close::AfterFlush),
             Err(AuthFailed::Scheme(_) | AuthFailed::NoData(_) | AuthFailed::Sasl) => {
-                self.counters.auth_failed += 1;
-                self.reply(step, xid, code::AUTH, Zxid::ZERO, Code::AuthFailed, |_| {});
-                self.end(step, Close::AfterFlush);
+                self.fail_auth(step, xid);
             }
         }
+    }
+
+    fn fail_auth(&mut self, step: &mut Step<'_>, xid: i32) {
+        self.counters.auth_failed += 1;
+        self.reply(step, xid, code::AUTH, Zxid::ZERO, Code::AuthFailed, |_| {});
+        self.end(step, Close::AfterFlush);
     }
 
     /// There is no SASL mechanism here: every token is answered by none, as ZooKeeper does
@@ -275,4 +282,9 @@ impl Core {
         step.connection.stats.on_reply(step.now, &answered);
         self.counters.on_reply(&answered, answered.latency_ms(step.now), step.traffic.reply_bytes);
     }
+}
+
+/// What an id takes: two texts, and where they are.
+fn bytes_of(id: &Id) -> usize {
+    size_of::<Id>() + id.scheme.len() + id.id.len()
 }

@@ -93,6 +93,8 @@ pub struct Settings {
     pub output_bytes_max: usize,
     /// With so much unwritten, one more event closes the connection: it does not read.
     pub output_bytes_ceiling: usize,
+    /// An auth packet that would have a connection's ids take more than this fails.
+    pub auth_bytes_max: usize,
     /// Makes the places of paths in tables unpredictable; nothing that can be seen depends on it.
     pub hash_seed: u64,
 }
@@ -710,6 +712,7 @@ mod tests {
             input_bytes_max: 1000,
             output_bytes_max: 1000,
             output_bytes_ceiling: 2000,
+            auth_bytes_max: 1000,
             hash_seed: 0,
         }
     }
@@ -989,6 +992,35 @@ mod tests {
         let ids = [bench.connect(), bench.connect()];
         assert_eq!(ids.map(|id| bench.close_of(id)), [None, Some(Close::AtOnce)]);
         assert_eq!(bench.shard.counters().connections_throttled, 1);
+    }
+
+    #[test]
+    fn a_connection_is_as_many_as_it_has_room_for() {
+        let mut bench = Bench::new(Settings { auth_bytes_max: 1000, ..settings() });
+        let id = bench.connect();
+        bench.read(id);
+        let as_user = |number: usize| {
+            let mut auth = Vec::new();
+            auth.put_i32(0);
+            auth.put_text("digest");
+            auth.put_text(&format!("user{number:03}:pw"));
+            request(code::AUTH, &auth)
+        };
+        let mut known = 0;
+        while bench.shard.outgoing(id).unwrap().close.is_none() {
+            bench.send(id, &as_user(known));
+            // The same once more is no more.
+            bench.send(id, &as_user(known));
+            known += 1;
+            assert!(known < 100, "there is no end of ids");
+        }
+        assert!(2 < known, "a few are welcome");
+        // The last is told that it failed.
+        assert_eq!(bench.read(id), 2 * (known - 1) + 1);
+        assert_eq!(bench.shard.counters().auth_failed, 1);
+        let ids = &bench.shard.connections.find(id).unwrap().ids;
+        assert_eq!(ids.len(), known, "its address and all users but the last");
+        bench.shard.on_closed(bench.now, id);
     }
 
     #[test]

@@ -192,6 +192,7 @@ pub(crate) fn shard(config: &Config, shards: usize, providers: Arc<Providers>) -
         input_bytes_max: config.connections.input_bytes_max,
         output_bytes_max: config.connections.output_bytes_max,
         output_bytes_ceiling: config.connections.output_bytes_ceiling,
+        auth_bytes_max: config.connections.auth_bytes_max,
         hash_seed: random(),
     }
 }

@@ -630,6 +630,7 @@ fn shard_settings(settings: &pipeline::Settings) -> shard::Settings {
         input_bytes_max: 4096,
         output_bytes_max: 1024,
         output_bytes_ceiling: 4096,
+        auth_bytes_max: 1 << 16,
         hash_seed: 1,
     }
 }

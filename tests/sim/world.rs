@@ -1157,6 +1157,7 @@ impl World {
             input_bytes_max: self.plan.input_bytes_max,
             output_bytes_max: self.plan.output_bytes_max,
             output_bytes_ceiling: 1 << 22,
+            auth_bytes_max: 1 << 16,
             hash_seed: self.rng.next(),
         };
         #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "for mutants only"))]
