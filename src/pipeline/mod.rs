@@ -265,6 +265,9 @@ impl Pipeline {
                 self.on_resume(now, from, request.session, timeout_ms, last_zxid_seen, &password);
             }
             _ => match self.tracker.connection(request.session) {
+                None if request.want == (Want::Write { op: code::MULTI }) => {
+                    self.on_multi_of_nobody(from, request, body);
+                }
                 None => {
                     self.answer(from, request, self.zab.proposed(), Code::SessionExpired, |_| ());
                 }

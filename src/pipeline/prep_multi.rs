@@ -5,6 +5,8 @@
 //! before it as they were, an error for it, and -2 for those after it. Nothing of such a record
 //! is applied.
 
+use std::cmp::Ordering;
+
 use super::prep::{Create, FIXED_BYTES_MAX, Prep, Scratch, decode};
 use super::{Pipeline, whole, write_result};
 use crate::exchange::{ConnectionId, Request, ShardId};
@@ -161,26 +163,35 @@ impl Pipeline {
                     record.put_count(Some(operations.len()));
                     failing_in_record = 0;
                 }
-                for at in 0..operations.len() {
-                    let err = match at.cmp(&failing) {
-                        std::cmp::Ordering::Less => Code::Ok,
-                        std::cmp::Ordering::Equal => err,
-                        std::cmp::Ordering::Greater => Code::RuntimeInconsistency,
-                    };
-                    if at >= failing_in_record {
-                        put_operation(&mut record, &Txn::Error { err: err.number() });
-                    }
-                    MultiHeader { kind: code::ERROR, done: false, err: err.number() }
-                        .write(&mut results);
-                    results.put_i32(err.number());
+                for at in failing_in_record..operations.len() {
+                    let err = err_at(at, failing, err).number();
+                    put_operation(&mut record, &Txn::Error { err });
                 }
-                MULTI_END.write(&mut results);
+                put_failures(&mut results, operations.len(), failing, err);
             }
         }
         self.log(&header, true, |out| out.extend_from_slice(&record), out);
         let body = self.gathered.body(|out| out.extend_from_slice(&results));
         let outcome = Outcome::Answer { xid: request.xid, err: Code::Ok, body, close: false };
         self.gathered.reply(from, zxid, outcome);
+    }
+
+    /// Answers a multi of a session that is over: it is the first operation that fails by that
+    /// (`PrepRequestProcessor.pRequest2Txn`), so that one without any succeeds. It is not logged.
+    pub(super) fn on_multi_of_nobody(
+        &mut self,
+        from: (ShardId, ConnectionId),
+        request: &Request,
+        body: &[u8],
+    ) {
+        let Ok(operations) = read_operations(&mut whole(body)) else {
+            self.malformed(from, request);
+            return;
+        };
+        let count = operations.len();
+        self.answer(from, request, self.zab.proposed(), Code::Ok, |out| {
+            put_failures(out, count, 0, Code::SessionExpired);
+        });
     }
 
     /// Checks one operation and does it; its record and its result are appended.
@@ -205,6 +216,25 @@ impl Pipeline {
         self.scratch = scratch;
         done
     }
+}
+
+/// What an operation of a multi comes to, of which the one at `failing` fails with `err`.
+fn err_at(at: usize, failing: usize, err: Code) -> Code {
+    match at.cmp(&failing) {
+        Ordering::Less => Code::Ok,
+        Ordering::Equal => err,
+        Ordering::Greater => Code::RuntimeInconsistency,
+    }
+}
+
+/// The results of a multi of `count` operations that fails.
+fn put_failures(results: &mut Vec<u8>, count: usize, failing: usize, err: Code) {
+    for at in 0..count {
+        let err = err_at(at, failing, err).number();
+        MultiHeader { kind: code::ERROR, done: false, err }.write(results);
+        results.put_i32(err);
+    }
+    MULTI_END.write(results);
 }
 
 /// A create2 in a multi is logged as a create: ZooKeeper 3.8 would pass over what follows it.

@@ -356,7 +356,7 @@ mod tests {
         let (say, said) = channel::unbounded();
         let background =
             Background::start(Arc::clone(&directories), options(retry_after), None, recorder, {
-                move |what| drop(say.send(what))
+                move |what| say.send(what).unwrap_or_default()
             })
             .unwrap();
         (directories, background, said)
