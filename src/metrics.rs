@@ -376,6 +376,23 @@ impl Default for Histogram {
     }
 }
 
+/// How often each value came, in plain numbers: for who counts and knows nobody who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally([u32; BUCKETS]);
+
+impl Default for Tally {
+    fn default() -> Tally {
+        Tally([0; BUCKETS])
+    }
+}
+
+impl Tally {
+    pub fn add(&mut self, value: u64) {
+        let count = &mut self.0[bucket_of(value)];
+        *count = count.wrapping_add(1);
+    }
+}
+
 /// One core's hand on its cells: there is one per core, and it does not leave its thread.
 pub struct Recorder {
     core: Arc<Core>,
@@ -414,6 +431,18 @@ impl Recorder {
         // These two were counted as values.
         bump(&cell.count, count.wrapping_sub(2));
         bump(&cell.sum, sum.wrapping_sub(min).wrapping_sub(max));
+    }
+
+    /// Which values those of `record_many` were, by what came to `now` since `before`.
+    pub fn record_tally(&self, summary: Summary, now: &Tally, before: &Tally) {
+        let Some(histogram) = summary.histogram() else { return };
+        let cells = &self.core.histograms[histogram].0;
+        for (cell, (now, before)) in cells.iter().zip(now.0.iter().zip(&before.0)) {
+            let new = now.wrapping_sub(*before);
+            if new != 0 {
+                bump(cell, u64::from(new));
+            }
+        }
     }
 
     /// The size of a reply's body, and when it was sent, which tells whose was the last.

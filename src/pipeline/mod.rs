@@ -10,6 +10,7 @@
 //! | `password.rs` | session passwords, as `java.util.Random` makes them |
 //! | `reaper.rs` | empty containers and dead TTL znodes |
 //! | `snapshots.rs` | when the log rolls and a snapshot is taken; the tree as its records |
+//! | `counts.rs` | what metrics tell of |
 //! | `restore.rs` | a data directory's records into a running state |
 //!
 //! A write is one pass: checked against the newest state, applied to the tree (seen by nobody),
@@ -18,6 +19,7 @@
 //! "what the tree will be": the tree itself is that, and views keep it from readers.
 
 mod commit;
+mod counts;
 mod password;
 mod prep;
 mod prep_multi;
@@ -32,6 +34,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use commit::Gathered;
+pub use counts::Counts;
 pub use password::{is_password, password};
 use prep::{Create, Prep, Scratch, decode};
 use reaper::Reaper;
@@ -53,6 +56,7 @@ use crate::record::op::code;
 use crate::record::proto::{Create2Response, PathOnly, ReconfigRequest};
 use crate::record::txn::{CreateKind, DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
 use crate::storage::txnlog;
+use crate::tree::ephemerals::Owner;
 use crate::tree::{self, TreeReader, TreeWriter};
 use crate::types::{Now, ServerId, SessionId, Zxid};
 use crate::zab::standalone::Standalone;
@@ -184,6 +188,7 @@ pub struct Pipeline {
     roll: Roll,
     reaper: Reaper,
     scratch: Scratch,
+    counts: Counts,
 }
 
 impl Pipeline {
@@ -202,6 +207,7 @@ impl Pipeline {
             roll: Roll::new(settings.roll, settings.seed),
             reaper: Reaper::new(now, settings.reaper),
             scratch: Scratch::default(),
+            counts: Counts::default(),
             sessions,
             tree,
             settings,
@@ -211,6 +217,11 @@ impl Pipeline {
     /// A reader at the committed state, for a shard or a snapshot.
     pub fn reader(&mut self) -> TreeReader {
         self.tree.reader()
+    }
+
+    /// What was counted since this was last called.
+    pub fn take_counts(&mut self) -> Counts {
+        std::mem::take(&mut self.counts)
     }
 
     /// Before anything else happens: sessions that are gone but still own znodes are closed, by
@@ -479,6 +490,9 @@ impl Pipeline {
         let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &[] };
         // It may have got a child since it was looked at.
         let Ok(txn) = prep.delete_container(path) else { return };
+        let is_ttl =
+            self.tree.newest(path).is_some_and(|znode| matches!(znode.owner(), Owner::Ttl(_)));
+        self.counts.ttl_deleted += u64::from(is_ttl);
         let header = self.header(now, SessionId(0), 0, txn.kind());
         self.tree.apply(&header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
         self.log(&header, true, |out| txn.write(out), out);
@@ -516,6 +530,7 @@ impl Pipeline {
     ) {
         let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &request.ids };
         let mut scratch = std::mem::take(&mut self.scratch);
+        let request_body = body;
         let mut body = whole(body);
         let txn = match op {
             code::CREATE | code::CREATE2 | code::CREATE_CONTAINER | code::CREATE_TTL => {
@@ -539,6 +554,8 @@ impl Pipeline {
         };
         match txn {
             Ok(txn) => {
+                let is_ttl = matches!(txn, Txn::Create { kind: CreateKind::Ttl(_), .. });
+                self.counts.ttl_created += u64::from(is_ttl);
                 let header = self.header(now, request.session, request.xid.0, txn.kind());
                 self.tree.apply(&header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
                 #[cfg(feature = "mutants")]
@@ -553,7 +570,16 @@ impl Pipeline {
                 });
             }
             Err(Code::MarshallingError) => self.malformed(from, request),
-            Err(err) => self.refuse(now, from, request, err, out),
+            Err(err) => {
+                // Whatever has a quota begins with its path.
+                if err == Code::QuotaExceeded
+                    && let Ok(PathOnly { path: Some(path) }) =
+                        PathOnly::read(&mut whole(request_body))
+                {
+                    self.counts.exceeded(&path);
+                }
+                self.refuse(now, from, request, err, out);
+            }
         }
         self.scratch = scratch;
     }

@@ -57,6 +57,19 @@ impl<'a> Operation<'a> {
         })
     }
 
+    fn path(&self) -> &str {
+        match self {
+            Operation::Create(create) => create.path.as_deref(),
+            Operation::Delete(of) | Operation::Check(of) => of.path.as_deref(),
+            Operation::SetData(set) => set.path.as_deref(),
+        }
+        .unwrap_or_default()
+    }
+
+    fn is_ttl(&self) -> bool {
+        matches!(self, Operation::Create(create) if create.op == code::CREATE_TTL)
+    }
+
     /// The type of the result: what asks for a stat is answered as create2.
     fn result_kind(&self) -> i32 {
         match self {
@@ -144,7 +157,11 @@ impl Pipeline {
             }
         }
         match failed {
-            None => MULTI_END.write(&mut results),
+            None => {
+                let ttls = operations.iter().filter(|operation| operation.is_ttl()).count();
+                self.counts.ttl_created += ttls as u64;
+                MULTI_END.write(&mut results);
+            }
             Some((failing, err)) => {
                 #[cfg(feature = "mutants")]
                 let keeps = self.settings.mutant == Some(super::Mutant::MultiAppliedPartly);
@@ -153,6 +170,9 @@ impl Pipeline {
                 if !keeps {
                     self.tree.undo_to(mark.0);
                     self.gathered.truncate(mark.1);
+                }
+                if err == Code::QuotaExceeded {
+                    self.counts.exceeded(operations[failing].path());
                 }
                 results.clear();
                 let errors = (operations.len() - failing) * ERROR_BYTES;

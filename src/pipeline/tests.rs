@@ -535,6 +535,31 @@ fn znodes_with_a_ttl_of_353_outlive_the_start_and_go_when_their_time_is_over() {
 }
 
 #[test]
+fn ttls_and_exceeded_quotas_are_counted_whether_in_a_multi_or_not() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    with_quota(&mut bench, session, b"count=-1,bytes=-1=;byteHardLimit=3;countHardLimit=-1");
+    let ttl = |path: &str| {
+        let mut body = create(path, b"", AclBytes::OPEN, CreateMode::PersistentWithTtl as i32);
+        body.put_i64(3_000);
+        body
+    };
+    bench.write(session, code::CREATE_TTL, &ttl("/t1"));
+    bench.write(session, code::CREATE_TTL, &ttl("/t1"));
+    let too_much = || (code::SET_DATA, set_data("/q", b"1234"));
+    bench.write(session, code::MULTI, &multi(&[(code::CREATE_TTL, ttl("/t2"))]));
+    bench.write(session, code::MULTI, &multi(&[(code::CREATE_TTL, ttl("/t3")), too_much()]));
+    bench.write(session, code::SET_DATA, &too_much().1);
+    let exceeded = BTreeMap::from([("q".to_owned(), 2)]);
+    let counted = bench.pipeline.take_counts();
+    assert_eq!(counted, Counts { ttl_created: 2, ttl_deleted: 0, quota_exceeded: exceeded });
+    for _ in 0..6 {
+        bench.pass(1_000);
+    }
+    assert_eq!(bench.pipeline.take_counts(), Counts { ttl_deleted: 2, ..Counts::default() });
+}
+
+#[test]
 fn containers_of_any_age_are_looked_at() {
     let mut out = SnapshotWriter::new(Vec::new());
     out.sessions(std::iter::empty()).unwrap();

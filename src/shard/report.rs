@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::exchange::ConnectionId;
+use crate::metrics::Tally;
 use crate::record::op::{EventType, code};
 use crate::types::{SessionId, Zxid};
 
@@ -83,6 +84,9 @@ pub struct Counters {
     /// Milliseconds that requests took which were answered here, and which went to the pipeline.
     pub read_latency_ms: Measured,
     pub update_latency_ms: Measured,
+    /// The same, by how often each came.
+    pub read_latencies: Tally,
+    pub update_latencies: Tally,
     /// Bytes of replies, their length's four not counted.
     pub response_bytes: Measured,
     pub last_response_bytes: u64,
@@ -119,10 +123,12 @@ impl Counters {
         if let Some(place) = place_of(answered.op) {
             self.ops.0[place] += 1;
         }
-        match answered.by {
-            By::Shard => self.read_latency_ms.add(u64::from(latency_ms)),
-            By::Pipeline => self.update_latency_ms.add(u64::from(latency_ms)),
-        }
+        let (measured, tally) = match answered.by {
+            By::Shard => (&mut self.read_latency_ms, &mut self.read_latencies),
+            By::Pipeline => (&mut self.update_latency_ms, &mut self.update_latencies),
+        };
+        measured.add(u64::from(latency_ms));
+        tally.add(u64::from(latency_ms));
         self.response_bytes.add(bytes as u64);
         self.last_response_bytes = bytes as u64;
         self.latency_min_ms = Some(self.latency_min_ms.map_or(latency_ms, |m| m.min(latency_ms)));

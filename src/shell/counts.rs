@@ -3,7 +3,8 @@
 //! A shard counts in plain numbers, as it knows nothing of who reads them. Now and then the shell
 //! adds what is new to the core's cells.
 
-use crate::metrics::{Counter, Recorder, Summary};
+use crate::metrics::{Counter, KeyedCounter, Recorder, Summary, Tally};
+use crate::pipeline;
 use crate::record::op::code;
 use crate::shard::{Counters, Measured};
 use crate::types::Now;
@@ -46,6 +47,7 @@ const OPERATIONS: [(i32, Counter); 31] = [
 
 /// One of a shard's counts.
 type Of<T> = fn(&Counters) -> T;
+type RefOf<T> = fn(&Counters) -> &T;
 
 /// Adds what was counted since `before`.
 pub(crate) fn publish(recorder: &Recorder, counters: &Counters, before: &Counters, now: Now) {
@@ -84,10 +86,26 @@ pub(crate) fn publish(recorder: &Recorder, counters: &Counters, before: &Counter
     for (summary, of) in measured {
         record(recorder, summary, of(counters), of(before));
     }
+    let tallies: [(Summary, RefOf<Tally>); 2] = [
+        (Summary::ReadLatency, |of| &of.read_latencies),
+        (Summary::UpdateLatency, |of| &of.update_latencies),
+    ];
+    for (summary, of) in tallies {
+        recorder.record_tally(summary, of(counters), of(before));
+    }
     record(recorder, Summary::RequestLatency, latency(counters), latency(before));
     if before.response_bytes.count < counters.response_bytes.count {
         let now_ms = u64::try_from(now.monotonic_ms).unwrap_or(0);
         recorder.note_last_response(counters.last_response_bytes, now_ms);
+    }
+}
+
+/// Adds what the pipeline has counted since the last time.
+pub(crate) fn publish_pipeline(recorder: &mut Recorder, counts: &pipeline::Counts) {
+    recorder.add(Counter::TtlNodeCreatedCount, counts.ttl_created);
+    recorder.add(Counter::TtlNodeDeletedCount, counts.ttl_deleted);
+    for (namespace, count) in &counts.quota_exceeded {
+        recorder.add_keyed(KeyedCounter::QuotaExceededErrorPerNamespace, namespace, *count);
     }
 }
 
@@ -133,5 +151,31 @@ mod tests {
         let readings = metrics.read();
         let latency = readings.summary(Summary::RequestLatency);
         assert_eq!((latency.count, latency.sum, latency.min, latency.max), (3, 16, 2, 10));
+    }
+
+    #[test]
+    fn percentiles_are_of_what_was_counted_since_the_reset() {
+        let (metrics, recorders) = Metrics::new(1);
+        let counted = |latencies: &[u64]| {
+            let mut counters = Counters::default();
+            for &latency_ms in latencies {
+                counters.update_latencies.add(latency_ms);
+                counters.update_latency_ms.count += 1;
+                counters.update_latency_ms.sum += latency_ms;
+                let min = counters.update_latency_ms.min.map_or(latency_ms, |m| m.min(latency_ms));
+                counters.update_latency_ms.min = Some(min);
+                counters.update_latency_ms.max = counters.update_latency_ms.max.max(latency_ms);
+            }
+            counters
+        };
+        let first = counted(&[1, 2, 3]);
+        publish(&recorders[0], &first, &Counters::default(), Now::default());
+        publish(&recorders[0], &counted(&[1, 2, 3, 20]), &first, Now::default());
+        let percentile = |of| metrics.read().summary(Summary::UpdateLatency).percentile(of);
+        assert_eq!((percentile(500), percentile(990)), (2, 20));
+        metrics.reset();
+        assert_eq!(percentile(500), 0);
+        publish(&recorders[0], &counted(&[7]), &Counters::default(), Now::default());
+        assert_eq!((percentile(500), percentile(990)), (7, 7));
     }
 }

@@ -29,7 +29,7 @@ use tracing::{info, warn};
 use super::directories::sync_directory;
 use super::keeper::Keeper;
 use super::map::Map;
-use super::sys;
+use super::{sys, whole_ms};
 use crate::metrics::{Counter, Recorder, Summary};
 use crate::pipeline::Append;
 use crate::storage;
@@ -150,7 +150,25 @@ pub(crate) struct MappedLog<H> {
     /// Ends of epochs that are stored and not yet in the watermark.
     epoch_ends: VecDeque<Zxid>,
     in_round: bool,
+    /// What no round has begun to make durable yet.
+    queue: Queue,
     recorder: Recorder,
+}
+
+/// Records that wait for a round, as metrics tell of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Queue {
+    count: u64,
+    /// When the first of them came.
+    since: Option<Instant>,
+}
+
+impl Queue {
+    fn add(&mut self, append: &Append) {
+        let count = append.last.0 - append.first.0 + 1;
+        self.count += u64::try_from(count).unwrap_or(0);
+        self.since.get_or_insert_with(Instant::now);
+    }
 }
 
 impl<H: Handle> MappedLog<H> {
@@ -167,7 +185,25 @@ impl<H: Handle> MappedLog<H> {
             mark,
             epoch_ends: VecDeque::new(),
             in_round: false,
+            queue: Queue::default(),
             recorder,
+        }
+    }
+
+    /// Tells of a round, after `SyncRequestProcessor`, once for all requests of it.
+    fn measure(&self, queue: Queue, waited: Duration, took: Duration) {
+        let (waited_ms, took_ms) = (whole_ms(waited), whole_ms(took));
+        let recorder = &self.recorder;
+        recorder.add(Counter::SyncProcessorRequestQueued, queue.count);
+        for (summary, value) in [
+            (Summary::SyncProcessorBatchSize, queue.count),
+            (Summary::SyncProcessorQueueSize, queue.count),
+            (Summary::SyncProcessTime, took_ms),
+            (Summary::SyncProcessorQueueTimeMs, waited_ms),
+            (Summary::SyncProcessorQueueFlushTimeMs, took_ms),
+            (Summary::SyncProcessorQueueAndFlushTimeMs, whole_ms(waited + took)),
+        ] {
+            recorder.record(summary, value);
         }
     }
 
@@ -200,6 +236,7 @@ impl<H: Handle> Log for MappedLog<H> {
     type Done = Done;
 
     fn append(&mut self, append: &mut Append) -> Result<(), LogError> {
+        self.queue.add(append);
         let must_wait = append.new_file || !self.waiting.is_empty();
         if must_wait {
             assert!(append.new_file || self.current.is_some() || !self.waiting.is_empty());
@@ -240,6 +277,7 @@ impl<H: Handle> Log for MappedLog<H> {
             offset: current.segment.end() as u64,
             options,
             log: current.start,
+            queue: std::mem::take(&mut self.queue),
         }))
     }
 
@@ -259,10 +297,10 @@ impl<H: Handle> Log for MappedLog<H> {
         assert!(self.in_round, "a round ends that has begun");
         self.in_round = false;
         match done {
-            Done::Synced { through, log, offset, took } => {
+            Done::Synced { through, log, offset, queue, waited, took } => {
+                self.measure(queue, waited, took);
                 if self.options.force_sync {
-                    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                    self.recorder.record(Summary::FsyncTime, took_ms);
+                    self.recorder.record(Summary::FsyncTime, whole_ms(took));
                     if self.options.sync_warning <= took {
                         self.recorder.add(Counter::FsyncThresholdExceedCount, 1);
                         let size = self.current.as_ref().map(|log| log.segment.bytes().len());
@@ -351,8 +389,22 @@ pub(crate) enum MappedRound<H> {
 
 /// What one round has done.
 pub(crate) enum Done {
-    Synced { through: Zxid, log: Zxid, offset: u64, took: Duration },
-    Rolled { through: Zxid, path: PathBuf, watermark: Watermark, segment: Segment<Map>, file: File },
+    Synced {
+        through: Zxid,
+        log: Zxid,
+        offset: u64,
+        queue: Queue,
+        /// From when the first of the queue came until the sync began.
+        waited: Duration,
+        took: Duration,
+    },
+    Rolled {
+        through: Zxid,
+        path: PathBuf,
+        watermark: Watermark,
+        segment: Segment<Map>,
+        file: File,
+    },
 }
 
 /// One fdatasync of the log being written.
@@ -362,6 +414,7 @@ pub(crate) struct Sync<H> {
     log: Zxid,
     through: Zxid,
     offset: u64,
+    queue: Queue,
 }
 
 /// The log before, to be sealed.
@@ -400,14 +453,15 @@ impl<H> Sync<H> {
         self.options.force_sync
     }
 
-    /// It took so long, and this came of it.
-    pub(crate) fn end(&self, took: Duration, result: io::Result<()>) -> Result<Done, LogError> {
-        let Sync { log, through, offset, .. } = *self;
+    /// It began then and has ended, and this came of it.
+    pub(crate) fn end(&self, began: Instant, result: io::Result<()>) -> Result<Done, LogError> {
+        let Sync { log, through, offset, queue, .. } = *self;
         result.map_err(|source| LogError::Sync {
             path: self.options.directory.join(storage::log_name(log)),
             source,
         })?;
-        Ok(Done::Synced { through, log, offset, took })
+        let waited = queue.since.map_or(Duration::ZERO, |since| began - since);
+        Ok(Done::Synced { through, log, offset, queue, waited, took: began.elapsed() })
     }
 }
 
@@ -415,7 +469,7 @@ impl Sync<Rc<BufferedFile>> {
     async fn run(self) -> Result<Done, LogError> {
         let began = Instant::now();
         let synced = if self.is_forced() { self.file.fdatasync().await } else { Ok(()) };
-        self.end(began.elapsed(), synced.map_err(io::Error::from))
+        self.end(began, synced.map_err(io::Error::from))
     }
 }
 
@@ -592,6 +646,34 @@ mod tests {
             let done = round.run().await.unwrap();
             assert_eq!(log.on_round(done).unwrap(), Some(Zxid(2)));
             assert_eq!(settle(&mut log).await, [Zxid(20)]);
+        });
+    }
+
+    #[test]
+    fn a_round_is_measured_once_with_all_that_it_made_durable() {
+        let scratch = Scratch::new("log-measured");
+        on_executor(move || async move {
+            let scratch = scratch;
+            let mut log = open(&scratch, options(&scratch), Zxid(0));
+            let (metrics, mut recorders) = Metrics::new(1);
+            log.recorder = recorders.remove(0);
+            log.append(&mut append(true, 1..=3, 10)).unwrap();
+            log.append(&mut append(false, 4..=5, 10)).unwrap();
+            settle(&mut log).await;
+            log.append(&mut append(false, 6..=6, 10)).unwrap();
+            settle(&mut log).await;
+            let readings = metrics.read();
+            assert_eq!(readings.counter(Counter::SyncProcessorRequestQueued), 6);
+            let batch = readings.summary(Summary::SyncProcessorBatchSize);
+            assert_eq!((batch.count, batch.sum, batch.min, batch.max), (2, 6, 1, 5));
+            let [queue, flush, both] = [
+                Summary::SyncProcessorQueueTimeMs,
+                Summary::SyncProcessorQueueFlushTimeMs,
+                Summary::SyncProcessorQueueAndFlushTimeMs,
+            ]
+            .map(|summary| readings.summary(summary).clone());
+            assert_eq!((queue.count, flush.count, both.count), (2, 2, 2));
+            assert!(queue.sum + flush.sum <= both.sum);
         });
     }
 

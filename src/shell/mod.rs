@@ -275,9 +275,9 @@ impl Server {
         let sound = snapshot.or(Some(last));
         let admission = Admission::new(settings::accept(config), shards);
         // One recorder for each thread that counts: the shards, and these.
-        let (metrics, mut recorders) = Metrics::new(shards + 3);
-        let [for_log, for_snapshots, for_acceptor] =
-            [(); 3].map(|()| recorders.pop().expect("as many as were asked for"));
+        let (metrics, mut recorders) = Metrics::new(shards + 4);
+        let [for_pipeline, for_log, for_snapshots, for_acceptor] =
+            [(); 4].map(|()| recorders.pop().expect("as many as were asked for"));
         for_log.record(Summary::StartupSnapLoadTime, whole_ms(snapshot_took));
         for_log.record(Summary::StartupTxnsLoadTime, whole_ms(replay_took));
         for_log.record(Summary::StartupTxnsLoaded, replayed);
@@ -339,6 +339,7 @@ impl Server {
             jobs: background.jobs(),
             clock,
             tick,
+            recorder: for_pipeline,
         };
         let threads = start_cores(&layout, settings::spin(config), parts, pipeline_parts, events)?;
         // Clients come in when all cores are there to serve them.

@@ -17,7 +17,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam::queue::SegQueue;
 
@@ -86,7 +86,7 @@ impl Beside for PipelineBeside {
     fn on_synced(&mut self, result: io::Result<()>) {
         let (sync, began) = self.syncing.take().expect("a sync ends that has begun");
         if let Some(core) = &self.core {
-            core.on_round(sync.end(began.elapsed(), result));
+            core.on_round(sync.end(began, result));
         }
     }
 
@@ -126,7 +126,7 @@ impl PipelineBeside {
                     // At once: clients are written to while it runs.
                     return ring.enter(None);
                 }
-                MappedRound::Sync(sync) => core.on_round(sync.end(Duration::ZERO, Ok(()))),
+                MappedRound::Sync(sync) => core.on_round(sync.end(Instant::now(), Ok(()))),
                 MappedRound::Roll { roll, through } => {
                     let (rolled, bell) = (Arc::clone(&self.rolled), core.bell());
                     let run = move || {

@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 use crossbeam::queue::SegQueue;
@@ -27,9 +27,12 @@ use glommio::timer::Timer;
 
 use super::background::Job;
 use super::clock::Clock;
+use super::counts;
 use super::disk::{Log, LogError, LogParts, MappedLog, Round};
 use super::mesh::{Bell, FromShard, PipelineEnd};
 use super::pulse::{self, Breath};
+use super::whole_ms;
+use crate::metrics::{Counter, Recorder, Summary};
 use crate::pipeline::{Input, Output, Pipeline};
 
 /// How many batches are taken before the log and the timers have their turn.
@@ -74,6 +77,7 @@ pub(crate) struct PipelineParts<C> {
     pub(crate) jobs: channel::Sender<Job>,
     pub(crate) clock: Clock,
     pub(crate) tick: Duration,
+    pub(crate) recorder: Recorder,
 }
 
 /// Runs the pipeline until it has finished, or cannot go on: then nothing more is acknowledged.
@@ -119,6 +123,7 @@ struct State<L, C> {
     end: PipelineEnd<C>,
     jobs: channel::Sender<Job>,
     out: Output,
+    recorder: Recorder,
 }
 
 impl<L: Log, C> Core<L, C> {
@@ -126,10 +131,17 @@ impl<L: Log, C> Core<L, C> {
         parts: PipelineParts<C>,
         open_log: impl FnOnce(LogParts) -> L,
     ) -> Core<L, C> {
-        let PipelineParts { pipeline, log, end, inbox, jobs, clock, tick: _ } = parts;
+        let PipelineParts { pipeline, log, end, inbox, jobs, clock, recorder, tick: _ } = parts;
         let log = open_log(log);
         let core = Core {
-            state: RefCell::new(State { pipeline, log, end, jobs, out: Output::default() }),
+            state: RefCell::new(State {
+                pipeline,
+                log,
+                end,
+                jobs,
+                out: Output::default(),
+                recorder,
+            }),
             inbox,
             clock,
             syncer: RefCell::new(None),
@@ -205,9 +217,16 @@ impl<L: Log, C> Core<L, C> {
             let Some(item) = state.end.take() else { break };
             drop(state);
             self.guard(|state, now| {
-                let State { pipeline, out, .. } = state;
+                let State { pipeline, out, recorder, .. } = state;
                 match &item {
-                    FromShard::Requests(batch) => pipeline.step(now, Input::Requests(batch), out),
+                    FromShard::Requests(batch) => {
+                        let began = Instant::now();
+                        pipeline.step(now, Input::Requests(batch), out);
+                        let count = batch.requests.len() as u64;
+                        recorder.add(Counter::PrepProcessorRequestQueued, count);
+                        recorder.record(Summary::PrepProcessorQueueSize, count);
+                        recorder.record(Summary::PrepProcessTime, whole_ms(began.elapsed()));
+                    }
                     FromShard::Touched(touched) => pipeline.step(now, Input::Touched(touched), out),
                 }
                 state.act()
@@ -252,8 +271,10 @@ impl<L: Log, C> Core<L, C> {
         self.in_round.set(false);
         self.guard(|state, now| {
             if let Some(zxid) = state.log.on_round(done?)? {
-                let State { pipeline, out, .. } = state;
+                let State { pipeline, out, recorder, .. } = state;
+                let began = Instant::now();
                 pipeline.step(now, Input::Synced(zxid), out);
+                recorder.record(Summary::CommitProcessTime, whole_ms(began.elapsed()));
             }
             state.act()
         });
@@ -264,8 +285,9 @@ impl<L: Log, C> Core<L, C> {
 
     pub(crate) fn on_tick(&self) {
         self.guard(|state, now| {
-            let State { pipeline, out, .. } = state;
+            let State { pipeline, out, recorder, .. } = state;
             pipeline.step(now, Input::Tick, out);
+            counts::publish_pipeline(recorder, &pipeline.take_counts());
             state.act()
         });
     }

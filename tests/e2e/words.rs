@@ -47,6 +47,33 @@ fn who_says_no_more_after_a_word_is_answered() {
     assert_eq!(talk(server.address, &[b"ru"], true), "");
 }
 
+/// What `mntr` says of a name.
+fn monitored(server: &Server, name: &str) -> u64 {
+    let text = talk(server.address, &[b"mntr"], true);
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+#[test]
+fn requests_and_their_syncs_are_counted() {
+    let folder = Folder::new("measured");
+    let server = serving(&folder);
+    let mut client = Client::connect(server.address, now() + PATIENCE).unwrap();
+    let before = monitored(&server, "zk_sync_processor_request_queued");
+    for number in 0..10 {
+        client.create(&format!("/n{number}"), b"x");
+        assert_eq!(client.replies(1).unwrap()[0].header.err, 0);
+    }
+    assert_eq!(monitored(&server, "zk_sync_processor_request_queued"), before + 10);
+    assert!(monitored(&server, "zk_prep_processor_request_queued") >= 10);
+    for name in ["sync_processor_batch_size", "prep_process_time", "commit_process_time"] {
+        assert!(monitored(&server, &format!("zk_cnt_{name}")) >= 10, "{name}");
+    }
+    // Ten writes one after the other: no two share a round.
+    assert_eq!(monitored(&server, "zk_min_sync_processor_batch_size"), 1);
+    assert!(monitored(&server, "zk_cnt_updatelatency") >= 10);
+}
+
 #[test]
 fn the_trace_mask_may_come_in_pieces() {
     let folder = Folder::new("stmk");
