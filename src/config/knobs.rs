@@ -650,6 +650,10 @@ knobs! {
     /// Keeps the running digest of the tree, writes it to logs and snapshots, checks it on replay.
     DIGEST_ENABLED: bool = property("digest.enabled", true)
         .trades("Costs a hash for each changed znode; finds a tree that went its own way.");
+    /// What a start does when the tree is not the one whose digest was written: refuse, or warn and
+    /// serve what there is, as ZooKeeper does. See also digest.enabled.
+    DIGEST_MISMATCH: &'static str = ours("ringkeeper.digestMismatch", "refuse").choices(&["refuse", "warn"])
+        .trades("warn gets a server up whose data is damaged, and has clients see, and ensembles copy, what is wrong.");
     /// Logs the ephemeral znodes that a closing session takes with it.
     CLOSE_SESSION_TXN: bool = property("closeSessionTxn.enabled", true);
 

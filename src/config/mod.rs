@@ -141,6 +141,8 @@ pub struct Snapshots {
     pub last_zxid: bool,
     /// Whether the digest of the tree is kept, written and checked.
     pub digest: bool,
+    /// What a start makes of a digest that differs.
+    pub digest_mismatch: DigestMismatch,
     /// How many purging leaves.
     pub retain: usize,
     pub purge_interval_ms: Option<i64>,
@@ -157,6 +159,12 @@ pub enum Compression {
     None,
     Gzip,
     Snappy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DigestMismatch {
+    Refuse,
+    Warn,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

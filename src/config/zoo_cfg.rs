@@ -13,8 +13,9 @@ use super::knobs::{self, About, Knob, PREFIX, Reader, Status, Value};
 use super::properties::Properties;
 use super::{
     Admin, Auth, Compression, Config, ConfigError, ConnectThrottle, Connections, Control,
-    DigestAlgorithm, Endpoint, EnsembleConfig, FourLetterWords, LogFormat, Logging, Origin, Pin,
-    Runtime, SessionWeights, Snapshots, Surroundings, Throttle, TxnLog, TxnLogBackEnd, Znodes,
+    DigestAlgorithm, DigestMismatch, Endpoint, EnsembleConfig, FourLetterWords, LogFormat, Logging,
+    Origin, Pin, Runtime, SessionWeights, Snapshots, Surroundings, Throttle, TxnLog, TxnLogBackEnd,
+    Znodes,
 };
 use crate::ensemble::{Ensemble, HostPort, Role};
 use crate::types::ServerId;
@@ -633,6 +634,10 @@ impl Parser<'_> {
             trust_empty: self.read(&knobs::SNAPSHOT_TRUST_EMPTY)?,
             last_zxid: self.read(&knobs::SERIALIZE_LAST_PROCESSED_ZXID)?,
             digest: self.read(&knobs::DIGEST_ENABLED)?,
+            digest_mismatch: match self.read(&knobs::DIGEST_MISMATCH)?.as_str() {
+                "warn" => DigestMismatch::Warn,
+                _ => DigestMismatch::Refuse,
+            },
             retain: length(given.max(least)),
             purge_interval_ms: purge_interval_ms(&self.read(&knobs::PURGE_INTERVAL)?)?,
             retry_ms: self.read(&knobs::SNAPSHOT_RETRY)?,
@@ -1289,6 +1294,14 @@ mod tests {
         let refused = refused(&set(6001, 6000));
         assert!(refused.contains("outputBytesCeiling must not be smaller"), "{refused}");
         assert_eq!(config("ringkeeper.snapshot.retryMs=5").snapshots.retry_ms, 5);
+    }
+
+    #[test]
+    fn a_digest_that_differs_is_refused_unless_a_word_says_otherwise() {
+        let of = |settings| config(settings).snapshots.digest_mismatch;
+        assert_eq!(of(""), DigestMismatch::Refuse);
+        assert_eq!(of("ringkeeper.digestMismatch=warn"), DigestMismatch::Warn);
+        assert!(refused("ringkeeper.digestMismatch=ignore").contains("one of refuse, warn"));
     }
 
     #[test]

@@ -27,11 +27,29 @@ pub enum RestoreError {
     Snapshot(#[from] SnapshotError),
     #[error("snapshot {zxid}: znode {path:?} comes before its parent, or twice")]
     Orphan { zxid: Zxid, path: String },
-    #[error(
-        "the tree after {zxid} has digest {found:#x}, but {expected:#x} was written: the data is \
-         damaged, or was written by a server that applied it differently"
-    )]
-    Digest { zxid: Zxid, expected: u64, found: u64 },
+    #[error("{0}; ringkeeper.digestMismatch=warn serves what there is all the same")]
+    Digest(Mismatch),
+}
+
+/// A tree that is not the one that was written about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the tree after {zxid} has digest {found:#x}, but {expected:#x} was written: the data is \
+     damaged, or was written by a server that applied it differently"
+)]
+pub struct Mismatch {
+    pub zxid: Zxid,
+    pub expected: u64,
+    pub found: u64,
+}
+
+/// What comes of a digest that differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnMismatch {
+    #[default]
+    Refuse,
+    /// It is counted, and no more. ZooKeeper does so always (`DataTree.compareDigest`).
+    Count,
 }
 
 /// A state to go on from.
@@ -47,6 +65,9 @@ pub struct Restored {
     /// Digests that differ, in a tree with paths beyond ASCII: Java digests these by the
     /// character set that its process happened to have, so it is an alarm and no proof.
     pub doubtful_digests: u64,
+    /// Other digests that differ, and the first of them.
+    pub mismatches: u64,
+    pub first_mismatch: Option<Mismatch>,
 }
 
 /// What to compare digests with.
@@ -68,6 +89,9 @@ pub struct Restore {
     comparison: Comparison,
     beyond_ascii: bool,
     doubtful_digests: u64,
+    on_mismatch: OnMismatch,
+    mismatches: u64,
+    first_mismatch: Option<Mismatch>,
     /// Znodes whose ACL the snapshot did not have.
     closed: Vec<String>,
 }
@@ -85,13 +109,32 @@ impl Restore {
             comparison: if settings.digest { Comparison::On } else { Comparison::Off },
             beyond_ascii: false,
             doubtful_digests: 0,
+            on_mismatch: OnMismatch::Refuse,
+            mismatches: 0,
+            first_mismatch: None,
             closed: Vec::new(),
         }
+    }
+
+    /// The same, with something else to do about digests that differ.
+    #[must_use]
+    pub fn on_mismatch(self, on_mismatch: OnMismatch) -> Restore {
+        Restore { on_mismatch, ..self }
     }
 
     /// Begins with a whole snapshot; `zxid` is the one in its name.
     pub fn from_snapshot<R: Read>(
         settings: tree::Settings,
+        zxid: Zxid,
+        snapshot: &mut SnapshotReader<R>,
+    ) -> Result<Restore, RestoreError> {
+        Restore::from_snapshot_with(settings, OnMismatch::Refuse, zxid, snapshot)
+    }
+
+    /// The same: its own digest may differ already.
+    pub fn from_snapshot_with<R: Read>(
+        settings: tree::Settings,
+        on_mismatch: OnMismatch,
         zxid: Zxid,
         snapshot: &mut SnapshotReader<R>,
     ) -> Result<Restore, RestoreError> {
@@ -145,6 +188,9 @@ impl Restore {
             comparison,
             beyond_ascii,
             doubtful_digests: 0,
+            on_mismatch,
+            mismatches: 0,
+            first_mismatch: None,
             closed,
         };
         restore.compare(None)?;
@@ -201,7 +247,15 @@ impl Restore {
             self.doubtful_digests += 1;
             return Ok(());
         }
-        Err(RestoreError::Digest { zxid: self.last, expected, found })
+        let mismatch = Mismatch { zxid: self.last, expected, found };
+        match self.on_mismatch {
+            OnMismatch::Refuse => Err(RestoreError::Digest(mismatch)),
+            OnMismatch::Count => {
+                self.mismatches += 1;
+                self.first_mismatch.get_or_insert(mismatch);
+                Ok(())
+            }
+        }
     }
 
     /// The last transaction so far.
@@ -234,6 +288,8 @@ impl Restore {
             last: self.last,
             replayed: self.replayed,
             doubtful_digests: self.doubtful_digests,
+            mismatches: self.mismatches,
+            first_mismatch: self.first_mismatch,
         }
     }
 }
@@ -447,6 +503,6 @@ mod tests {
         };
         let digest = TxnDigest { version: DIGEST_VERSION, tree_digest: 1 };
         let refused = restore.replay(&header, &Txn::Error { err: -101 }, Some(&digest));
-        assert!(matches!(refused, Err(RestoreError::Digest { expected: 1, .. })));
+        assert!(matches!(refused, Err(RestoreError::Digest(Mismatch { expected: 1, .. }))));
     }
 }

@@ -88,7 +88,7 @@ use words::Words;
 use crate::admin;
 use crate::config::Config;
 use crate::exchange::ShardId;
-use crate::metrics::{Metrics, Summary};
+use crate::metrics::{Counter, Metrics, Summary};
 use crate::pipeline::Pipeline;
 
 /// Why a server ended other than by being asked to; each with the exit code it has in ZooKeeper.
@@ -256,6 +256,7 @@ impl Server {
         }
         let Recovered { state, snapshot, watermark, snapshot_took, replay_took } = recovered;
         let (last, replayed) = (state.last, state.replayed);
+        let mismatches = state.mismatches + state.doubtful_digests;
         let providers = Arc::new(settings::providers(config).map_err(RunError::other)?);
         let pipeline_settings = settings::pipeline(config, shards, Arc::clone(&providers));
         let mut pipeline = Pipeline::new(clock.now(), pipeline_settings, state);
@@ -281,6 +282,7 @@ impl Server {
         for_log.record(Summary::StartupSnapLoadTime, whole_ms(snapshot_took));
         for_log.record(Summary::StartupTxnsLoadTime, whole_ms(replay_took));
         for_log.record(Summary::StartupTxnsLoaded, replayed);
+        for_log.add(Counter::DigestMismatchesCount, mismatches);
         for_log.record(Summary::DbInitTime, whole_ms(snapshot_took + replay_took));
         let background =
             Background::start(Arc::clone(directories), snapshots, sound, for_snapshots, {

@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::directories::{Directories, DirectoryError, names, sync_directory};
 use super::keeper::{self, TEMPORARY_NAME};
-use crate::pipeline::{Restore, RestoreError, Restored};
+use crate::pipeline::{OnMismatch, Restore, RestoreError, Restored};
 use crate::storage::compression::Decoder;
 use crate::storage::replay::{Cut, Options, Replay, ReplayError};
 use crate::storage::snapshot::SnapshotReader;
@@ -31,6 +31,8 @@ pub(crate) struct RecoverOptions {
     pub(crate) tree: tree::Settings,
     /// Whether logs without any snapshot may be served.
     pub(crate) trust_empty: bool,
+    /// What comes of a tree whose digest is not the one that was written.
+    pub(crate) on_mismatch: OnMismatch,
     /// The longest field of a record, `jute.maxbuffer` and what servers may add.
     pub(crate) field_bytes_max: usize,
 }
@@ -131,6 +133,12 @@ pub(crate) fn recover(
              servers in Java digest by the character set of their process"
         );
     }
+    if let Some(first) = state.first_mismatch {
+        warn!(
+            count = state.mismatches, %first,
+            "served all the same, by ringkeeper.digestMismatch=warn"
+        );
+    }
     info!(
         target: "ringkeeper::shell::recover",
         "Snapshot loaded in {} ms, highest zxid is {}, digest is {}; {} transactions replayed in {} ms",
@@ -181,7 +189,7 @@ fn load(
             path: directories.logs().to_path_buf(),
             first: first.start,
         }),
-        _ => Ok((Restore::empty(options.tree), None)),
+        _ => Ok((Restore::empty(options.tree).on_mismatch(options.on_mismatch), None)),
     }
 }
 
@@ -195,7 +203,8 @@ fn load_one(
     let source = File::open(&path).map_err(|source| io_error(&path, source))?;
     let source = Decoder::new(BufReader::with_capacity(1 << 20, source), file.compression);
     let mut reader = SnapshotReader::with_field_bytes_max(&path, source, options.field_bytes_max);
-    Restore::from_snapshot(options.tree, file.zxid, &mut reader)
+    let RecoverOptions { tree, on_mismatch, .. } = options;
+    Restore::from_snapshot_with(tree, on_mismatch, file.zxid, &mut reader)
         .map_err(|error| RecoverError::Restore { path, error })
 }
 
@@ -270,7 +279,7 @@ fn remove_leftovers(directories: &Directories) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::txn::{Txn, TxnHeader};
+    use crate::record::txn::{DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
     use crate::shell::background::{SnapshotOptions, write_snapshot};
     use crate::shell::scratch::Scratch;
     use crate::storage::{Compression, txnlog};
@@ -282,6 +291,7 @@ mod tests {
             digest: false,
         },
         trust_empty: false,
+        on_mismatch: OnMismatch::Refuse,
         field_bytes_max: 1 << 20,
     };
 
@@ -448,6 +458,31 @@ mod tests {
         fs::write(directories.logs().join("log.1"), log(1..=2)).unwrap();
         let state = recover(&directories, OPTIONS).unwrap().state;
         assert_eq!((state.last, state.replayed), (Zxid(2), 2));
+    }
+
+    #[test]
+    fn a_tree_with_another_digest_is_refused_unless_an_operator_wants_it() {
+        let scratch = Scratch::new("recover-digest");
+        let directories = begun(&scratch);
+        let mut bytes = Vec::new();
+        txnlog::append_header(&mut bytes);
+        for zxid in 1..=3 {
+            let txn = Txn::SetData { path: "/".into(), data: Some(b"x"), version: 1 };
+            let header = TxnHeader { client_id: 1, cxid: 2, zxid, time: 3, kind: txn.kind() };
+            let digest = TxnDigest { version: DIGEST_VERSION, tree_digest: 5 };
+            txnlog::append_txn(&mut bytes, &header, &txn, Some(&digest));
+        }
+        fs::write(directories.logs().join("log.1"), bytes).unwrap();
+        let tree = tree::Settings { digest: true, ..OPTIONS.tree };
+        let checking = RecoverOptions { tree, ..OPTIONS };
+        let refused = recover(&directories, checking).err().unwrap().to_string();
+        assert!(refused.contains("log.1: the tree after 0x1 has digest"), "{refused}");
+        assert!(refused.contains("ringkeeper.digestMismatch=warn"), "{refused}");
+        let counting = RecoverOptions { on_mismatch: OnMismatch::Count, ..checking };
+        let state = recover(&directories, counting).unwrap().state;
+        assert_eq!((state.last, state.mismatches), (Zxid(3), 3));
+        assert_eq!(state.first_mismatch.map(|first| first.zxid), Some(Zxid(1)));
+        assert_eq!(recover(&directories, OPTIONS).unwrap().state.mismatches, 0);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::ring::Ring;
 use crate::admin::Configuration;
 use crate::admin::four_letter::Whitelist;
 use crate::auth::{self, DigestSettings, Providers, UnknownScheme, digest};
-use crate::config::{self, Config, DigestAlgorithm, FourLetterWords, Pin};
+use crate::config::{self, Config, DigestAlgorithm, DigestMismatch, FourLetterWords, Pin};
 use crate::pipeline;
 use crate::shard::{self, ConnectThrottle};
 use crate::storage;
@@ -75,6 +75,10 @@ pub(crate) fn recover(config: &Config) -> RecoverOptions {
     RecoverOptions {
         tree: tree(config),
         trust_empty: config.snapshots.trust_empty,
+        on_mismatch: match config.snapshots.digest_mismatch {
+            DigestMismatch::Refuse => pipeline::OnMismatch::Refuse,
+            DigestMismatch::Warn => pipeline::OnMismatch::Count,
+        },
         field_bytes_max: record_bytes_max(config),
     }
 }
