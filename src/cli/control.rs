@@ -384,7 +384,15 @@ struct Failure {
 /// The file a command means: a name with a directory as it is, any other in the configuration
 /// directory. `None`: nobody named one, and there is none where one would be.
 fn config_file(invocation: &Invocation) -> Option<PathBuf> {
-    let named = invocation.words.first().cloned();
+    find_config(invocation, invocation.words.first().cloned())
+}
+
+/// The file that a name means, or that is there without one, or would be.
+pub(super) fn config_path(invocation: &Invocation, named: Option<String>) -> PathBuf {
+    find_config(invocation, named).unwrap_or_else(|| PathBuf::from("zoo.cfg"))
+}
+
+fn find_config(invocation: &Invocation, named: Option<String>) -> Option<PathBuf> {
     let is_named = named.is_some();
     let name = named.or_else(|| std::env::var("ZOOCFG").ok());
     let name = PathBuf::from(name.unwrap_or_else(|| "zoo.cfg".to_owned()));

@@ -15,6 +15,7 @@
 //! code ZooKeeper ends with: there are unit files and scripts that go by these.
 
 mod control;
+mod initialize;
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -69,6 +70,12 @@ const COMMANDS: &[Command] = &[
         arguments: "[zoo.cfg]",
         doc: "say which mode the server of this machine is in",
         run: control::status,
+    },
+    Command {
+        name: "initialize",
+        arguments: "[--configfile=FILE] [--myid=N] [--force]",
+        doc: "make the data directories ready; --force empties them",
+        run: initialize::initialize,
     },
     Command { name: "version", arguments: "", doc: "say the version", run: control::version },
     Command {
@@ -424,7 +431,8 @@ fn help() -> String {
     );
     for Command { name, arguments, doc, .. } in COMMANDS {
         let call = format!("{name} {arguments}");
-        text.push_str(&format!("  {call:<28} {doc}\n"));
+        let gap = if call.len() <= 28 { "" } else { "\n                              " };
+        text.push_str(&format!("  {call:<28}{gap} {doc}\n"));
     }
     text.push_str("\n-Dname=value sets a property, before or after any of these.\n");
     text

@@ -115,6 +115,44 @@ impl Directories {
     }
 }
 
+/// Deletes all that a server keeps in these directories, and makes them anew; not while one runs
+/// on them.
+pub(super) fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), DirectoryError> {
+    for directory in [data_dir, data_log_dir] {
+        make(directory, true)?;
+    }
+    let mut locks = vec![lock(data_dir)?];
+    if !is_same(data_dir, data_log_dir)? {
+        locks.push(lock(data_log_dir)?);
+    }
+    for directory in [data_dir, data_log_dir] {
+        let (version, watermark) = (directory.join(VERSION), directory.join(WATERMARK_NAME));
+        // The watermark goes last: as long as it is there, missing logs are noticed.
+        fs::remove_dir_all(&version)
+            .or_else(unless_missing)
+            .and_then(|()| fs::remove_file(&watermark).or_else(unless_missing))
+            .map_err(|source| DirectoryError::Unwritable {
+                path: directory.to_path_buf(),
+                source,
+            })?;
+        make(&version, true)?;
+    }
+    drop(locks);
+    Ok(())
+}
+
+fn unless_missing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+fn is_same(a: &Path, b: &Path) -> Result<bool, DirectoryError> {
+    let canonical = |path: &Path| {
+        let read = |source| DirectoryError::Read { path: path.to_path_buf(), source };
+        fs::canonicalize(path).map_err(read)
+    };
+    Ok(canonical(a)? == canonical(b)?)
+}
+
 /// A directory that is there when this returns, 0700 where we made it.
 fn make(path: &Path, create: bool) -> Result<(), DirectoryError> {
     match fs::metadata(path) {

@@ -61,6 +61,7 @@ mod sys;
 mod words;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::thread::{self, JoinHandle};
@@ -202,6 +203,11 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let stopped = server.serve(&inbox);
     // Once more would be too late: a core that is stuck must not keep the process.
     stopped.inspect_err(|fault| error!(%fault, "stopping at once"))
+}
+
+/// Makes the data directories new and empty, whatever was in them. Not while a server runs there.
+pub fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), RunError> {
+    Ok(directories::begin_anew(data_dir, data_log_dir)?)
 }
 
 /// A bug on one core ends the process, not the core: a server with a dead core would go on

@@ -52,6 +52,47 @@ fn a_server_is_started_seen_restarted_and_stopped() {
 }
 
 #[test]
+fn directories_are_made_ready_and_emptied_only_by_force_and_under_no_server() {
+    let world = with_settings(&format!("{SETTINGS}dataLogDir=/var/zk/bad/logs\n"));
+    let data = world.path("data").display().to_string();
+    let none =
+        format!("No myid provided, be sure to specify it in {data}/myid if using non-standalone\n");
+    let forced = "Force enabled, data/txnlog directories will be re-initialized\n";
+    let with_id = ["initialize", "--configfile=zoo.cfg", "--myid=3"];
+    check(&world.run(&with_id), 0, "Using myid of 3\n");
+    assert_eq!(fs::read_to_string(world.path("data/myid")).unwrap(), "3\n");
+    for made in ["data/version-2", "logs/version-2", "data/initialize"] {
+        assert!(world.path(made).exists(), "{made}");
+    }
+    let refused = format!(
+        "ZooKeeper data directory already exists at {data} (or use --force to force \
+         re-initialization)\n"
+    );
+    check(&world.run(&["initialize"]), 1, &refused);
+    let server = world.start(&["start-foreground", "zoo.cfg"]);
+    server.answers_on(world.port(21850));
+    let under_way = world.run(&["initialize", "--force"]);
+    assert_eq!(under_way.code, Some(1));
+    assert!(under_way.stdout.contains("another server is running"), "{}", under_way.stdout);
+    assert!(world.path("data/version-2/snapshot.0").exists());
+    assert_eq!(server.ended_by_request().code, Some(0));
+    assert!(world.path("logs/ringkeeper.watermark").exists());
+    check(&world.run(&["initialize", "--force"]), 0, &format!("{forced}{none}"));
+    assert_eq!(fs::read_dir(world.path("data/version-2")).unwrap().count(), 0);
+    for gone in ["data/myid", "logs/ringkeeper.watermark"] {
+        assert!(!world.path(gone).exists(), "{gone}");
+    }
+    let server = world.start(&["start-foreground", "zoo.cfg"]);
+    server.answers_on(world.port(21850));
+    assert_eq!(server.ended_by_request().code, Some(0));
+    let missing = world.run(&["initialize", "--configfile", "/nowhere/zoo.cfg"]);
+    check(&missing, 1, "Unable to find config file at /nowhere/zoo.cfg\n");
+    let wrong = world.run(&["initialize", "--bogus"]);
+    assert_eq!(wrong.code, Some(1));
+    assert!(wrong.stdout.starts_with("Unknown option: --bogus\nusage: "), "{}", wrong.stdout);
+}
+
+#[test]
 fn stop_without_a_server_succeeds() {
     let world = with_settings(SETTINGS);
     let ended = world.run(&["stop", "zoo.cfg"]);
