@@ -14,6 +14,7 @@ use crate::record::proto::{ConnectRequest, ConnectResponse};
 use crate::types::{SessionId, Xid, Zxid};
 
 use super::connection::{Answered, By, State, Unanswered};
+use super::throttle::Newcomer;
 use super::{Close, Core, Step, Word};
 
 /// What a connection may say instead of beginning a session.
@@ -67,11 +68,15 @@ impl Core {
         let Ok(request) = ConnectRequest::read(&mut reader) else {
             return self.end(step, Close::AtOnce);
         };
-        if let Some(throttle) = &mut self.connect_throttle
-            && !throttle.take(step.now)
-        {
-            self.counters.connections_throttled += 1;
-            return self.end(step, Close::AtOnce);
+        if let Some(throttle) = &mut self.connect_throttle {
+            let is_new = request.session == 0;
+            let newcomer = if is_new { Newcomer::New } else { Newcomer::Renewed };
+            let is_admitted = throttle.admits(step.now, newcomer);
+            self.counters.connection_token_deficit.add(throttle.deficit());
+            if !is_admitted {
+                self.counters.connections_throttled += 1;
+                return self.end(step, Close::AtOnce);
+            }
         }
         let settings = &self.settings;
         let timeout_ms = request

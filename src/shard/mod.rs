@@ -59,7 +59,7 @@ use watch::Watches;
 
 pub use connection::{Close, Stats};
 pub use report::{ConnectionInfo, Counters, Measured, WatchInfo};
-pub use throttle::ConnectThrottle;
+pub use throttle::{ConnectThrottle, EarlyDrop};
 
 /// What a shard is told by the configuration.
 #[derive(Clone, Debug)]
@@ -239,7 +239,9 @@ impl Shard {
                 tree,
                 watches: Watches::new(settings.hash_seed),
                 pool: Pool::default(),
-                connect_throttle: settings.connect_throttle.map(TokenBucket::new),
+                connect_throttle: settings
+                    .connect_throttle
+                    .map(|throttle| TokenBucket::new(throttle, settings.hash_seed)),
                 outstanding: 0,
                 large_bytes: 0,
                 addresses: BTreeMap::new(),
@@ -986,8 +988,14 @@ mod tests {
 
     #[test]
     fn new_connections_are_throttled() {
-        let connect_throttle =
-            Some(ConnectThrottle { tokens_max: 1, fill_time_ms: 1000, fill_count: 1 });
+        let connect_throttle = Some(ConnectThrottle {
+            tokens_max: 1,
+            fill_time_ms: 1000,
+            fill_count: 1,
+            for_new: 1,
+            for_renewed: 1,
+            early_drop: None,
+        });
         let mut bench = Bench::new(Settings { connect_throttle, ..settings() });
         let ids = [bench.connect(), bench.connect()];
         assert_eq!(ids.map(|id| bench.close_of(id)), [None, Some(Close::AtOnce)]);

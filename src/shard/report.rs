@@ -105,6 +105,8 @@ pub struct Counters {
     pub auth_failed: u64,
     pub large_requests_rejected: u64,
     pub connections_throttled: u64,
+    /// Tokens that were missing each time somebody wanted to connect.
+    pub connection_token_deficit: Measured,
     pub throttled_ops: u64,
     pub sessionless_connections_expired: u64,
     pub silent_connections_closed: u64,

@@ -74,10 +74,11 @@ pub(crate) fn publish(recorder: &Recorder, counters: &Counters, before: &Counter
     for (counter, of) in sums {
         recorder.add(counter, of(counters) - of(before));
     }
-    let measured: [(Summary, Of<Measured>); 7] = [
+    let measured: [(Summary, Of<Measured>); 8] = [
         (Summary::ReadLatency, |of| of.read_latency_ms),
         (Summary::UpdateLatency, |of| of.update_latency_ms),
         (Summary::ClientResponseSize, |of| of.response_bytes),
+        (Summary::ConnectionTokenDeficit, |of| of.connection_token_deficit),
         (Summary::NodeCreatedWatchCount, |of| of.created_watches),
         (Summary::NodeDeletedWatchCount, |of| of.deleted_watches),
         (Summary::NodeChangedWatchCount, |of| of.changed_watches),

@@ -18,7 +18,7 @@ use crate::admin::four_letter::Whitelist;
 use crate::auth::{self, DigestSettings, Providers, UnknownScheme, digest};
 use crate::config::{self, Config, DigestAlgorithm, DigestMismatch, FourLetterWords, Pin};
 use crate::pipeline;
-use crate::shard::{self, ConnectThrottle};
+use crate::shard::{self, ConnectThrottle, EarlyDrop};
 use crate::storage;
 use crate::tree::{self, ephemerals};
 use crate::types::ServerId;
@@ -188,16 +188,33 @@ pub(crate) fn shard(config: &Config, shards: usize, providers: Arc<Providers>) -
         large_requests_bytes_max: usize::try_from(throttle.large_requests_bytes_max)
             .unwrap_or(usize::MAX),
         throttled_op_wait_ms: throttle.op_wait_ms,
-        connect_throttle: throttle.connect.as_ref().map(|connect| ConnectThrottle {
-            tokens_max: i64::from(connect.tokens),
-            fill_time_ms: connect.fill_time_ms,
-            fill_count: i64::from(connect.fill_count),
-        }),
+        connect_throttle: throttle.connect.as_ref().map(|of| connect_throttle(of, shards)),
         input_bytes_max: config.connections.input_bytes_max,
         output_bytes_max: config.connections.output_bytes_max,
         output_bytes_ceiling: config.connections.output_bytes_ceiling,
         auth_bytes_max: config.connections.auth_bytes_max,
         hash_seed: random(),
+    }
+}
+
+/// A shard's part: connections are spread over all of them evenly.
+fn connect_throttle(of: &config::ConnectThrottle, shards: usize) -> ConnectThrottle {
+    let shards = i64::try_from(shards.max(1)).unwrap_or(i64::MAX);
+    let early_drop = of.freeze_time_ms.map(|freeze_time_ms| EarlyDrop {
+        freeze_time_ms,
+        increase: of.drop_increase,
+        decrease: of.drop_decrease,
+        decrease_ratio: of.decrease_ratio,
+    });
+    let for_new = of.weights.map_or(1, |weights| i64::from(weights.global));
+    ConnectThrottle {
+        // Else nobody would ever come in.
+        tokens_max: (i64::from(of.tokens) / shards).max(for_new),
+        fill_time_ms: of.fill_time_ms.saturating_mul(shards),
+        fill_count: i64::from(of.fill_count),
+        for_new,
+        for_renewed: of.weights.map_or(1, |weights| i64::from(weights.renewed)),
+        early_drop,
     }
 }
 
@@ -232,5 +249,36 @@ pub(crate) fn shown(config: &Config, directories: &Directories) -> Configuration
         max_session_timeout_ms: config.max_session_timeout_ms,
         client_port_listen_backlog: config.connections.listen_backlog.map_or(-1, i64::from),
         server_id: config.server_id.map_or(0, |server| server.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SessionWeights;
+
+    #[test]
+    fn shards_share_the_tokens_of_connections() {
+        let config = config::ConnectThrottle {
+            tokens: 30,
+            fill_time_ms: 10,
+            fill_count: 3,
+            freeze_time_ms: Some(50),
+            drop_increase: 0.02,
+            drop_decrease: 0.002,
+            decrease_ratio: 0.1,
+            weights: Some(SessionWeights { global: 3, local: 1, renewed: 2 }),
+        };
+        let of = |shards| connect_throttle(&config, shards);
+        let four = of(4);
+        assert_eq!((four.tokens_max, four.fill_time_ms, four.fill_count), (7, 40, 3));
+        assert_eq!((four.for_new, four.for_renewed), (3, 2));
+        assert_eq!(four.early_drop.map(|drop| drop.freeze_time_ms), Some(50));
+        // Room for one at least.
+        assert_eq!(of(100).tokens_max, 3);
+        let plain = config::ConnectThrottle { weights: None, freeze_time_ms: None, ..config };
+        let plain = connect_throttle(&plain, 1);
+        assert_eq!((plain.tokens_max, plain.for_new, plain.for_renewed), (30, 1, 1));
+        assert_eq!(plain.early_drop, None);
     }
 }
