@@ -791,6 +791,10 @@ knobs! {
     TXN_LOG_BACK_END: &'static str = ours("ringkeeper.txnLog.backEnd", "mapped").choices(&["mapped"]);
     /// The shape of log lines: ZooKeeper's text, or an object of JSON each.
     LOG_FORMAT: &'static str = ours("ringkeeper.log.format", "text").choices(&["text", "json"]);
+    /// Logs who changed what: a line for each write, at INFO, or ERROR where it was refused, with the
+    /// module audit.
+    AUDIT_ENABLE: bool = property("audit.enable", false)
+        .trades("Costs a line of the log for each write.");
     /// The least level that is logged, or levels by module as in info,ringkeeper::storage=debug.
     LOG_LEVEL: &'static str = ours("ringkeeper.log.level", "info")
         .trades("debug and below cost time on every request.");
@@ -924,8 +928,6 @@ knobs! {
         "metricsProvider.className", "org.apache.zookeeper.metrics.impl.DefaultMetricsProvider");
     /// Settings of that provider.
     METRICS_PROVIDER_REST: Text = file("metricsProvider.*", NONE).not_yet();
-    /// One line for each change, with who made it.
-    AUDIT_ENABLE: bool = property("audit.enable", false).not_yet();
     /// TLS for clients and between servers.
     SSL: Text = property("ssl.*", NONE).not_yet();
     /// Takes TLS on the plain client port too.

@@ -51,6 +51,8 @@ pub struct Config {
     pub admin: Admin,
     pub runtime: Runtime,
     pub logging: Logging,
+    /// Whether changes are written to the log with who made them.
+    pub audit: bool,
     /// `None` for a standalone server.
     pub ensemble: Option<EnsembleConfig>,
     /// Every setting that was given, by the key it has in a file. See [`Config::shown_settings`].

@@ -190,6 +190,7 @@ impl Parser<'_> {
             admin: self.admin()?,
             runtime: self.runtime()?,
             logging: self.logging(),
+            audit: self.read(&knobs::AUDIT_ENABLE)?,
             ensemble,
             settings: self.settings(),
             warnings: Vec::new(),

@@ -10,6 +10,7 @@
 //! | `password.rs` | session passwords, as `java.util.Random` makes them |
 //! | `reaper.rs` | empty containers and dead TTL znodes |
 //! | `snapshots.rs` | when the log rolls and a snapshot is taken; the tree as its records |
+//! | `audit.rs` | who changed what, for the audit log |
 //! | `counts.rs` | what metrics tell of |
 //! | `restore.rs` | a data directory's records into a running state |
 //!
@@ -18,6 +19,7 @@
 //! commits: what is covered is published and handed to the shards. There is no second copy of
 //! "what the tree will be": the tree itself is that, and views keep it from readers.
 
+mod audit;
 mod commit;
 mod counts;
 mod password;
@@ -33,6 +35,8 @@ mod tracker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use audit::Audit;
+pub use audit::{AuditResult, Audited};
 use commit::Gathered;
 pub use counts::Counts;
 pub use password::{is_password, password};
@@ -81,6 +85,8 @@ pub struct Settings {
     pub tree: tree::Settings,
     pub roll: RollSettings,
     pub reaper: ReaperSettings,
+    /// `zookeeper.audit.enable`: changes are audited, those of the server's own under this name.
+    pub audit: Option<Arc<str>>,
     /// For what is random (when logs roll): the same seed, the same run.
     pub seed: u64,
     #[cfg(feature = "mutants")]
@@ -151,6 +157,8 @@ pub struct Output {
     pub applied: Vec<Arc<Applied>>,
     /// To be written in the background.
     pub snapshot: Option<SnapshotJob>,
+    /// Lines for the audit log.
+    pub audited: Vec<Audited>,
 }
 
 impl Output {
@@ -189,6 +197,7 @@ pub struct Pipeline {
     reaper: Reaper,
     scratch: Scratch,
     counts: Counts,
+    audit: Option<Audit>,
 }
 
 impl Pipeline {
@@ -208,6 +217,7 @@ impl Pipeline {
             reaper: Reaper::new(now, settings.reaper),
             scratch: Scratch::default(),
             counts: Counts::default(),
+            audit: settings.audit.clone().map(Audit::new),
             sessions,
             tree,
             settings,
@@ -424,6 +434,9 @@ impl Pipeline {
             Some(Mutant::EphemeralsSurviveClose) => Vec::new(),
             _ => paths,
         };
+        if let Some(audit) = &mut self.audit {
+            paths.iter().for_each(|path| audit.ephemeral(Zxid(header.zxid), session, path));
+        }
         // A list that is too long is left out: whoever applies this knows what the session owns.
         // What no session owns may be TTL znodes, to a server with other settings: they are listed.
         let bytes: usize = paths.iter().map(|path| prep::FIXED_BYTES_MAX + path.len()).sum();
@@ -531,6 +544,7 @@ impl Pipeline {
         let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &request.ids };
         let mut scratch = std::mem::take(&mut self.scratch);
         let request_body = body;
+        let audited = self.audit.as_ref().and_then(|_| audit::asked(op, request_body));
         let mut body = whole(body);
         let txn = match op {
             code::CREATE | code::CREATE2 | code::CREATE_CONTAINER | code::CREATE_TTL => {
@@ -557,6 +571,8 @@ impl Pipeline {
                 let is_ttl = matches!(txn, Txn::Create { kind: CreateKind::Ttl(_), .. });
                 self.counts.ttl_created += u64::from(is_ttl);
                 let header = self.header(now, request.session, request.xid.0, txn.kind());
+                let audited = audited.map(|entry| entry.done(&txn));
+                self.audit(Zxid(header.zxid), request, audited, AuditResult::Success);
                 self.tree.apply(&header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
                 #[cfg(feature = "mutants")]
                 self.corrupt_sequence(&header, &txn);
@@ -579,9 +595,24 @@ impl Pipeline {
                     self.counts.exceeded(&path);
                 }
                 self.refuse(now, from, request, err, out);
+                self.audit(self.zab.proposed(), request, audited, AuditResult::Failure);
             }
         }
         self.scratch = scratch;
+    }
+
+    fn audit(
+        &mut self,
+        zxid: Zxid,
+        request: &Request,
+        entries: impl IntoIterator<Item = audit::Entry>,
+        result: AuditResult,
+    ) {
+        if let Some(audit) = &mut self.audit {
+            for entry in entries {
+                audit.request(zxid, request, &self.settings.providers, &entry, result);
+            }
+        }
     }
 
     #[cfg(feature = "mutants")]
@@ -683,6 +714,9 @@ impl Pipeline {
         });
         if let Some(zxid) = released {
             self.tree.publish(zxid);
+        }
+        if let Some(audit) = &mut self.audit {
+            audit.release(committed, &mut out.audited);
         }
     }
 

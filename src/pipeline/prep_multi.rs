@@ -8,7 +8,7 @@
 use std::cmp::Ordering;
 
 use super::prep::{Create, FIXED_BYTES_MAX, Prep, Scratch, decode};
-use super::{Pipeline, whole, write_result};
+use super::{AuditResult, Pipeline, audit, whole, write_result};
 use crate::exchange::{ConnectionId, Request, ShardId};
 use crate::jute::Reader;
 use crate::jute::Write as _;
@@ -64,6 +64,17 @@ impl<'a> Operation<'a> {
             Operation::SetData(set) => set.path.as_deref(),
         }
         .unwrap_or_default()
+    }
+
+    fn audited(&self) -> Option<audit::Entry> {
+        let operation = match self {
+            Operation::Create(create) => return Some(audit::created(create)),
+            Operation::Delete(_) => "delete",
+            Operation::SetData(_) => "setData",
+            Operation::Check(_) => return None,
+        };
+        let znode = Some(self.path().to_owned());
+        Some(audit::Entry { operation, znode, ..audit::Entry::default() })
     }
 
     fn is_ttl(&self) -> bool {
@@ -147,8 +158,17 @@ impl Pipeline {
         let (mut record, mut results) = (Vec::new(), Vec::new());
         record.put_count(Some(operations.len()));
         let mut failed = None;
+        let mut audited = Vec::new();
         for (at, operation) in operations.iter().enumerate() {
-            match self.operation(&header, request, operation.clone(), &mut record, &mut results) {
+            let done = self.operation(
+                &header,
+                request,
+                operation.clone(),
+                &mut record,
+                &mut results,
+                &mut audited,
+            );
+            match done {
                 Ok(()) => {}
                 Err(err) => {
                     failed = Some((at, err));
@@ -190,6 +210,12 @@ impl Pipeline {
                 put_failures(&mut results, operations.len(), failing, err);
             }
         }
+        let is_done = failed.is_none();
+        if !is_done {
+            audited = vec![audit::MULTI_FAILED];
+        }
+        let result = if is_done { AuditResult::Success } else { AuditResult::Failure };
+        self.audit(zxid, request, audited, result);
         self.log(&header, true, |out| out.extend_from_slice(&record), out);
         let body = self.gathered.body(|out| out.extend_from_slice(&results));
         let outcome = Outcome::Answer { xid: request.xid, err: Code::Ok, body, close: false };
@@ -222,7 +248,9 @@ impl Pipeline {
         operation: Operation<'_>,
         record: &mut Vec<u8>,
         results: &mut Vec<u8>,
+        audited: &mut Vec<audit::Entry>,
     ) -> Result<(), Code> {
+        let entry = self.audit.as_ref().and_then(|_| operation.audited());
         let mut scratch = std::mem::take(&mut self.scratch);
         let kind = operation.result_kind();
         let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &request.ids };
@@ -230,6 +258,7 @@ impl Pipeline {
         let done = txn.and_then(|txn| prep.fits(record.len(), txn)).map(|txn| {
             self.tree.apply(header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
             put_operation(record, &logged(&txn));
+            audited.extend(entry.map(|entry| entry.done(&txn)));
             MultiHeader { kind, done: false, err: 0 }.write(results);
             write_result(results, kind, &txn, &self.tree);
         });

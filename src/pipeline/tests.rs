@@ -54,6 +54,7 @@ fn settings() -> Settings {
             per_minute_max: 60_000,
             never_used_ms_max: 5_000,
         },
+        audit: None,
         seed: 1,
         #[cfg(feature = "mutants")]
         mutant: None,
@@ -557,6 +558,55 @@ fn ttls_and_exceeded_quotas_are_counted_whether_in_a_multi_or_not() {
         bench.pass(1_000);
     }
     assert_eq!(bench.pipeline.take_counts(), Counts { ttl_deleted: 2, ..Counts::default() });
+}
+
+/// The lines are those that ZooKeeper wrote for the same requests.
+#[test]
+fn changes_are_audited_once_they_are_committed() {
+    let mut bench = Bench::new(Settings { audit: Some("root".into()), ..settings() });
+    bench.ids = [Id::new("ip", "127.0.0.1"), Id::new("digest", "user1:hash")].into();
+    let session = bench.open(HERE);
+    bench.create(session, "/a", b"", CreateMode::Persistent);
+    bench.create(session, "/a", b"", CreateMode::Persistent);
+    bench.create(session, "/a/seq-", b"", CreateMode::EphemeralSequential);
+    bench.write(session, code::SET_DATA, &set_data("/nope\t\n", b"x"));
+    let mut body = Vec::new();
+    body.put_text("/a");
+    Some(vec![Acl::new(1, "world", "anyone"), Acl::new(31, "auth", "x")]).write(&mut body);
+    body.put_i32(-1);
+    bench.write(session, code::SET_ACL, &body);
+    let two = |second: &str| {
+        let create = |path: &str| (code::CREATE, create(path, b"", AclBytes::OPEN, 0));
+        multi(&[create("/m1"), create(second)])
+    };
+    bench.write(session, code::MULTI, &two("/m1/x/y"));
+    bench.write(session, code::MULTI, &two("/m2"));
+    let audited = std::mem::take(&mut bench.out.audited);
+    let who = format!("session={session}\tuser=127.0.0.1,user1\tip=127.0.0.1\toperation=");
+    let expected = [
+        (AuditResult::Success, "create\tznode=/a\tznode_type=persistent\tresult=success"),
+        (AuditResult::Failure, "create\tznode=/a\tznode_type=persistent\tresult=failure"),
+        (
+            AuditResult::Success,
+            "create\tznode=/a/seq-0000000000\tznode_type=ephemeral_sequential\tresult=success",
+        ),
+        (AuditResult::Failure, "setData\tznode=/nope\\t\\n\tresult=failure"),
+        (AuditResult::Success, "setAcl\tznode=/a\tacl=world:anyone:r,auth:x:cdrwa\tresult=success"),
+        (AuditResult::Failure, "multiOperation\tresult=failure"),
+        (AuditResult::Success, "create\tznode=/m1\tznode_type=persistent\tresult=success"),
+        (AuditResult::Success, "create\tznode=/m2\tznode_type=persistent\tresult=success"),
+    ];
+    let expected = expected.map(|(result, line)| Audited { result, line: format!("{who}{line}") });
+    assert_eq!(audited, expected);
+    // Asked for and not committed: nothing is said yet.
+    bench.request(HERE, session, Want::Close, &[]);
+    assert_eq!(bench.out.audited, []);
+    bench.sync();
+    let line = format!(
+        "session={session}\tuser=root\toperation=ephemeralZNodeDeletionOnSessionCloseOrExpire\t\
+         znode=/a/seq-0000000000\tresult=success"
+    );
+    assert_eq!(bench.out.audited, [Audited { result: AuditResult::Success, line }]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::fmt::{self, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Subscriber, error, info};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -24,6 +24,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{LogFormat, Logging, SECRET, is_secret};
+use crate::pipeline::{AuditResult, Audited};
 use crate::types::ServerId;
 
 /// Sends all events of the process to standard output. To be called once, before the first event.
@@ -42,6 +43,19 @@ pub fn start(logging: &Logging, server_id: Option<ServerId>) -> Result<(), Strin
         .with_writer(std::io::stdout);
     let installed = tracing_subscriber::registry().with(filter).with(lines).try_init();
     outcome.and(installed.map_err(|error| error.to_string()))
+}
+
+/// Where audit lines go to, for filters: `ringkeeper.log.level=info,audit=off`.
+const AUDIT: &str = "audit";
+
+/// Logs a line of the audit log, at the levels that ZooKeeper's have.
+pub(crate) fn audit(audited: &Audited) {
+    let Audited { result, line } = audited;
+    if *result != AuditResult::Failure {
+        info!(target: AUDIT, "{line}");
+    } else {
+        error!(target: AUDIT, "{line}");
+    }
 }
 
 /// An event as a line.
@@ -67,7 +81,10 @@ where
         let origin = Origin {
             level: *event.metadata().level(),
             thread: thread.name().unwrap_or("unnamed"),
-            module: event.metadata().module_path().unwrap_or_default(),
+            module: match event.metadata().target() {
+                AUDIT => AUDIT,
+                _ => event.metadata().module_path().unwrap_or_default(),
+            },
             line: event.metadata().line().unwrap_or_default(),
         };
         match self.format {
@@ -108,7 +125,8 @@ impl Lines {
             write!(writer, "{}{part}", if place == 0 { "" } else { "." })?;
         }
         write!(writer, "@{line}] - ")?;
-        let mut fields = TextFields { message: String::new(), rest: String::new() };
+        let has_tabs = event.metadata().target() == AUDIT;
+        let mut fields = TextFields { message: String::new(), rest: String::new(), has_tabs };
         event.record(&mut fields);
         writeln!(writer, "{}{}", fields.message, fields.rest)
     }
@@ -140,14 +158,16 @@ impl Lines {
 struct TextFields {
     message: String,
     rest: String,
+    /// The message is an audit line, whose fields have tabs between them and none inside.
+    has_tabs: bool,
 }
 
 impl TextFields {
     fn put(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         let written = match field.name() {
-            "message" => write!(OneLine(&mut self.message), "{value}"),
+            "message" => write!(OneLine(&mut self.message, self.has_tabs), "{value}"),
             name if is_secret(name) => write!(self.rest, " {name}={SECRET}"),
-            name => write!(OneLine(&mut self.rest), " {name}={value}"),
+            name => write!(OneLine(&mut self.rest, false), " {name}={value}"),
         };
         written.expect("a string takes all");
     }
@@ -163,13 +183,13 @@ impl Visit for TextFields {
     }
 }
 
-/// Writes text with its control characters escaped.
-struct OneLine<'a>(&'a mut String);
+/// Writes text with its control characters escaped; tabs not, where they are to be kept.
+struct OneLine<'a>(&'a mut String, bool);
 
 impl fmt::Write for OneLine<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
-            if c.is_control() {
+            if c.is_control() && !(self.1 && c == '\t') {
                 self.0.extend(c.escape_default());
             } else {
                 self.0.push(c);
@@ -324,6 +344,18 @@ mod tests {
             assert_eq!(line.lines().count(), 1, "{line:?}");
             assert!(!line.trim_end().contains(char::is_control), "{line:?}");
         }
+    }
+
+    #[test]
+    fn an_audit_line_keeps_its_tabs_and_nothing_else_that_is_no_text() {
+        let audited =
+            |result| Audited { result, line: "user=a\toperation=b\n\tresult=c".to_owned() };
+        let line = logged(LogFormat::Text, None, || audit(&audited(AuditResult::Success)));
+        let (origin, message) = line.split_once("] - user").unwrap();
+        assert!(origin.contains("- INFO ") && origin.contains(":audit@"), "{origin}");
+        assert_eq!(message, "=a\toperation=b\\n\tresult=c\n");
+        let line = logged(LogFormat::Text, None, || audit(&audited(AuditResult::Failure)));
+        assert!(line.contains("- ERROR "), "{line}");
     }
 
     #[test]

@@ -90,7 +90,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::exchange::ShardId;
 use crate::metrics::{Counter, Metrics, Summary};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{AuditResult, Audited, Pipeline};
 
 /// Why a server ended other than by being asked to; each with the exit code it has in ZooKeeper.
 #[derive(Debug, thiserror::Error)]
@@ -191,16 +191,26 @@ pub fn run(config: Config) -> Result<(), RunError> {
     // Before the first thread, so that all of them inherit it.
     sys::block_stop_signals().map_err(RunError::other)?;
     sys::catch_bus_errors().map_err(RunError::other)?;
-    let directories = Arc::new(Directories::open(
-        &config.data_dir,
-        &config.data_log_dir,
-        config.snapshots.create_directories,
-    )?);
-    let recovered = recover::recover(&directories, settings::recover(&config))?;
     let (events, inbox) = channel::unbounded();
-    let mut server = Server::start(&config, allowed, clock, &directories, recovered, &events)?;
+    let audit = |operation, result| {
+        if config.audit {
+            logging::audit(&Audited::of_server(&settings::server_user(), operation, result));
+        }
+    };
+    let begin = || {
+        let directories = Arc::new(Directories::open(
+            &config.data_dir,
+            &config.data_log_dir,
+            config.snapshots.create_directories,
+        )?);
+        let recovered = recover::recover(&directories, settings::recover(&config))?;
+        Server::start(&config, allowed, clock, &directories, recovered, &events)
+    };
+    let mut server = begin().inspect_err(|_| audit("serverStart", AuditResult::Failure))?;
+    audit("serverStart", AuditResult::Success);
     wait_for_signals(&events)?;
     let stopped = server.serve(&inbox);
+    audit("serverStop", AuditResult::Invoked);
     // Once more would be too late: a core that is stuck must not keep the process.
     stopped.inspect_err(|fault| error!(%fault, "stopping at once"))
 }

@@ -29,6 +29,7 @@ use super::background::Job;
 use super::clock::Clock;
 use super::counts;
 use super::disk::{Log, LogError, LogParts, MappedLog, Round};
+use super::logging::audit;
 use super::mesh::{Bell, FromShard, PipelineEnd};
 use super::pulse::{self, Breath};
 use super::whole_ms;
@@ -363,6 +364,9 @@ impl<L: Log, C> State<L, C> {
         }
         for applied in self.out.applied.drain(..) {
             self.end.publish(&applied);
+        }
+        for audited in self.out.audited.drain(..) {
+            audit(&audited);
         }
         if let Some(job) = self.out.snapshot.take() {
             // Once the background thread has ended, so do we.

@@ -162,10 +162,17 @@ pub(crate) fn pipeline(
             per_minute_max: i64::from(config.znodes.container_removals_per_minute),
             never_used_ms_max: config.znodes.container_never_used_ms.unwrap_or(0),
         },
+        audit: config.audit.then(|| server_user().into()),
         seed: random(),
         #[cfg(feature = "mutants")]
         mutant: None,
     }
+}
+
+/// Who this process is, for the audit log.
+pub(crate) fn server_user() -> String {
+    let variable = |name| std::env::var(name).ok().filter(|user| !user.is_empty());
+    variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "zookeeper".to_owned())
 }
 
 /// A number that nobody can foresee; std seeds its hashers with such.

@@ -161,6 +161,29 @@ fn sigterm_ends_orderly_with_all_that_was_answered_on_the_disk() {
 }
 
 #[test]
+fn who_changed_what_is_audited_where_that_is_asked_for() {
+    let folder = Folder::new("audit");
+    let server = Server::start(&folder, &["audit.enable=true"]);
+    let mut client = Client::connect(server.address, now() + PATIENCE).unwrap();
+    for _ in 0..2 {
+        client.create("/a", b"1");
+        client.replies(1).unwrap();
+    }
+    server.ask_to_stop();
+    let (status, said) = server.wait(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{said}");
+    let create = "user=127.0.0.1\tip=127.0.0.1\toperation=create\tznode=/a\tznode_type=persistent";
+    for line in [
+        "operation=serverStart\tresult=success",
+        &format!("{create}\tresult=success"),
+        &format!("{create}\tresult=failure"),
+        "operation=serverStop\tresult=invoked",
+    ] {
+        assert_eq!(said.matches(line).count(), 1, "{line} in {said}");
+    }
+}
+
+#[test]
 fn a_second_server_on_the_same_directory_refuses() {
     let folder = Folder::new("second");
     let first = Server::start(&folder, &[]);

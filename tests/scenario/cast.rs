@@ -607,6 +607,7 @@ fn settings() -> pipeline::Settings {
         tree,
         roll: RollSettings::default(),
         reaper: ReaperSettings::default(),
+        audit: None,
         seed: 1,
         #[cfg(feature = "mutants")]
         mutant: None,

@@ -1103,6 +1103,7 @@ impl World {
             tree: settings,
             roll: self.plan.roll,
             reaper: self.plan.reaper,
+            audit: None,
             seed: self.rng.next(),
             #[cfg(feature = "mutants")]
             mutant: match self.mutant {
