@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use ringkeeper::jute::frame::{self, Front};
 use ringkeeper::jute::record::Record;
-use ringkeeper::jute::{Reader, Write as _};
+use ringkeeper::jute::{Malformed, Reader, Write as _};
 use ringkeeper::record::data::AclBytes;
 use ringkeeper::record::op::{code, xid};
 use ringkeeper::record::proto::{ConnectRequest, ConnectResponse, ReplyHeader, RequestHeader};
@@ -44,12 +44,14 @@ pub enum Arrival<'a, T> {
     Connected,
     Reply {
         tag: T,
+        zxid: i64,
         /// 0, or the number of an error.
         err: i32,
         body: &'a [u8],
     },
     /// A watch event, as its record's bytes.
     Event {
+        zxid: i64,
         body: &'a [u8],
     },
     Pong,
@@ -222,10 +224,10 @@ impl<T> Connection<T> {
         Ok(Some(match header.xid {
             xid::PING => Arrival::Pong,
             XID_CLOSE => Arrival::Ended,
-            xid::NOTIFICATION => Arrival::Event { body: reader.rest() },
+            xid::NOTIFICATION => Arrival::Event { zxid: header.zxid, body: reader.rest() },
             found => match self.in_flight.pop_front() {
                 Some((expected, tag)) if expected == found => {
-                    Arrival::Reply { tag, err: header.err, body: reader.rest() }
+                    Arrival::Reply { tag, zxid: header.zxid, err: header.err, body: reader.rest() }
                 }
                 Some((expected, _)) => {
                     return Err(Lost::Protocol(format!(
@@ -246,6 +248,14 @@ impl<T> Connection<T> {
         debug_assert!(self.tail.is_empty(), "receive has taken the last tail");
         self.tail.extend_from_slice(rest);
     }
+}
+
+/// The names in the reply to a request for children.
+pub fn names(body: &[u8]) -> Result<Vec<String>, Malformed> {
+    let mut reader = Reader::new(body);
+    let count = reader.count()?.unwrap_or(0);
+    let name = |_| Ok(reader.text()?.unwrap_or_default().into_owned());
+    (0..count).map(name).collect()
 }
 
 /// A client that waits for each reply, for what is not measured.
@@ -290,6 +300,31 @@ impl Session {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// The names of a znode's children.
+    pub fn children(&mut self, path: &str) -> Result<Result<Vec<String>, i32>, Lost> {
+        let answer = self.call(code::GET_CHILDREN, |out| {
+            out.put_text(path);
+            out.put_bool(false);
+        })?;
+        Ok(match answer {
+            Ok(body) => Ok(names(&body).map_err(|error| Lost::Protocol(error.to_string()))?),
+            Err(err) => Err(err),
+        })
+    }
+
+    /// Has this session's server catch up with the leader.
+    pub fn sync(&mut self, path: &str) -> Result<Answer, Lost> {
+        self.call(code::SYNC, |out| out.put_text(path))
+    }
+
+    /// A znode's data and stat.
+    pub fn data(&mut self, path: &str) -> Result<Answer, Lost> {
+        self.call(code::GET_DATA, |out| {
+            out.put_text(path);
+            out.put_bool(false);
+        })
     }
 
     pub fn delete(&mut self, path: &str) -> Result<Answer, Lost> {
@@ -407,10 +442,10 @@ mod tests {
             arrived,
             [
                 "Connected",
-                "Reply { tag: \"first\", err: 0, body: [111, 110, 101] }",
+                "Reply { tag: \"first\", zxid: 1, err: 0, body: [111, 110, 101] }",
                 "Pong",
-                "Event { body: [101, 118, 101, 110, 116] }",
-                "Reply { tag: \"second\", err: -101, body: [] }",
+                "Event { zxid: 1, body: [101, 118, 101, 110, 116] }",
+                "Reply { tag: \"second\", zxid: 1, err: -101, body: [] }",
             ]
         );
         assert_eq!(connection.tail.len(), 5);

@@ -24,7 +24,7 @@ use hdrhistogram::Histogram;
 use crate::Fault;
 use crate::client::{Arrival, Connection, Lost};
 use crate::sys::{self, Interest, Poll, Ready};
-use crate::workload::{Asked, Op, Source, multi_error};
+use crate::workload::{ANY_LENGTH, Achieved, Asked, Heard, Next, Op, Source, multi_error};
 
 /// How long a server may take to accept a connection and to make its session.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
@@ -36,6 +36,9 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 /// The longest wait of a thread, so that it pings in time and sees the end.
 const TURN_MAX: Duration = Duration::from_millis(20);
+
+/// How soon those are asked again that had nothing to ask.
+const LATER: Duration = Duration::from_millis(1);
 
 /// When requests are made.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -307,6 +310,8 @@ struct Worker<'a, S> {
     chunk: Vec<u8>,
     /// Those with new requests in this turn.
     touched: Vec<usize>,
+    /// Those that had nothing to ask yet.
+    later: Vec<usize>,
     phase: Phase,
     clock: Clock,
     dues: Dues,
@@ -320,6 +325,8 @@ struct Line {
     server: SocketAddr,
     connection: Connection<Asked>,
     interest: Interest,
+    /// Whether it is to be asked again though nothing is heard on it.
+    is_later: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -432,6 +439,7 @@ impl<'a, S: Source> Worker<'a, S> {
             live: 0,
             chunk: Vec::new(),
             touched: Vec::new(),
+            later: Vec::new(),
             phase: Phase::Connecting { greeted: 0 },
             clock: Clock { start: Instant::now(), begin_ns: 0, end_ns: u64::MAX },
             dues: Dues::of(plan.pace, share),
@@ -458,7 +466,7 @@ impl<'a, S: Source> Worker<'a, S> {
         connection.flush().map_err(fault)?;
         let interest = Interest::Read;
         self.poll.add(&connection, self.lines.len(), interest).map_err(Fault::Poll)?;
-        self.lines.push(Some(Line { server, connection, interest }));
+        self.lines.push(Some(Line { server, connection, interest, is_later: false }));
         self.live += 1;
         Ok(())
     }
@@ -507,9 +515,10 @@ impl<'a, S: Source> Worker<'a, S> {
         }
         while 0 < self.live {
             let now_ns = self.clock.now_ns();
-            if self.phase == Phase::Asking && end_ns <= now_ns {
+            if self.phase == Phase::Asking && (end_ns <= now_ns || self.source.is_done()) {
                 self.drain();
             }
+            self.ask_later()?;
             self.ask_due(now_ns)?;
             if matches!(self.phase, Phase::Draining { .. }) && self.is_quiet() {
                 break;
@@ -534,20 +543,51 @@ impl<'a, S: Source> Worker<'a, S> {
     /// In a closed loop: fills all connections. From then on each reply brings a request.
     fn ask_first(&mut self) -> Result<(), Fault> {
         for token in 0..self.lines.len() {
-            let now_ns = self.clock.now_ns();
-            let Some(line) = &mut self.lines[token] else { continue };
-            for _ in 0..self.plan.depth {
-                if !self.source.ask(token, now_ns, &mut line.connection) {
-                    self.drain();
-                    break;
-                }
-            }
+            self.fill(token, self.clock.now_ns());
             self.flush_or_lose(token)?;
-            if self.phase != Phase::Asking {
-                break;
-            }
         }
         Ok(())
+    }
+
+    /// Asks those again that had nothing to ask when they were asked last.
+    fn ask_later(&mut self) -> Result<(), Fault> {
+        if self.later.is_empty() {
+            return Ok(());
+        }
+        let now_ns = self.clock.now_ns();
+        let waiting = mem::take(&mut self.later);
+        for token in waiting {
+            if let Some(line) = &mut self.lines[token] {
+                line.is_later = false;
+            }
+            self.fill(token, now_ns);
+            self.flush_or_lose(token)?;
+        }
+        Ok(())
+    }
+
+    /// In a closed loop: puts requests into a connection's buffer until it has no more room.
+    fn fill(&mut self, token: usize, now_ns: u64) {
+        let Some(line) = &mut self.lines[token] else { return };
+        while self.phase == Phase::Asking
+            && self.plan.pace == Pace::Closed
+            && now_ns < self.clock.end_ns
+            && line.connection.in_flight() < self.plan.depth
+        {
+            match self.source.ask(token, now_ns, &mut line.connection) {
+                Next::Asked => {}
+                Next::Waits => break,
+                Next::Later => {
+                    if !mem::replace(&mut line.is_later, true) {
+                        self.later.push(token);
+                    }
+                    break;
+                }
+                Next::Done => {
+                    self.phase = Phase::Draining { until_ns: now_ns + nanos(DRAIN_WITHIN) };
+                }
+            }
+        }
     }
 
     /// In an open loop: makes the requests that are due, as far as the connections have room.
@@ -589,7 +629,8 @@ impl<'a, S: Source> Worker<'a, S> {
             Some(due_ns) if now_ns < due_ns => due_ns,
             _ => u64::MAX,
         };
-        Duration::from_nanos(end_ns.min(due_ns).saturating_sub(now_ns)).min(TURN_MAX)
+        let turn_max = if self.later.is_empty() { TURN_MAX } else { LATER };
+        Duration::from_nanos(end_ns.min(due_ns).saturating_sub(now_ns)).min(turn_max)
     }
 
     /// Nothing is asked any more for its own sake.
@@ -624,31 +665,33 @@ impl<'a, S: Source> Worker<'a, S> {
             let now_ns = self.clock.now_ns();
             let mut replies = 0;
             while let Some(arrival) = line.connection.take(&mut input)? {
-                match arrival {
+                let connection = ready.token;
+                let achieved = match arrival {
                     Arrival::Connected => {
                         if let Phase::Connecting { greeted } = &mut self.phase {
                             *greeted += 1;
                         }
+                        continue;
                     }
-                    Arrival::Reply { tag, err, body } => {
+                    Arrival::Reply { tag, zxid, err, body } => {
                         replies += 1;
                         self.tally.note(self.plan.pace, &self.clock, now_ns, &tag, err, body);
-                        if self.phase == Phase::Asking
-                            && self.plan.pace == Pace::Closed
-                            && now_ns < self.clock.end_ns
-                            && !self.source.ask(ready.token, now_ns, &mut line.connection)
-                        {
-                            let until_ns = now_ns + nanos(DRAIN_WITHIN);
-                            self.phase = Phase::Draining { until_ns };
-                        }
+                        self.source.on_reply(&Heard { connection, now_ns, zxid, err, body }, &tag)
                     }
-                    Arrival::Event { .. } => self.tally.events += 1,
-                    Arrival::Pong => {}
+                    Arrival::Event { zxid, body } => {
+                        self.tally.events += 1;
+                        self.source.on_event(&Heard { connection, now_ns, zxid, err: 0, body })
+                    }
+                    Arrival::Pong => continue,
                     Arrival::Ended => return Err(Lost::Closed),
+                };
+                if let Some(achieved) = achieved {
+                    self.tally.achieve(&self.clock, now_ns, achieved);
                 }
             }
             line.connection.keep(input);
             self.replies.fetch_add(replies, Ordering::Relaxed);
+            self.fill(ready.token, now_ns);
         }
         self.flush(ready.token)
     }
@@ -750,9 +793,9 @@ impl Tally {
             return;
         }
         let op = self.ops.entry(asked.op).or_insert_with(OpTally::new);
-        if err != 0 {
+        if err != 0 && err != asked.tolerated {
             *op.errors.entry(err).or_default() += 1;
-        } else if body.len() == asked.reply_bytes {
+        } else if err != 0 || body.len() == asked.reply_bytes || asked.reply_bytes == ANY_LENGTH {
             op.latency_ns.saturating_record(now_ns.saturating_sub(asked.due_ns));
             if clock.is_measured(now_ns) {
                 let second = ((now_ns - clock.begin_ns) / 1_000_000_000) as usize;
@@ -767,6 +810,14 @@ impl Tally {
             *op.errors.entry(err).or_default() += 1;
         } else {
             op.malformed += 1;
+        }
+    }
+
+    /// Counts what requests or events have achieved together.
+    fn achieve(&mut self, clock: &Clock, now_ns: u64, achieved: Achieved) {
+        if clock.is_measured(now_ns) {
+            let op = self.ops.entry(achieved.op).or_insert_with(OpTally::new);
+            op.latency_ns.saturating_record(now_ns.saturating_sub(achieved.since_ns));
         }
     }
 }

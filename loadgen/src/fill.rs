@@ -5,8 +5,10 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::driver::{Crew, Pace, Plan, Span, drive, split};
+use crate::paths::{LEVELS_MAX, Paths};
 use crate::report::{OwnCost, ServerCost, Summary};
-use crate::workload::{Listed, Op, Paths, Random, Task};
+use crate::sizes::Sizes;
+use crate::workload::{Listed, Op, Task};
 use crate::{Costs, Fault, LIST_TIMEOUT_MS, NODE_EXISTS, Progress, create_root, ranges, resolve};
 
 /// A tree as a user asks for it.
@@ -14,11 +16,13 @@ use crate::{Costs, Fault, LIST_TIMEOUT_MS, NODE_EXISTS, Progress, create_root, r
 pub struct Fill {
     pub servers: Vec<String>,
     pub znodes: u64,
-    pub value_bytes: usize,
+    pub value_bytes: Sizes,
     /// Characters of each path.
     pub path_length: usize,
     /// Children per parent.
     pub fan_out: u64,
+    /// Of parents.
+    pub levels: u32,
     /// Creates in one multi; 1 is plain creates.
     pub multi: u64,
     pub connections: usize,
@@ -46,6 +50,7 @@ impl Fill {
         let claims = [
             (0 < self.znodes, "one znode at least"),
             (0 < self.fan_out, "one child per parent at least"),
+            ((1..=LEVELS_MAX).contains(&self.levels), "1 to 16 levels of parents"),
             (self.znodes <= 999_999 * self.fan_out, "999999 parents at most: more --fan-out"),
             (0 < self.multi && self.multi <= 10_000, "1 to 10000 creates per multi"),
             (0 < self.connections, "one connection at least"),
@@ -55,14 +60,14 @@ impl Fill {
         if let Some((_, claim)) = claims.iter().find(|(holds, _)| !holds) {
             return Err(Fault::Load((*claim).to_owned()));
         }
-        Paths::with_length(&self.root, self.fan_out, self.path_length, self.znodes)
+        Paths::new(&self.root, self.fan_out, self.levels)
+            .with_length(self.path_length, self.znodes)
             .map_err(Fault::Load)
     }
 
     pub fn run(&self, pid: Option<u32>, progress: Progress<'_>) -> Result<FillReport, Fault> {
         let paths = self.paths()?;
         let servers = resolve(&self.servers)?;
-        let value = Random::new(self.seed).bytes(self.value_bytes);
         let plan = Plan {
             servers: servers.clone(),
             depth: self.depth,
@@ -75,8 +80,8 @@ impl Fill {
             ranges(end, connections.len())
                 .into_iter()
                 .zip(connections)
-                .map(|((first, end), connections)| {
-                    let source = Listed::new(task, &paths, &value, first, end);
+                .map(|(range, connections)| {
+                    let source = Listed::new(task, &paths, &self.value_bytes, self.seed, range);
                     Crew { connections, source }
                 })
                 .collect()
@@ -84,9 +89,12 @@ impl Fill {
         let mut costs = Costs::new(pid);
         costs.look_unconnected()?;
         create_root(servers[0], &self.root)?;
-        let parents =
-            drive(&plan, crews(Task::Parents, paths.parents(self.znodes)), &mut |_| Ok(()));
-        crate::Listing { tally: parents?.tally }.tolerating(&[NODE_EXISTS])?;
+        for level in (1..=self.levels).rev() {
+            let task = Task::Parents { level };
+            let parents =
+                drive(&plan, crews(task, paths.parents(self.znodes, level)), &mut |_| Ok(()));
+            crate::Listing { tally: parents?.tally }.tolerating(&[NODE_EXISTS])?;
+        }
         let task = Task::Znodes { multi: self.multi };
         let driven = drive(&plan, crews(task, self.znodes), &mut |moment| {
             costs.progress(moment, &mut *progress)
@@ -125,6 +133,7 @@ impl fmt::Display for FillReport {
             value_bytes,
             path_length,
             fan_out,
+            levels,
             multi,
             connections,
             depth,
@@ -135,8 +144,9 @@ impl fmt::Display for FillReport {
         writeln!(
             f,
             "loadgen fill --server {} --znodes {znodes} --value-size {value_bytes} --path-length \
-             {path_length} --fan-out {fan_out} --multi {multi} --connections {connections} --depth \
-             {depth} --threads {threads} --root {root} --seed {seed}",
+             {path_length} --fan-out {fan_out} --levels {levels} --multi {multi} \
+             --connections {connections} --depth {depth} --threads {threads} --root {root} \
+             --seed {seed}",
             servers.join(",")
         )?;
         write!(f, "{}", self.summary)?;

@@ -1,10 +1,10 @@
 //! A load generator for any server that speaks the ZooKeeper client protocol: a `Load` in, a
 //! `Report` out.
 //!
-//! From the ground up: `sys` (epoll), `client` (one connection), `workload` (what is asked),
-//! `driver` (connections over threads, pace, time), `process` (what a server costs), `report`
-//! (what was measured), and the runs that are more than one load: `fill`, `idle`, `start_time`,
-//! `compare`.
+//! From the ground up: `sys` (epoll), `client` (one connection), `keys`, `paths` and `sizes`
+//! (which znode, where it is, how large it is), `workload` (what is asked), `driver` (connections
+//! over threads, pace, time), `process` (what a server costs), `report` (what was measured), and
+//! the runs that are more than one load: `fill`, `idle`, `start_time`, `compare`.
 #![allow(clippy::disallowed_methods, reason = "measuring time is what this program is for")]
 
 pub mod client;
@@ -12,8 +12,11 @@ pub mod compare;
 pub mod driver;
 pub mod fill;
 pub mod idle;
+pub mod keys;
+pub mod paths;
 pub mod process;
 pub mod report;
+pub mod sizes;
 pub mod start_time;
 pub mod sys;
 pub mod workload;
@@ -23,15 +26,16 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use client::{Lost, Session};
 use driver::{Crew, Driven, Moment, Pace, Plan, Span, drive, split};
+use keys::Keys;
+use paths::{LEVELS_MAX, Paths};
 use process::Usage;
 use report::{OwnCost, Report, ServerCost, Summary, code_name};
-use workload::{
-    Created, Deletes, Keys, Listed, Mix, Op, Paths, Random, Shape, Task, Workload, created_parent,
-};
+use sizes::Sizes;
+use workload::{Created, Deletes, Listed, Mix, Op, Shape, Task, Workload, created_parent};
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +72,7 @@ pub enum Fault {
 }
 
 /// A load, as a user asks for it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Load {
     /// `HOST:PORT`; connections go to them in turn.
     pub servers: Vec<String>,
@@ -77,14 +81,18 @@ pub struct Load {
     /// Requests in flight per connection.
     pub depth: usize,
     pub threads: usize,
-    pub value_bytes: usize,
+    pub value_bytes: Sizes,
     pub znodes: u64,
     /// Children per parent.
     pub fan_out: u64,
+    /// Of parents.
+    pub levels: u32,
     pub keys: Keys,
     /// How many znodes a multi sets.
     pub multi_size: usize,
+    #[serde(serialize_with = "report::as_span")]
     pub warmup: Duration,
+    #[serde(serialize_with = "report::as_span")]
     pub duration: Duration,
     /// Requests a second over all connections; none: a closed loop.
     pub rate: Option<f64>,
@@ -104,9 +112,10 @@ impl Default for Load {
             connections: 64,
             depth: 16,
             threads: 1,
-            value_bytes: 100,
+            value_bytes: Sizes::Fixed(100),
             znodes: 1000,
             fan_out: 100,
+            levels: 1,
             keys: Keys::Uniform,
             multi_size: 4,
             warmup: Duration::from_secs(2),
@@ -134,6 +143,7 @@ impl Load {
             (0 < self.threads, "one thread at least"),
             (0 < self.znodes, "one znode at least"),
             (0 < self.fan_out, "one child per parent at least"),
+            ((1..=LEVELS_MAX).contains(&self.levels), "1 to 16 levels of parents"),
             (self.znodes <= 999_999 * self.fan_out, "999999 parents at most: more --fan-out"),
             (0 < self.multi_size, "one operation per multi at least"),
             (!self.duration.is_zero(), "a duration above zero"),
@@ -159,13 +169,15 @@ impl Load {
             mix: self.mix.clone(),
             keys: self.keys,
             znodes: self.znodes,
-            paths: Paths::new(&self.root, self.fan_out),
-            value_bytes: self.value_bytes,
+            paths: Paths::new(&self.root, self.fan_out, self.levels),
+            sizes: self.value_bytes.clone(),
             multi_size: self.multi_size,
             seed: self.seed,
             created_below: format!("{}/created/{run:x}", self.root),
+            checks_lengths: true,
         };
-        let creates = self.mix.ops().any(|op| matches!(op, Op::Create | Op::Delete));
+        let creates =
+            self.mix.ops().any(|op| matches!(op, Op::Create | Op::Ephemeral | Op::Delete));
         let mut costs = Costs::new(pid);
         costs.look_unconnected()?;
         self.set_up(&servers, &shape, creates)?;
@@ -206,13 +218,15 @@ impl Load {
             }
             session.close();
         }
-        let value = Random::new(self.seed).bytes(self.value_bytes);
-        let parents = shape.paths.parents(self.znodes);
         let list = |task, end| {
-            let crew = |(first, end)| Listed::new(task, &shape.paths, &value, first, end);
+            let crew = |range| Listed::new(task, &shape.paths, &shape.sizes, self.seed, range);
             run_list(servers, ranges(end, self.threads).into_iter().map(crew).collect())
         };
-        list(Task::Parents, parents)?.tolerating(&[NODE_EXISTS])?;
+        // The topmost first, for those below need them.
+        for level in (1..=self.levels).rev() {
+            let parents = shape.paths.parents(self.znodes, level);
+            list(Task::Parents { level }, parents)?.tolerating(&[NODE_EXISTS])?;
+        }
         let there = list(Task::Znodes { multi: 1 }, self.znodes)?.tolerating(&[NODE_EXISTS])?;
         if there {
             list(Task::Values, self.znodes)?.tolerating(&[])?;

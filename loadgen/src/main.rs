@@ -12,14 +12,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use loadgen::compare::{Compare, Side};
 use loadgen::fill::Fill;
 use loadgen::idle::Idle;
+use loadgen::keys::Keys;
 use loadgen::report::parse_span;
+use loadgen::sizes::Sizes;
 use loadgen::start_time::StartTime;
-use loadgen::workload::{Keys, Mix};
+use loadgen::workload::Mix;
 use loadgen::{Fault, Load};
 
 /// Measures any server that speaks the ZooKeeper client protocol.
@@ -52,15 +54,18 @@ enum Command {
         server: Vec<String>,
         #[arg(long, default_value_t = 1_000_000)]
         znodes: u64,
-        /// Bytes of each value
-        #[arg(long, default_value_t = 100)]
-        value_size: usize,
+        /// Bytes of each value: 100, 10..1000, or by shares 100=90,4096=10
+        #[arg(long, default_value = "100")]
+        value_size: Sizes,
         /// Characters of each path
         #[arg(long, default_value_t = 33)]
         path_length: usize,
         /// Children of each parent
         #[arg(long, default_value_t = 1000)]
         fan_out: u64,
+        /// Levels of parents between the root and the znodes
+        #[arg(long, default_value_t = 1)]
+        levels: u32,
         /// Creates in one multi; 1 is plain creates
         #[arg(long, default_value_t = 1)]
         multi: u64,
@@ -165,55 +170,69 @@ struct CompareArguments {
     output: OutputArguments,
 }
 
-/// The flags that make a `Load`.
-#[derive(Args, Clone)]
+/// The flags that make a `Load`. A file may hold the same by the same names.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 struct LoadArguments {
-    /// What to ask: get, exists, children, set, create, delete, multi, or mixed (with --mix)
-    #[arg(long, default_value = "get", conflicts_with = "mix")]
-    op: String,
+    /// A TOML file of these flags by their names (op = "set", znodes = 5000); flags go before it
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    workload: Option<PathBuf>,
+    /// What to ask: get, exists, children, set, create, ephemeral, delete, multi, or mixed (with
+    /// --mix) [default: get]
+    #[arg(long, conflicts_with = "mix")]
+    op: Option<String>,
     /// Several, by shares: get=80,set=20
     #[arg(long)]
     mix: Option<Mix>,
-    #[arg(long, short, default_value_t = 64)]
-    connections: usize,
-    /// Requests in flight per connection
-    #[arg(long, short, default_value_t = 16)]
-    depth: usize,
-    /// Threads of loadgen
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
-    /// Bytes of each value
-    #[arg(long, default_value_t = 100)]
-    value_size: usize,
-    /// How many znodes are read and set
-    #[arg(long, default_value_t = 1000)]
-    znodes: u64,
-    /// Children of each parent of these
-    #[arg(long, default_value_t = 100)]
-    fan_out: u64,
-    /// Which znode is next: uniform or sequential
-    #[arg(long, default_value = "uniform", value_parser = parse_keys)]
-    keys: Keys,
-    /// How many znodes a multi sets
-    #[arg(long, default_value_t = 4)]
-    multi_size: usize,
-    /// How long to measure: 10s, 500ms, 2m
-    #[arg(long, default_value = "10s", value_parser = parse_span)]
-    duration: Duration,
-    /// How long to make the load before
-    #[arg(long, default_value = "2s", value_parser = parse_span)]
-    warmup: Duration,
+    /// How many connections, each with a session [default: 64]
+    #[arg(long, short)]
+    connections: Option<usize>,
+    /// Requests in flight per connection [default: 16]
+    #[arg(long, short)]
+    depth: Option<usize>,
+    /// Threads of loadgen [default: 1]
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Bytes of each value: 100, 10..1000, or by shares 100=90,4096=10 [default: 100]
+    #[arg(long)]
+    value_size: Option<Sizes>,
+    /// How many znodes are read and set [default: 1000]
+    #[arg(long)]
+    znodes: Option<u64>,
+    /// Children of each parent of these [default: 100]
+    #[arg(long)]
+    fan_out: Option<u64>,
+    /// Levels of parents between the root and these [default: 1]
+    #[arg(long)]
+    levels: Option<u32>,
+    /// Which znode is next: uniform, sequential, zipfian, zipfian:0.8 [default: uniform]
+    #[arg(long)]
+    keys: Option<Keys>,
+    /// How many znodes a multi sets [default: 4]
+    #[arg(long)]
+    multi_size: Option<usize>,
+    /// How long to measure: 10s, 500ms, 2m [default: 10s]
+    #[arg(long, value_parser = parse_span)]
+    #[serde(deserialize_with = "span_of_file")]
+    duration: Option<Duration>,
+    /// How long to make the load before [default: 2s]
+    #[arg(long, value_parser = parse_span)]
+    #[serde(deserialize_with = "span_of_file")]
+    warmup: Option<Duration>,
     /// Open loop: so many requests a second, latency counted from the moment each was due
     #[arg(long)]
     rate: Option<f64>,
-    #[arg(long, default_value = "30s", value_parser = parse_session_timeout)]
-    session_timeout: i32,
-    /// The znode below which all this happens
-    #[arg(long, default_value = "/loadgen")]
-    root: String,
-    /// The same seed makes the same requests
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// The session timeout asked for [default: 30s]
+    #[arg(long, value_parser = parse_span)]
+    #[serde(deserialize_with = "span_of_file")]
+    session_timeout: Option<Duration>,
+    /// The znode below which all this happens [default: /loadgen]
+    #[arg(long)]
+    root: Option<String>,
+    /// The same seed makes the same requests [default: 1]
+    #[arg(long)]
+    seed: Option<u64>,
     /// Leave what was created
     #[arg(long)]
     keep: bool,
@@ -232,44 +251,66 @@ struct OutputArguments {
     quiet: bool,
 }
 
-fn parse_keys(text: &str) -> Result<Keys, String> {
-    match text {
-        "uniform" => Ok(Keys::Uniform),
-        "sequential" => Ok(Keys::Sequential),
-        other => Err(format!("'{other}' is not one of uniform, sequential")),
-    }
+fn parse_session_timeout(text: &str) -> Result<i32, String> {
+    session_timeout_ms(parse_span(text)?)
 }
 
-fn parse_session_timeout(text: &str) -> Result<i32, String> {
-    let ms = parse_span(text)?.as_millis();
-    i32::try_from(ms).map_err(|_| format!("'{text}' is above 24 days"))
+fn session_timeout_ms(span: Duration) -> Result<i32, String> {
+    i32::try_from(span.as_millis()).map_err(|_| format!("{span:?} is above 24 days"))
+}
+
+fn span_of_file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_span(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
 impl LoadArguments {
+    /// What the file says, or nothing.
+    fn of_file(&self) -> Result<LoadArguments, Fault> {
+        let Some(path) = &self.workload else { return Ok(LoadArguments::default()) };
+        let text = fs::read_to_string(path)
+            .map_err(|source| Fault::Process { what: path.display().to_string(), source })?;
+        toml::from_str(&text).map_err(|error| {
+            Fault::Load(format!("{}: {}", path.display(), error.to_string().trim()))
+        })
+    }
+
+    /// The load: flags before the file, the file before what is usual.
     fn load(self, servers: Vec<String>) -> Result<Load, Fault> {
-        let mix = match (self.mix, self.op.as_str()) {
-            (Some(mix), _) => mix,
-            (None, "mixed") => return Err(Fault::Load("--op mixed needs its --mix".to_owned())),
-            (None, op) => op.parse().map_err(Fault::Load)?,
+        let file = self.of_file()?;
+        let usual = Load::default();
+        let mix = |arguments: &LoadArguments| match (&arguments.mix, arguments.op.as_deref()) {
+            (Some(_), Some(op)) if op != "mixed" => {
+                Err(Fault::Load("one of op and mix, not both".to_owned()))
+            }
+            (Some(mix), _) => Ok(Some(mix.clone())),
+            (None, Some("mixed")) => Err(Fault::Load("op 'mixed' needs its mix".to_owned())),
+            (None, Some(op)) => Ok(Some(op.parse().map_err(Fault::Load)?)),
+            (None, None) => Ok(None),
+        };
+        let session_timeout_ms = match self.session_timeout.or(file.session_timeout) {
+            Some(span) => session_timeout_ms(span).map_err(Fault::Load)?,
+            None => usual.session_timeout_ms,
         };
         Ok(Load {
             servers,
-            mix,
-            connections: self.connections,
-            depth: self.depth,
-            threads: self.threads,
-            value_bytes: self.value_size,
-            znodes: self.znodes,
-            fan_out: self.fan_out,
-            keys: self.keys,
-            multi_size: self.multi_size,
-            warmup: self.warmup,
-            duration: self.duration,
-            rate: self.rate,
-            session_timeout_ms: self.session_timeout,
-            root: self.root,
-            seed: self.seed,
-            keep: self.keep,
+            mix: mix(&self)?.or(mix(&file)?).unwrap_or(usual.mix),
+            connections: self.connections.or(file.connections).unwrap_or(usual.connections),
+            depth: self.depth.or(file.depth).unwrap_or(usual.depth),
+            threads: self.threads.or(file.threads).unwrap_or(usual.threads),
+            value_bytes: self.value_size.or(file.value_size).unwrap_or(usual.value_bytes),
+            znodes: self.znodes.or(file.znodes).unwrap_or(usual.znodes),
+            fan_out: self.fan_out.or(file.fan_out).unwrap_or(usual.fan_out),
+            levels: self.levels.or(file.levels).unwrap_or(usual.levels),
+            keys: self.keys.or(file.keys).unwrap_or(usual.keys),
+            multi_size: self.multi_size.or(file.multi_size).unwrap_or(usual.multi_size),
+            warmup: self.warmup.or(file.warmup).unwrap_or(usual.warmup),
+            duration: self.duration.or(file.duration).unwrap_or(usual.duration),
+            rate: self.rate.or(file.rate),
+            session_timeout_ms,
+            root: self.root.or(file.root).unwrap_or(usual.root),
+            seed: self.seed.or(file.seed).unwrap_or(usual.seed),
+            keep: self.keep || file.keep,
         })
     }
 }
@@ -330,6 +371,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             value_size: value_bytes,
             path_length,
             fan_out,
+            levels,
             multi,
             connections,
             depth,
@@ -345,6 +387,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
                 value_bytes,
                 path_length,
                 fan_out,
+                levels,
                 multi,
                 connections,
                 depth,
@@ -413,10 +456,11 @@ mod tests {
                 connections: 3,
                 depth: 4,
                 threads: 5,
-                value_bytes: 6,
+                value_bytes: "6..9".parse().unwrap(),
                 znodes: 7,
                 fan_out: 8,
-                keys: Keys::Sequential,
+                levels: 2,
+                keys: Keys::Zipfian { exponent: 0.5 },
                 multi_size: 9,
                 warmup: Duration::from_millis(1500),
                 duration: Duration::from_secs(90),
@@ -435,6 +479,44 @@ mod tests {
             };
             assert_eq!(read.load(server).unwrap(), load);
         }
+    }
+
+    #[test]
+    fn a_file_says_what_the_flags_do_not() {
+        let path = std::env::temp_dir().join(format!("loadgen-{}.toml", std::process::id()));
+        let load = |text: &str, flags: &str| {
+            fs::write(&path, text).unwrap();
+            let line = format!("loadgen run --workload {} {flags}", path.display());
+            let arguments = Arguments::try_parse_from(line.split_ascii_whitespace()).unwrap();
+            let Command::Run { server, load, .. } = arguments.command else {
+                panic!("{line} is not a run");
+            };
+            load.load(server)
+        };
+        let text = "mix = \"get=1,set=2\"\nvalue-size = 7\nduration = \"3s\"\nkeep = true\n\
+                    keys = \"zipfian\"\nsession-timeout = \"5s\"\nrate = 10.0\n";
+        let of_file = load(text, "--connections 3").unwrap();
+        let expected = Load {
+            mix: "get=1,set=2".parse().unwrap(),
+            value_bytes: Sizes::Fixed(7),
+            duration: Duration::from_secs(3),
+            keep: true,
+            keys: Keys::Zipfian { exponent: 0.99 },
+            session_timeout_ms: 5000,
+            rate: Some(10.0),
+            connections: 3,
+            ..Load::default()
+        };
+        assert_eq!(of_file, expected);
+        let flags = load(text, "--op delete --value-size 8 --duration 4s").unwrap();
+        assert_eq!(flags.mix, "delete".parse().unwrap());
+        assert_eq!((flags.value_bytes, flags.duration), (Sizes::Fixed(8), Duration::from_secs(4)));
+        for wrong in ["depht = 3", "keys = \"zipf\"", "duration = 3", "op = \"get\"\nmix = \"set\""]
+        {
+            let error = load(wrong, "").unwrap_err().to_string();
+            assert!(!error.is_empty(), "{wrong}");
+        }
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

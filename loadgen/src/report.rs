@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use ringkeeper::record::code::Code;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::Load;
 use crate::driver::Tally;
-use crate::workload::{Keys, Op};
+use crate::keys::Keys;
+use crate::workload::Op;
 
 /// A load and what came of it.
 #[derive(Clone, Debug, Serialize)]
@@ -271,6 +272,7 @@ impl fmt::Display for Load {
             value_bytes,
             znodes,
             fan_out,
+            levels,
             keys,
             multi_size,
             warmup,
@@ -286,8 +288,11 @@ impl fmt::Display for Load {
              --threads {threads} --value-size {value_bytes} --znodes {znodes} --fan-out {fan_out}",
             servers.join(",")
         );
-        if *keys == Keys::Sequential {
-            line.push_str(" --keys sequential");
+        if *levels != 1 {
+            write!(line, " --levels {levels}")?;
+        }
+        if *keys != Keys::Uniform {
+            write!(line, " --keys {keys}")?;
         }
         if mix.ops().any(|op| op == Op::Multi) {
             write!(line, " --multi-size {multi_size}")?;
@@ -324,6 +329,11 @@ pub fn span(duration: Duration) -> String {
         micros if micros.is_multiple_of(1000) => format!("{}ms", micros / 1000),
         micros => format!("{micros}us"),
     }
+}
+
+/// For reports: a span as it is read and printed.
+pub fn as_span<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&span(*duration))
 }
 
 /// Reads `10s`, `500ms`, `250us`, `2m`; a bare number is seconds.

@@ -1,12 +1,7 @@
-//! What is asked: operations and their mix, which znode, and the requests' bytes.
+//! What is asked: operations and their mix, and the requests' bytes.
 //!
-//! ```text
-//! /loadgen/000003/0000000312           the znodes that are read and set: a parent for every
-//!          parent znode                 `fan_out` of them, the index over all in the name
-//! /loadgen/created/RUN/00017/0000000042   what connection 17 of one run has created
-//! ```
-//!
-//! Paths of one kind are of one length, so that the length of every right reply is known.
+//! The znodes that are read and set are where `paths` says. What is created and deleted is below
+//! `/loadgen/created/RUN/00017/0000000042`: of one run, by connection, counted up.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,18 +9,21 @@ use std::str::FromStr;
 use ringkeeper::jute::record::Record as _;
 use ringkeeper::jute::{Reader, Write as _};
 use ringkeeper::record::data::AclBytes;
-use ringkeeper::record::op::code;
+use ringkeeper::record::op::{CreateMode, code};
 use ringkeeper::record::proto::{MULTI_END, MultiHeader};
 use serde::{Deserialize, Serialize};
 
 use crate::client::Connection;
+use crate::keys::{Chooser, Keys, Random};
+use crate::paths::{NAME_DIGITS, Paths, put_digits};
+use crate::sizes::Sizes;
 
 /// The bytes of a `Stat` in a reply.
 const STAT_BYTES: usize = 68;
 /// The bytes of the header before each result of a multi, and after the last.
 const MULTI_HEADER_BYTES: usize = 9;
 
-/// What a request does. Reports go by it.
+/// What is measured: requests, and what several of them, or an event, achieve. Reports go by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Op {
@@ -34,13 +32,40 @@ pub enum Op {
     Children,
     Set,
     Create,
+    /// A create of an ephemeral znode.
+    Ephemeral,
     Delete,
     Multi,
+    /// A watch that is placed.
+    Watch,
+    /// From a write to a watch event of it.
+    Event,
+    /// From the first write of a round to the last event.
+    Last,
+    /// From the wish for a lock to its holding.
+    Lock,
+    /// From the wish for an element of a queue to its having.
+    Take,
+    /// From the first packet to a session.
+    Connect,
+    /// The same for a session that lives already.
+    Reconnect,
+    /// From the request to end a session to its end.
+    Close,
 }
 
 impl Op {
-    pub const ALL: [Op; 7] =
-        [Op::Get, Op::Exists, Op::Children, Op::Set, Op::Create, Op::Delete, Op::Multi];
+    /// What a mix is made of.
+    pub const OF_A_MIX: [Op; 8] = [
+        Op::Get,
+        Op::Exists,
+        Op::Children,
+        Op::Set,
+        Op::Create,
+        Op::Ephemeral,
+        Op::Delete,
+        Op::Multi,
+    ];
 
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -50,20 +75,17 @@ impl Op {
             Op::Children => "children",
             Op::Set => "set",
             Op::Create => "create",
+            Op::Ephemeral => "ephemeral",
             Op::Delete => "delete",
             Op::Multi => "multi",
-        }
-    }
-
-    const fn code(self) -> i32 {
-        match self {
-            Op::Get => code::GET_DATA,
-            Op::Exists => code::EXISTS,
-            Op::Children => code::GET_CHILDREN2,
-            Op::Set => code::SET_DATA,
-            Op::Create => code::CREATE,
-            Op::Delete => code::DELETE,
-            Op::Multi => code::MULTI,
+            Op::Watch => "watch",
+            Op::Event => "event",
+            Op::Last => "last",
+            Op::Lock => "lock",
+            Op::Take => "take",
+            Op::Connect => "connect",
+            Op::Reconnect => "reconnect",
+            Op::Close => "close",
         }
     }
 }
@@ -107,8 +129,8 @@ impl FromStr for Mix {
         for part in text.split(',') {
             let (name, share) = part.split_once('=').unwrap_or((part, "1"));
             let (name, share) = (name.trim(), share.trim());
-            let op = Op::ALL.into_iter().find(|&op| op.name() == name).ok_or_else(|| {
-                let names: Vec<_> = Op::ALL.into_iter().map(Op::name).collect();
+            let op = Op::OF_A_MIX.into_iter().find(|&op| op.name() == name).ok_or_else(|| {
+                let names: Vec<_> = Op::OF_A_MIX.into_iter().map(Op::name).collect();
                 format!("'{name}' is not one of {}", names.join(", "))
             })?;
             let share = match share.parse() {
@@ -148,158 +170,83 @@ impl fmt::Display for Mix {
     }
 }
 
-/// Which znode is next.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Keys {
-    /// Each as likely as any other.
-    #[default]
-    Uniform,
-    /// One after the other, round and round; each thread starts at a place of its own.
-    Sequential,
-}
-
-/// A small generator of random numbers (splitmix64): the same seed, the same run.
-#[derive(Clone, Debug)]
-pub struct Random(u64);
-
-impl Random {
-    #[must_use]
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `bound`. The bias is below 2^-32 for any bound that fits 32 bits.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next_u64()) * u128::from(bound)) >> 64) as u64
-    }
-
-    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next_u64() as u8).collect()
-    }
-}
-
-/// The digits of a parent's number.
-const PARENT_DIGITS: usize = 6;
-/// The digits of a znode's name where no path length is asked for.
-const NAME_DIGITS: usize = 10;
-
-/// Where the znodes of a run are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paths {
-    root: String,
-    fan_out: u64,
-    name_digits: usize,
-}
-
-impl Paths {
-    #[must_use]
-    pub fn new(root: &str, fan_out: u64) -> Paths {
-        Paths { root: root.to_owned(), fan_out, name_digits: NAME_DIGITS }
-    }
-
-    /// Paths of exactly `path_length` characters, if that leaves room for the names of `znodes`.
-    pub fn with_length(
-        root: &str,
-        fan_out: u64,
-        path_length: usize,
-        znodes: u64,
-    ) -> Result<Paths, String> {
-        let shortest = root.len() + 1 + PARENT_DIGITS + 1 + znodes.to_string().len();
-        if path_length < shortest {
-            return Err(format!(
-                "a path of {path_length} characters is too short for {znodes} znodes below \
-                 {root}: {shortest} at least"
-            ));
-        }
-        let name_digits = path_length - root.len() - 2 - PARENT_DIGITS;
-        Ok(Paths { root: root.to_owned(), fan_out, name_digits })
-    }
-
-    #[must_use]
-    pub fn path_length(&self) -> usize {
-        self.parent_length() + 1 + self.name_digits
-    }
-
-    fn parent_length(&self) -> usize {
-        self.root.len() + 1 + PARENT_DIGITS
-    }
-
-    /// How many parents `znodes` have.
-    #[must_use]
-    pub fn parents(&self, znodes: u64) -> u64 {
-        znodes.div_ceil(self.fan_out)
-    }
-
-    fn put_znode(&self, out: &mut Vec<u8>, index: u64) {
-        out.put_count(Some(self.path_length()));
-        self.put_parent_bytes(out, index / self.fan_out);
-        out.push(b'/');
-        put_digits(out, index, self.name_digits);
-    }
-
-    fn put_parent(&self, out: &mut Vec<u8>, parent: u64) {
-        out.put_count(Some(self.parent_length()));
-        self.put_parent_bytes(out, parent);
-    }
-
-    fn put_parent_bytes(&self, out: &mut Vec<u8>, parent: u64) {
-        out.extend_from_slice(self.root.as_bytes());
-        out.push(b'/');
-        put_digits(out, parent, PARENT_DIGITS);
-    }
-}
-
-fn put_digits(out: &mut Vec<u8>, mut number: u64, width: usize) {
-    let start = out.len();
-    out.resize(start + width, b'0');
-    for digit in out[start..].iter_mut().rev() {
-        if number == 0 {
-            break;
-        }
-        *digit = b'0' + (number % 10) as u8;
-        number /= 10;
-    }
-    assert_eq!(number, 0, "a name holds its number");
-}
-
 /// What is remembered of a request until its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     pub op: Op,
     /// When it was due, in nanoseconds since the start of the run.
     pub due_ns: u64,
-    /// The length of the body that a right reply has.
+    /// The length of the body that a right reply has, or `ANY_LENGTH`.
     pub reply_bytes: usize,
+    /// The one error that is as right as a reply; 0: none is.
+    pub tolerated: i32,
+}
+
+/// The length of a reply that may be any.
+pub const ANY_LENGTH: usize = usize::MAX;
+
+/// What came of a wish to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Asked,
+    /// This connection has nothing to ask until it hears something.
+    Waits,
+    /// This connection has nothing to ask yet; what it waits for happens elsewhere.
+    Later,
+    /// Nothing more is asked by any connection of this thread.
+    Done,
+}
+
+/// A reply or an event, as a source hears it.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard<'a> {
+    /// The connection, by its place in the thread.
+    pub connection: usize,
+    pub now_ns: u64,
+    pub zxid: i64,
+    pub err: i32,
+    pub body: &'a [u8],
+}
+
+/// What a reply or an event has completed, beyond the request itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Achieved {
+    pub op: Op,
+    pub since_ns: u64,
 }
 
 /// Where one thread's requests come from.
 pub trait Source: Send {
-    /// Puts the next request of a connection into its buffer. `false`: it has no more.
-    fn ask(&mut self, connection: usize, due_ns: u64, into: &mut Connection<Asked>) -> bool;
+    /// Puts the next request of a connection into its buffer.
+    fn ask(&mut self, connection: usize, due_ns: u64, into: &mut Connection<Asked>) -> Next;
+
+    fn on_reply(&mut self, _heard: &Heard<'_>, _asked: &Asked) -> Option<Achieved> {
+        None
+    }
+
+    fn on_event(&mut self, _heard: &Heard<'_>) -> Option<Achieved> {
+        None
+    }
+
+    /// Whether all is over though this thread's connections may still wait for something.
+    fn is_done(&self) -> bool {
+        false
+    }
 }
 
 /// The endless workload of a run, one per thread.
 pub struct Workload {
     mix: Mix,
     shares: u32,
-    keys: Keys,
+    chooser: Chooser,
     znodes: u64,
     paths: Paths,
-    /// The number of children of the last parent, which may be fewer.
-    last_parent_children: u64,
+    sizes: Sizes,
+    /// The longest value; every other is its front.
     value: Vec<u8>,
     multi_size: usize,
+    checks_lengths: bool,
     random: Random,
-    turn: u64,
     created_below: String,
     created: Vec<Created>,
 }
@@ -321,31 +268,70 @@ pub struct Shape {
     pub keys: Keys,
     pub znodes: u64,
     pub paths: Paths,
-    pub value_bytes: usize,
+    pub sizes: Sizes,
     /// How many znodes a multi sets.
     pub multi_size: usize,
     pub seed: u64,
     /// The znode below which the connections have a parent each for what they create.
     pub created_below: String,
+    /// Whether a reply of another length than a right one's is counted as such.
+    pub checks_lengths: bool,
+}
+
+impl Shape {
+    /// The length of the body of a right reply to an operation on a znode, or on its parent.
+    #[must_use]
+    pub fn reply_bytes(&self, op: Op, index: u64) -> usize {
+        reply_bytes(op, index, self.znodes, &self.paths, &self.sizes, self.multi_size)
+            .unwrap_or_else(|| created_reply_bytes(op, &self.created_below))
+    }
+}
+
+/// The length of a right reply to what is asked of the znodes that are read and set.
+fn reply_bytes(
+    op: Op,
+    index: u64,
+    znodes: u64,
+    paths: &Paths,
+    sizes: &Sizes,
+    multi_size: usize,
+) -> Option<usize> {
+    match op {
+        Op::Get => Some(4 + sizes.of(index) + STAT_BYTES),
+        Op::Exists | Op::Set => Some(STAT_BYTES),
+        Op::Multi => Some(multi_size * (MULTI_HEADER_BYTES + STAT_BYTES) + MULTI_HEADER_BYTES),
+        Op::Children => {
+            let children = paths.children(znodes, paths.parent_of(index));
+            Some(4 + children as usize * (4 + paths.name_digits()) + STAT_BYTES)
+        }
+        _ => None,
+    }
+}
+
+/// The length of a right reply to what is asked of the connections' own znodes.
+fn created_reply_bytes(op: Op, created_below: &str) -> usize {
+    match op {
+        Op::Create | Op::Ephemeral => 4 + created_path_length(created_below),
+        _ => 0,
+    }
 }
 
 impl Workload {
     /// The workload of a thread whose connections have the given numbers.
     #[must_use]
     pub fn new(shape: &Shape, connections: &[usize]) -> Workload {
-        let parents = shape.paths.parents(shape.znodes);
         let thread = connections.first().copied().unwrap_or(0) as u64;
         let mut random = Random::new(shape.seed ^ thread.wrapping_mul(0xd6e8_feb8_6659_fd93));
         Workload {
             mix: shape.mix.clone(),
             shares: shape.mix.shares(),
-            keys: shape.keys,
+            chooser: Chooser::new(shape.keys, shape.znodes, &mut random),
             znodes: shape.znodes,
             paths: shape.paths.clone(),
-            last_parent_children: shape.znodes - (parents - 1) * shape.paths.fan_out,
-            value: random.bytes(shape.value_bytes),
+            sizes: shape.sizes.clone(),
+            value: random.bytes(shape.sizes.most()),
             multi_size: shape.multi_size,
-            turn: random.below(shape.znodes),
+            checks_lengths: shape.checks_lengths,
             random,
             created_below: shape.created_below.clone(),
             created: connections
@@ -360,84 +346,90 @@ impl Workload {
     pub fn created(&self) -> &[Created] {
         &self.created
     }
-
-    fn index(&mut self) -> u64 {
-        match self.keys {
-            Keys::Uniform => self.random.below(self.znodes),
-            Keys::Sequential => {
-                self.turn = (self.turn + 1) % self.znodes;
-                self.turn
-            }
-        }
-    }
 }
 
 impl Source for Workload {
-    fn ask(&mut self, connection: usize, due_ns: u64, into: &mut Connection<Asked>) -> bool {
+    fn ask(&mut self, connection: usize, due_ns: u64, into: &mut Connection<Asked>) -> Next {
         let place = self.random.below(u64::from(self.shares)) as u32;
         let op = match self.mix.at(place) {
             // Where nothing is left to delete, something is created, and reported as such.
             Op::Delete if self.created[connection].first == self.created[connection].next => {
-                Op::Create
+                if self.mix.ops().any(|op| op == Op::Ephemeral) {
+                    Op::Ephemeral
+                } else {
+                    Op::Create
+                }
             }
             op => op,
         };
+        let created = &mut self.created[connection];
+        let owner = created.connection;
         let index = match op {
-            Op::Create | Op::Delete => {
-                let created = &mut self.created[connection];
-                let name = if op == Op::Create { &mut created.next } else { &mut created.first };
-                *name += 1;
-                *name - 1
-            }
-            Op::Get | Op::Exists | Op::Children | Op::Set | Op::Multi => self.index(),
-        };
-        let parent = index / self.paths.fan_out;
-        let reply_bytes = match op {
-            Op::Get => 4 + self.value.len() + STAT_BYTES,
-            Op::Exists | Op::Set => STAT_BYTES,
-            Op::Create => 4 + created_path_length(&self.created_below),
-            Op::Delete => 0,
-            Op::Multi => self.multi_size * (MULTI_HEADER_BYTES + STAT_BYTES) + MULTI_HEADER_BYTES,
-            Op::Children => {
-                let last = parent + 1 == self.paths.parents(self.znodes);
-                let children = if last { self.last_parent_children } else { self.paths.fan_out };
-                4 + children as usize * (4 + self.paths.name_digits) + STAT_BYTES
-            }
-        };
-        let asked = Asked { op, due_ns, reply_bytes };
-        let created = self.created[connection];
-        into.ask(asked, op.code(), |out| match op {
-            Op::Get | Op::Exists => {
-                self.paths.put_znode(out, index);
-                out.put_bool(false);
-            }
-            Op::Children => {
-                self.paths.put_parent(out, parent);
-                out.put_bool(false);
-            }
-            Op::Set => {
-                self.paths.put_znode(out, index);
-                put_value_and_version(out, &self.value);
-            }
-            Op::Create => {
-                put_created(out, &self.created_below, created.connection, index);
-                put_new_znode(out, &self.value);
+            Op::Create | Op::Ephemeral => {
+                created.next += 1;
+                created.next - 1
             }
             Op::Delete => {
-                put_created(out, &self.created_below, created.connection, index);
-                out.put_i32(-1);
+                created.first += 1;
+                created.first - 1
             }
-            Op::Multi => {
+            _ => self.chooser.next(&mut self.random),
+        };
+        let Workload { znodes, paths, sizes, multi_size, created_below, .. } = &*self;
+        let reply_bytes = if self.checks_lengths {
+            reply_bytes(op, index, *znodes, paths, sizes, *multi_size)
+                .unwrap_or_else(|| created_reply_bytes(op, created_below))
+        } else {
+            ANY_LENGTH
+        };
+        let asked = Asked { op, due_ns, reply_bytes, tolerated: 0 };
+        let value = |index| &self.value[..sizes.of(index)];
+        match op {
+            Op::Get | Op::Exists => {
+                let code = if op == Op::Get { code::GET_DATA } else { code::EXISTS };
+                into.ask(asked, code, |out| {
+                    paths.put_znode(out, index);
+                    out.put_bool(false);
+                });
+            }
+            Op::Children => into.ask(asked, code::GET_CHILDREN2, |out| {
+                paths.put_parent(out, paths.parent_of(index), 1);
+                out.put_bool(false);
+            }),
+            Op::Set => into.ask(asked, code::SET_DATA, |out| {
+                paths.put_znode(out, index);
+                put_value_and_version(out, value(index));
+            }),
+            Op::Create | Op::Ephemeral => into.ask(asked, code::CREATE, |out| {
+                put_created(out, created_below, owner, index);
+                let is_ephemeral = op == Op::Ephemeral;
+                let mode =
+                    if is_ephemeral { CreateMode::Ephemeral } else { CreateMode::Persistent };
+                put_new_znode(out, value(index), mode);
+            }),
+            Op::Delete => into.ask(asked, code::DELETE, |out| {
+                put_created(out, created_below, owner, index);
+                out.put_i32(-1);
+            }),
+            Op::Multi => into.ask(asked, code::MULTI, |out| {
                 // Neighbours, so that no znode is in it twice unless there are too few.
-                for index in (0..self.multi_size as u64).map(|step| (index + step) % self.znodes) {
+                for index in (0..*multi_size as u64).map(|step| (index + step) % znodes) {
                     MultiHeader { kind: code::SET_DATA, done: false, err: -1 }.write(out);
-                    self.paths.put_znode(out, index);
-                    put_value_and_version(out, &self.value);
+                    paths.put_znode(out, index);
+                    put_value_and_version(out, value(index));
                 }
                 MULTI_END.write(out);
-            }
-        });
-        true
+            }),
+            Op::Watch
+            | Op::Event
+            | Op::Last
+            | Op::Lock
+            | Op::Take
+            | Op::Connect
+            | Op::Reconnect
+            | Op::Close => unreachable!("a mix holds requests alone"),
+        }
+        Next::Asked
     }
 }
 
@@ -453,7 +445,7 @@ fn created_path_length(below: &str) -> usize {
     below.len() + 1 + CONNECTION_DIGITS + 1 + NAME_DIGITS
 }
 
-fn put_created(out: &mut Vec<u8>, below: &str, connection: usize, index: u64) {
+pub fn put_created(out: &mut Vec<u8>, below: &str, connection: usize, index: u64) {
     out.put_count(Some(created_path_length(below)));
     out.extend_from_slice(below.as_bytes());
     out.push(b'/');
@@ -462,13 +454,15 @@ fn put_created(out: &mut Vec<u8>, below: &str, connection: usize, index: u64) {
     put_digits(out, index, NAME_DIGITS);
 }
 
-fn put_new_znode(out: &mut Vec<u8>, value: &[u8]) {
+/// What follows the path in a create.
+pub fn put_new_znode(out: &mut Vec<u8>, value: &[u8], mode: CreateMode) {
     out.put_buffer(Some(value));
     AclBytes::OPEN.write(out);
-    out.put_i32(0);
+    out.put_i32(mode as i32);
 }
 
-fn put_value_and_version(out: &mut Vec<u8>, value: &[u8]) {
+/// What follows the path in a set of any version.
+pub fn put_value_and_version(out: &mut Vec<u8>, value: &[u8]) {
     out.put_buffer(Some(value));
     out.put_i32(-1);
 }
@@ -476,8 +470,8 @@ fn put_value_and_version(out: &mut Vec<u8>, value: &[u8]) {
 /// What a `Listed` source does with each index of its range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Creates the parents of that number.
-    Parents,
+    /// Creates the parents of that number on a level.
+    Parents { level: u32 },
     /// Creates the znodes, so many in one request; 1 is a plain create.
     Znodes { multi: u64 },
     /// Sets the znodes' data.
@@ -488,6 +482,8 @@ pub enum Task {
 pub struct Listed {
     task: Task,
     paths: Paths,
+    sizes: Sizes,
+    /// The longest value; every other is its front.
     value: Vec<u8>,
     next: u64,
     end: u64,
@@ -495,52 +491,63 @@ pub struct Listed {
 
 impl Listed {
     #[must_use]
-    pub fn new(task: Task, paths: &Paths, value: &[u8], first: u64, end: u64) -> Listed {
-        let (paths, value) = (paths.clone(), value.to_owned());
-        Listed { task, paths, value, next: first, end }
+    pub fn new(
+        task: Task,
+        paths: &Paths,
+        sizes: &Sizes,
+        seed: u64,
+        (first, end): (u64, u64),
+    ) -> Listed {
+        let value = Random::new(seed).bytes(sizes.most());
+        Listed { task, paths: paths.clone(), sizes: sizes.clone(), value, next: first, end }
     }
 }
 
 impl Source for Listed {
-    fn ask(&mut self, _connection: usize, due_ns: u64, into: &mut Connection<Asked>) -> bool {
+    fn ask(&mut self, _connection: usize, due_ns: u64, into: &mut Connection<Asked>) -> Next {
         if self.next == self.end {
-            return false;
+            return Next::Done;
         }
         let index = self.next;
-        let (op, count, reply_bytes) = match &self.task {
-            Task::Parents => (Op::Create, 1, 4 + self.paths.parent_length()),
-            Task::Znodes { multi: 1 } => (Op::Create, 1, 4 + self.paths.path_length()),
+        let paths = &self.paths;
+        let (op, code, count, reply_bytes) = match &self.task {
+            Task::Parents { level } => {
+                (Op::Create, code::CREATE, 1, 4 + paths.parent_length(*level))
+            }
+            Task::Znodes { multi: 1 } => (Op::Create, code::CREATE, 1, 4 + paths.path_length()),
             Task::Znodes { multi } => {
                 let count = (*multi).min(self.end - index);
-                let each = MULTI_HEADER_BYTES + 4 + self.paths.path_length();
-                (Op::Multi, count, count as usize * each + MULTI_HEADER_BYTES)
+                let each = MULTI_HEADER_BYTES + 4 + paths.path_length();
+                (Op::Multi, code::MULTI, count, count as usize * each + MULTI_HEADER_BYTES)
             }
-            Task::Values => (Op::Set, 1, STAT_BYTES),
+            Task::Values => (Op::Set, code::SET_DATA, 1, STAT_BYTES),
         };
         self.next += count;
-        into.ask(Asked { op, due_ns, reply_bytes }, op.code(), |out| match &self.task {
-            Task::Parents => {
-                self.paths.put_parent(out, index);
-                put_new_znode(out, b"");
+        let value = |index| &self.value[..self.sizes.of(index)];
+        let asked = Asked { op, due_ns, reply_bytes, tolerated: 0 };
+        into.ask(asked, code, |out| match &self.task {
+            Task::Parents { level } => {
+                paths.put_parent(out, index, *level);
+                put_new_znode(out, b"", CreateMode::Persistent);
             }
             Task::Znodes { multi: 1 } => {
-                self.paths.put_znode(out, index);
-                put_new_znode(out, &self.value);
+                paths.put_znode(out, index);
+                put_new_znode(out, value(index), CreateMode::Persistent);
             }
             Task::Znodes { .. } => {
                 for index in index..index + count {
                     MultiHeader { kind: code::CREATE, done: false, err: -1 }.write(out);
-                    self.paths.put_znode(out, index);
-                    put_new_znode(out, &self.value);
+                    paths.put_znode(out, index);
+                    put_new_znode(out, value(index), CreateMode::Persistent);
                 }
                 MULTI_END.write(out);
             }
             Task::Values => {
-                self.paths.put_znode(out, index);
-                put_value_and_version(out, &self.value);
+                paths.put_znode(out, index);
+                put_value_and_version(out, value(index));
             }
         });
-        true
+        Next::Asked
     }
 }
 
@@ -551,19 +558,20 @@ pub struct Deletes {
 }
 
 impl Source for Deletes {
-    fn ask(&mut self, _connection: usize, due_ns: u64, into: &mut Connection<Asked>) -> bool {
+    fn ask(&mut self, _connection: usize, due_ns: u64, into: &mut Connection<Asked>) -> Next {
         while self.created.last().is_some_and(|created| created.first == created.next) {
             self.created.pop();
         }
-        let Some(created) = self.created.last_mut() else { return false };
+        let Some(created) = self.created.last_mut() else { return Next::Done };
         let index = created.first;
         created.first += 1;
         let connection = created.connection;
-        into.ask(Asked { op: Op::Delete, due_ns, reply_bytes: 0 }, code::DELETE, |out| {
+        let asked = Asked { op: Op::Delete, due_ns, reply_bytes: 0, tolerated: 0 };
+        into.ask(asked, code::DELETE, |out| {
             put_created(out, &self.created_below, connection, index);
             out.put_i32(-1);
         });
-        true
+        Next::Asked
     }
 }
 
@@ -588,8 +596,8 @@ pub fn multi_error(body: &[u8]) -> Option<i32> {
 pub struct Nothing;
 
 impl Source for Nothing {
-    fn ask(&mut self, _connection: usize, _due_ns: u64, _into: &mut Connection<Asked>) -> bool {
-        false
+    fn ask(&mut self, _connection: usize, _due_ns: u64, _into: &mut Connection<Asked>) -> Next {
+        Next::Waits
     }
 }
 
@@ -613,28 +621,6 @@ mod tests {
         let mix: Mix = "get=80,set=20".parse().unwrap();
         let gets = (0..mix.shares()).filter(|&place| mix.at(place) == Op::Get).count();
         assert_eq!((gets, mix.shares()), (80, 100));
-    }
-
-    #[test]
-    fn random_numbers_stay_below_their_bound_and_reach_all_of_it() {
-        let mut random = Random::new(1);
-        let mut seen = [0; 7];
-        for _ in 0..7000 {
-            seen[random.below(7) as usize] += 1;
-        }
-        assert!(seen.iter().all(|&count| (800..1200).contains(&count)), "{seen:?}");
-    }
-
-    #[test]
-    fn paths_are_as_long_as_they_say() {
-        let mut out = Vec::new();
-        let paths = Paths::with_length("/fill", 1000, 33, 1_000_000).unwrap();
-        paths.put_znode(&mut out, 999_999);
-        assert_eq!(&out[4..], b"/fill/000999/00000000000000999999");
-        assert_eq!(out[..4], 33i32.to_be_bytes());
-        assert_eq!(paths.parents(1_000_000), 1000);
-        assert_eq!(paths.parents(1_000_001), 1001);
-        assert!(Paths::with_length("/fill", 1000, 15, 1_000_000).is_err());
     }
 
     #[test]

@@ -128,7 +128,7 @@ fn load(server: String) -> Load {
         mix: Mix::only(Op::Get),
         connections: 3,
         depth: 2,
-        value_bytes: VALUE.len(),
+        value_bytes: VALUE.len().into(),
         znodes: 5,
         fan_out: 2,
         warmup: Duration::ZERO,
