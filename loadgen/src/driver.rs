@@ -24,7 +24,7 @@ use hdrhistogram::Histogram;
 use crate::Fault;
 use crate::client::{Arrival, Connection, Lost};
 use crate::sys::{self, Interest, Poll, Ready};
-use crate::workload::{ANY_LENGTH, Achieved, Asked, Heard, Next, Op, Source, multi_error};
+use crate::workload::{Achieved, Asked, Heard, Next, Op, Source, multi_error};
 
 /// How long a server may take to accept a connection and to make its session.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
@@ -795,7 +795,7 @@ impl Tally {
         let op = self.ops.entry(asked.op).or_insert_with(OpTally::new);
         if err != 0 && err != asked.tolerated {
             *op.errors.entry(err).or_default() += 1;
-        } else if err != 0 || body.len() == asked.reply_bytes || asked.reply_bytes == ANY_LENGTH {
+        } else if err != 0 || asked.is_answered_by(body) {
             op.latency_ns.saturating_record(now_ns.saturating_sub(asked.due_ns));
             if clock.is_measured(now_ns) {
                 let second = ((now_ns - clock.begin_ns) / 1_000_000_000) as usize;
@@ -807,7 +807,11 @@ impl Tally {
         } else if asked.op == Op::Multi
             && let Some(err) = multi_error(body)
         {
-            *op.errors.entry(err).or_default() += 1;
+            if err == asked.tolerated {
+                op.latency_ns.saturating_record(now_ns.saturating_sub(asked.due_ns));
+            } else {
+                *op.errors.entry(err).or_default() += 1;
+            }
         } else {
             op.malformed += 1;
         }

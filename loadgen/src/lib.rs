@@ -19,6 +19,7 @@ pub mod report;
 pub mod sizes;
 pub mod start_time;
 pub mod sys;
+pub mod verify;
 pub mod workload;
 
 use std::io;
@@ -165,17 +166,7 @@ impl Load {
         self.check()?;
         let servers = resolve(&self.servers)?;
         let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let shape = Shape {
-            mix: self.mix.clone(),
-            keys: self.keys,
-            znodes: self.znodes,
-            paths: Paths::new(&self.root, self.fan_out, self.levels),
-            sizes: self.value_bytes.clone(),
-            multi_size: self.multi_size,
-            seed: self.seed,
-            created_below: format!("{}/created/{run:x}", self.root),
-            checks_lengths: true,
-        };
+        let shape = self.shape(run);
         let creates =
             self.mix.ops().any(|op| matches!(op, Op::Create | Op::Ephemeral | Op::Delete));
         let mut costs = Costs::new(pid);
@@ -203,6 +194,21 @@ impl Load {
             server: costs.server(&driven),
             own: costs.own(&driven),
         })
+    }
+
+    /// What the threads have in common. `run` is a number that no other run has.
+    fn shape(&self, run: u128) -> Shape {
+        Shape {
+            mix: self.mix.clone(),
+            keys: self.keys,
+            znodes: self.znodes,
+            paths: Paths::new(&self.root, self.fan_out, self.levels),
+            sizes: self.value_bytes.clone(),
+            multi_size: self.multi_size,
+            seed: self.seed,
+            created_below: format!("{}/created/{run:x}", self.root),
+            checks_lengths: true,
+        }
     }
 
     /// Creates the znodes that are read and set, with values of the right size.

@@ -2,11 +2,10 @@
 //!
 //! Exit status: 0, or 1 where a request failed or a connection was lost (unless
 //! `--allow-errors`), or 2 where there is no report.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a report goes to the terminal")]
 
 use std::fmt;
 use std::fs;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,7 +20,8 @@ use loadgen::keys::Keys;
 use loadgen::report::parse_span;
 use loadgen::sizes::Sizes;
 use loadgen::start_time::StartTime;
-use loadgen::workload::Mix;
+use loadgen::verify::usual_mix;
+use loadgen::workload::{Mix, Op};
 use loadgen::{Fault, Load};
 
 /// Measures any server that speaks the ZooKeeper client protocol.
@@ -36,6 +36,21 @@ struct Arguments {
 enum Command {
     /// Make requests for a while and report latency, throughput and costs
     Run {
+        #[arg(long, short, value_delimiter = ',', default_value = "127.0.0.1:2181")]
+        /// HOST:PORT of a server; connections go to several in turn
+        server: Vec<String>,
+        #[command(flatten)]
+        load: LoadArguments,
+        /// Report the CPU time and memory of this process, the server
+        #[arg(long)]
+        pid: Option<u32>,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Make requests for a while and check every reply against what ZooKeeper promises
+    ///
+    /// The mix, where none is given, has some of everything.
+    Verify {
         #[arg(long, short, value_delimiter = ',', default_value = "127.0.0.1:2181")]
         /// HOST:PORT of a server; connections go to several in turn
         server: Vec<String>,
@@ -264,6 +279,16 @@ fn span_of_file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Dur
     parse_span(&text).map(Some).map_err(serde::de::Error::custom)
 }
 
+/// Writes to standard output. A reader that has seen enough is no fault.
+fn say(text: &str) -> Result<(), Fault> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Fault::Process { what: "standard output".to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl LoadArguments {
     /// What the file says, or nothing.
     fn of_file(&self) -> Result<LoadArguments, Fault> {
@@ -276,7 +301,7 @@ impl LoadArguments {
     }
 
     /// The load: flags before the file, the file before what is usual.
-    fn load(self, servers: Vec<String>) -> Result<Load, Fault> {
+    fn load(self, servers: Vec<String>, usual_mix: Mix) -> Result<Load, Fault> {
         let file = self.of_file()?;
         let usual = Load::default();
         let mix = |arguments: &LoadArguments| match (&arguments.mix, arguments.op.as_deref()) {
@@ -294,7 +319,7 @@ impl LoadArguments {
         };
         Ok(Load {
             servers,
-            mix: mix(&self)?.or(mix(&file)?).unwrap_or(usual.mix),
+            mix: mix(&self)?.or(mix(&file)?).unwrap_or(usual_mix),
             connections: self.connections.or(file.connections).unwrap_or(usual.connections),
             depth: self.depth.or(file.depth).unwrap_or(usual.depth),
             threads: self.threads.or(file.threads).unwrap_or(usual.threads),
@@ -318,16 +343,12 @@ impl LoadArguments {
 impl OutputArguments {
     /// Prints a report in the forms asked for.
     fn print<R: Serialize + fmt::Display>(&self, report: &R) -> Result<(), Fault> {
-        let Some(path) = &self.json else {
-            print!("{report}");
-            return Ok(());
-        };
+        let Some(path) = &self.json else { return say(&report.to_string()) };
         let json = serde_json::to_string_pretty(report).expect("a report has only text keys");
         if path.as_os_str() == "-" {
-            println!("{json}");
-            return Ok(());
+            return say(&(json + "\n"));
         }
-        print!("{report}");
+        say(&report.to_string())?;
         fs::write(path, json + "\n")
             .map_err(|source| Fault::Process { what: path.display().to_string(), source })
     }
@@ -361,9 +382,15 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Fault> {
     let (output, is_clean) = match command {
         Command::Run { server, load, pid, output } => {
-            let report = load.load(server)?.run(pid, &mut output.progress())?;
+            let report = load.load(server, Mix::only(Op::Get))?.run(pid, &mut output.progress())?;
             output.print(&report)?;
             (output, report.summary.is_clean())
+        }
+        Command::Verify { server, load, pid, output } => {
+            let load = load.load(server, usual_mix())?;
+            let verdict = load.verify(pid, &mut output.progress())?;
+            output.print(&verdict)?;
+            (output, verdict.is_clean())
         }
         Command::Fill {
             server: servers,
@@ -431,7 +458,7 @@ impl CompareArguments {
             return Err(Fault::Load("the two servers need names of their own".to_owned()));
         }
         let compare = Compare {
-            load: self.load.load(vec![self.a.clone()])?,
+            load: self.load.load(vec![self.a.clone()], Mix::only(Op::Get))?,
             a: Side { name: self.a_name, server: self.a, pid: self.a_pid, start: self.a_start },
             b: Side { name: self.b_name, server: self.b, pid: self.b_pid, start: self.b_start },
             pairs: self.pairs,
@@ -477,7 +504,7 @@ mod tests {
             let Command::Run { server, load: read, .. } = arguments.command else {
                 panic!("{line} is not a run");
             };
-            assert_eq!(read.load(server).unwrap(), load);
+            assert_eq!(read.load(server, Mix::only(Op::Get)).unwrap(), load);
         }
     }
 
@@ -491,7 +518,7 @@ mod tests {
             let Command::Run { server, load, .. } = arguments.command else {
                 panic!("{line} is not a run");
             };
-            load.load(server)
+            load.load(server, Mix::only(Op::Get))
         };
         let text = "mix = \"get=1,set=2\"\nvalue-size = 7\nduration = \"3s\"\nkeep = true\n\
                     keys = \"zipfian\"\nsession-timeout = \"5s\"\nrate = 10.0\n";

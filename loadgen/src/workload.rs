@@ -105,6 +105,11 @@ impl Mix {
         self.0.iter().map(|&(op, _)| op)
     }
 
+    /// One of its operations, by their shares.
+    pub fn draw(&self, random: &mut Random) -> Op {
+        self.at(random.below(u64::from(self.shares())) as u32)
+    }
+
     fn shares(&self) -> u32 {
         self.0.iter().map(|&(_, share)| share).sum()
     }
@@ -180,6 +185,15 @@ pub struct Asked {
     pub reply_bytes: usize,
     /// The one error that is as right as a reply; 0: none is.
     pub tolerated: i32,
+}
+
+impl Asked {
+    /// Whether the body of a reply that says OK is a right one, as far as lengths tell.
+    #[must_use]
+    pub fn is_answered_by(&self, body: &[u8]) -> bool {
+        let is_refused = || self.op == Op::Multi && multi_error(body).is_some();
+        body.len() == self.reply_bytes || (self.reply_bytes == ANY_LENGTH && !is_refused())
+    }
 }
 
 /// The length of a reply that may be any.
