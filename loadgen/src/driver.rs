@@ -312,6 +312,7 @@ struct Worker<'a, S> {
     touched: Vec<usize>,
     /// Those that had nothing to ask yet.
     later: Vec<usize>,
+    achieved: Vec<Achieved>,
     phase: Phase,
     clock: Clock,
     dues: Dues,
@@ -440,6 +441,7 @@ impl<'a, S: Source> Worker<'a, S> {
             chunk: Vec::new(),
             touched: Vec::new(),
             later: Vec::new(),
+            achieved: Vec::new(),
             phase: Phase::Connecting { greeted: 0 },
             clock: Clock { start: Instant::now(), begin_ns: 0, end_ns: u64::MAX },
             dues: Dues::of(plan.pace, share),
@@ -551,10 +553,13 @@ impl<'a, S: Source> Worker<'a, S> {
 
     /// Asks those again that had nothing to ask when they were asked last.
     fn ask_later(&mut self) -> Result<(), Fault> {
-        if self.later.is_empty() {
-            return Ok(());
-        }
         let now_ns = self.clock.now_ns();
+        if self.phase == Phase::Asking && self.source.wakes() {
+            for token in 0..self.lines.len() {
+                self.fill(token, now_ns);
+                self.flush_or_lose(token)?;
+            }
+        }
         let waiting = mem::take(&mut self.later);
         for token in waiting {
             if let Some(line) = &mut self.lines[token] {
@@ -666,26 +671,27 @@ impl<'a, S: Source> Worker<'a, S> {
             let mut replies = 0;
             while let Some(arrival) = line.connection.take(&mut input)? {
                 let connection = ready.token;
-                let achieved = match arrival {
+                match arrival {
                     Arrival::Connected => {
                         if let Phase::Connecting { greeted } = &mut self.phase {
                             *greeted += 1;
                         }
-                        continue;
                     }
                     Arrival::Reply { tag, zxid, err, body } => {
                         replies += 1;
                         self.tally.note(self.plan.pace, &self.clock, now_ns, &tag, err, body);
-                        self.source.on_reply(&Heard { connection, now_ns, zxid, err, body }, &tag)
+                        let heard = Heard { connection, now_ns, zxid, err, body };
+                        self.source.on_reply(&heard, &tag, &mut self.achieved);
                     }
                     Arrival::Event { zxid, body } => {
                         self.tally.events += 1;
-                        self.source.on_event(&Heard { connection, now_ns, zxid, err: 0, body })
+                        let heard = Heard { connection, now_ns, zxid, err: 0, body };
+                        self.source.on_event(&heard, &mut self.achieved);
                     }
-                    Arrival::Pong => continue,
+                    Arrival::Pong => {}
                     Arrival::Ended => return Err(Lost::Closed),
-                };
-                if let Some(achieved) = achieved {
+                }
+                for achieved in self.achieved.drain(..) {
                     self.tally.achieve(&self.clock, now_ns, achieved);
                 }
             }

@@ -15,11 +15,14 @@ pub mod idle;
 pub mod keys;
 pub mod paths;
 pub mod process;
+pub mod recipes;
 pub mod report;
+pub mod scene;
 pub mod sizes;
 pub mod start_time;
 pub mod sys;
 pub mod verify;
+pub mod watch;
 pub mod workload;
 
 use std::io;
@@ -155,10 +158,7 @@ impl Load {
                 "the root is a path such as /loadgen, and not / itself",
             ),
         ];
-        match claims.iter().find(|(holds, _)| !holds) {
-            Some((_, claim)) => Err(Fault::Load((*claim).to_owned())),
-            None => Ok(()),
-        }
+        hold(&claims)
     }
 
     /// Makes the load, and looks at the server process if its pid is given.
@@ -260,6 +260,14 @@ impl Load {
         }
         session.close();
         Ok(())
+    }
+}
+
+/// The first of the claims that does not hold, as what is wrong with a load.
+fn hold(claims: &[(bool, &str)]) -> Result<(), Fault> {
+    match claims.iter().find(|(holds, _)| !holds) {
+        Some((_, claim)) => Err(Fault::Load((*claim).to_owned())),
+        None => Ok(()),
     }
 }
 

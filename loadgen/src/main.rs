@@ -17,10 +17,13 @@ use loadgen::compare::{Compare, Side};
 use loadgen::fill::Fill;
 use loadgen::idle::Idle;
 use loadgen::keys::Keys;
+use loadgen::recipes::{Locks, Queue};
 use loadgen::report::parse_span;
+use loadgen::scene::{Scene, Timing};
 use loadgen::sizes::Sizes;
 use loadgen::start_time::StartTime;
 use loadgen::verify::usual_mix;
+use loadgen::watch::Watch;
 use loadgen::workload::{Mix, Op};
 use loadgen::{Fault, Load};
 
@@ -124,6 +127,70 @@ enum Command {
         #[command(flatten)]
         output: OutputArguments,
     },
+    /// Write znodes that many sessions watch, and report the time until the last event is there
+    Watch {
+        #[command(flatten)]
+        scene: SceneArguments,
+        /// How many znodes are watched
+        #[arg(long, default_value_t = 1)]
+        znodes: u64,
+        /// How many of them each session watches [default: all]
+        #[arg(long)]
+        each: Option<u64>,
+        /// How many times all are written; 0 only places the watches, and reports their memory
+        #[arg(long, default_value_t = 10)]
+        rounds: u64,
+        /// Bytes of each value
+        #[arg(long, default_value_t = 100)]
+        value_size: usize,
+        /// Requests in flight per connection while watches are placed and znodes written
+        #[arg(long, short, default_value_t = 64)]
+        depth: usize,
+        /// How long all rounds may take
+        #[arg(long, default_value = "2m", value_parser = parse_span)]
+        within: Duration,
+        #[arg(long, default_value = "/loadgen-watch")]
+        /// The znode below which all this happens
+        root: String,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Let sessions contend for locks, as clients build them, and check that one holds at a time
+    Lock {
+        #[command(flatten)]
+        scene: SceneArguments,
+        /// For how many locks they contend
+        #[arg(long, default_value_t = 1)]
+        locks: usize,
+        #[command(flatten)]
+        timing: TimingArguments,
+        #[arg(long, default_value = "/loadgen-recipes")]
+        /// The znode below which all this happens
+        root: String,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Put elements into a queue, as clients build it, and take each of them once
+    Queue {
+        #[command(flatten)]
+        scene: SceneArguments,
+        /// How many of the connections put elements in [default: half]
+        #[arg(long)]
+        producers: Option<usize>,
+        /// How many elements may wait to be taken
+        #[arg(long, default_value_t = 100)]
+        backlog: u64,
+        /// Bytes of each element, 8 at least
+        #[arg(long, default_value_t = 100)]
+        value_size: usize,
+        #[command(flatten)]
+        timing: TimingArguments,
+        #[arg(long, default_value = "/loadgen-recipes")]
+        /// The znode below which all this happens
+        root: String,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
     /// Start a server and report the time until it first answers a read; then end it
     #[command(alias = "first-reply")]
     StartTime {
@@ -183,6 +250,54 @@ struct CompareArguments {
     load: LoadArguments,
     #[command(flatten)]
     output: OutputArguments,
+}
+
+/// Who takes part in what is not one load.
+#[derive(Args, Clone)]
+struct SceneArguments {
+    /// HOST:PORT of a server; connections go to several in turn
+    #[arg(long, short, value_delimiter = ',', default_value = "127.0.0.1:2181")]
+    server: Vec<String>,
+    /// How many sessions
+    #[arg(long, short, default_value_t = 16)]
+    connections: usize,
+    /// Threads of loadgen
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// The session timeout asked for
+    #[arg(long, default_value = "30s", value_parser = parse_session_timeout)]
+    session_timeout: i32,
+    /// Report the CPU time and memory of this process, the server
+    #[arg(long)]
+    pid: Option<u32>,
+}
+
+impl SceneArguments {
+    fn scene(self, root: String) -> Scene {
+        Scene {
+            servers: self.server,
+            connections: self.connections,
+            threads: self.threads,
+            session_timeout_ms: self.session_timeout,
+            root,
+        }
+    }
+}
+
+#[derive(Args, Clone)]
+struct TimingArguments {
+    /// How long to measure: 10s, 500ms, 2m
+    #[arg(long, default_value = "10s", value_parser = parse_span)]
+    duration: Duration,
+    /// How long to do the same before
+    #[arg(long, default_value = "2s", value_parser = parse_span)]
+    warmup: Duration,
+}
+
+impl From<TimingArguments> for Timing {
+    fn from(arguments: TimingArguments) -> Timing {
+        Timing { warmup: arguments.warmup, duration: arguments.duration }
+    }
 }
 
 /// The flags that make a `Load`. A file may hold the same by the same names.
@@ -430,6 +545,41 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             let session_timeout_ms = session_timeout;
             let idle = Idle { servers: server, connections, threads, hold, session_timeout_ms };
             let report = idle.run(pid, &mut output.progress())?;
+            output.print(&report)?;
+            (output, report.is_clean())
+        }
+        Command::Watch { scene, znodes, each, rounds, value_size, depth, within, root, output } => {
+            let pid = scene.pid;
+            let watch = Watch {
+                scene: scene.scene(root),
+                znodes,
+                each: each.unwrap_or(znodes),
+                rounds,
+                value_bytes: value_size,
+                depth,
+                within,
+            };
+            let report = watch.run(pid, &mut output.progress())?;
+            output.print(&report)?;
+            (output, report.is_clean())
+        }
+        Command::Lock { scene, locks, timing, root, output } => {
+            let pid = scene.pid;
+            let locks = Locks { scene: scene.scene(root), locks, timing: timing.into() };
+            let report = locks.run(pid, &mut output.progress())?;
+            output.print(&report)?;
+            (output, report.is_clean())
+        }
+        Command::Queue { scene, producers, backlog, value_size, timing, root, output } => {
+            let pid = scene.pid;
+            let queue = Queue {
+                producers: producers.unwrap_or(scene.connections / 2),
+                scene: scene.scene(root),
+                backlog,
+                value_bytes: value_size,
+                timing: timing.into(),
+            };
+            let report = queue.run(pid, &mut output.progress())?;
             output.print(&report)?;
             (output, report.is_clean())
         }

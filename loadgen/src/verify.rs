@@ -618,7 +618,7 @@ impl Source for Checking {
         Next::Asked
     }
 
-    fn on_reply(&mut self, heard: &Heard<'_>, _asked: &Asked) -> Option<Achieved> {
+    fn on_reply(&mut self, heard: &Heard<'_>, _asked: &Asked, _achieved: &mut Vec<Achieved>) {
         self.checked.replies += 1;
         let told = &mut self.told[heard.connection];
         let (number, before) = (told.number, told.zxid);
@@ -637,10 +637,9 @@ impl Source for Checking {
         {
             self.violations.note(ODD, || format!("connection {number}, {what:?}: {odd}"));
         }
-        None
     }
 
-    fn on_event(&mut self, heard: &Heard<'_>) -> Option<Achieved> {
+    fn on_event(&mut self, heard: &Heard<'_>, _achieved: &mut Vec<Achieved>) {
         self.checked.events += 1;
         let told = &mut self.told[heard.connection];
         let event = WatcherEvent::read(&mut Reader::new(heard.body));
@@ -654,7 +653,6 @@ impl Source for Checking {
             let number = told.number;
             self.violations.note(UNASKED, || format!("connection {number}, znode {znode:?}"));
         }
-        None
     }
 
     fn is_done(&self) -> bool {
@@ -715,7 +713,7 @@ impl Source for Survey {
         Next::Asked
     }
 
-    fn on_reply(&mut self, heard: &Heard<'_>, _asked: &Asked) -> Option<Achieved> {
+    fn on_reply(&mut self, heard: &Heard<'_>, _asked: &Asked, _achieved: &mut Vec<Achieved>) {
         let reply = GetDataResponse::read(&mut Reader::new(heard.body));
         let seen = match (heard.err, reply) {
             (0, Ok(reply)) => {
@@ -728,7 +726,6 @@ impl Source for Survey {
             }
         };
         self.seen.push(seen);
-        None
     }
 }
 

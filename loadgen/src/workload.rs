@@ -19,7 +19,7 @@ use crate::paths::{NAME_DIGITS, Paths, put_digits};
 use crate::sizes::Sizes;
 
 /// The bytes of a `Stat` in a reply.
-const STAT_BYTES: usize = 68;
+pub const STAT_BYTES: usize = 68;
 /// The bytes of the header before each result of a multi, and after the last.
 const MULTI_HEADER_BYTES: usize = 9;
 
@@ -234,12 +234,15 @@ pub trait Source: Send {
     /// Puts the next request of a connection into its buffer.
     fn ask(&mut self, connection: usize, due_ns: u64, into: &mut Connection<Asked>) -> Next;
 
-    fn on_reply(&mut self, _heard: &Heard<'_>, _asked: &Asked) -> Option<Achieved> {
-        None
-    }
+    /// A reply. What it completes is added to `achieved`.
+    fn on_reply(&mut self, _heard: &Heard<'_>, _asked: &Asked, _achieved: &mut Vec<Achieved>) {}
 
-    fn on_event(&mut self, _heard: &Heard<'_>) -> Option<Achieved> {
-        None
+    fn on_event(&mut self, _heard: &Heard<'_>, _achieved: &mut Vec<Achieved>) {}
+
+    /// Whether the connections that wait are to be asked again, for something has happened
+    /// elsewhere.
+    fn wakes(&mut self) -> bool {
+        false
     }
 
     /// Whether all is over though this thread's connections may still wait for something.
