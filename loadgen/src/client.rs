@@ -18,6 +18,8 @@ use ringkeeper::record::data::AclBytes;
 use ringkeeper::record::op::{code, xid};
 use ringkeeper::record::proto::{ConnectRequest, ConnectResponse, ReplyHeader, RequestHeader};
 
+use crate::sys;
+
 /// What a read takes at once, at least.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// The longest reply we accept: a listing of a million children is about 20 MB.
@@ -59,6 +61,13 @@ pub enum Arrival<'a, T> {
     Ended,
 }
 
+/// What a session is resumed by; all zero for a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    session: i64,
+    password: [u8; 16],
+}
+
 /// The xid of our closeSession. Requests count from 1.
 const XID_CLOSE: i32 = 0;
 
@@ -90,15 +99,34 @@ impl<T> Connection<T> {
         within: Duration,
     ) -> Result<Connection<T>, Lost> {
         let socket = TcpStream::connect_timeout(&server, within)?;
+        Connection::over(socket, session_timeout_ms, None)
+    }
+
+    /// Begins to connect, without waiting, and asks for a new session, or for one that lives
+    /// already. The socket becomes writable, or readable with an error.
+    pub fn begin(
+        server: SocketAddr,
+        session_timeout_ms: i32,
+        resume: Option<Resume>,
+    ) -> Result<Connection<T>, Lost> {
+        Connection::over(sys::connect_nonblocking(server)?, session_timeout_ms, resume)
+    }
+
+    fn over(
+        socket: TcpStream,
+        session_timeout_ms: i32,
+        resume: Option<Resume>,
+    ) -> Result<Connection<T>, Lost> {
         socket.set_nodelay(true)?;
+        let Resume { session, password } = resume.unwrap_or_default();
         let mut output = Vec::new();
         frame::write(&mut output, |out| {
             ConnectRequest {
                 protocol_version: 0,
                 last_zxid_seen: 0,
                 timeout_ms: session_timeout_ms,
-                session: 0,
-                password: Some(&[0; 16]),
+                session,
+                password: Some(&password),
                 read_only: Some(false),
             }
             .write(out);
@@ -112,6 +140,13 @@ impl<T> Connection<T> {
             in_flight: VecDeque::new(),
             xid: 0,
         })
+    }
+
+    /// What resumes this session over another connection, once it is established.
+    #[must_use]
+    pub fn resume(&self) -> Option<Resume> {
+        let greeting = self.greeting.as_ref()?;
+        Some(Resume { session: greeting.session, password: greeting.password })
     }
 
     pub fn set_nonblocking(&self) -> Result<(), Lost> {
@@ -164,7 +199,7 @@ impl<T> Connection<T> {
             match self.socket.write(&self.output[self.written..]) {
                 Ok(0) => return Err(Lost::Closed),
                 Ok(count) => self.written += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if is_not_yet(&error) => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
@@ -248,6 +283,11 @@ impl<T> Connection<T> {
         debug_assert!(self.tail.is_empty(), "receive has taken the last tail");
         self.tail.extend_from_slice(rest);
     }
+}
+
+/// Whether a socket takes no more for now, or is not connected yet.
+fn is_not_yet(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected)
 }
 
 /// The names in the reply to a request for children.

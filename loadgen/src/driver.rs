@@ -127,7 +127,18 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn merge(&mut self, other: Tally) {
+    /// Counts a right reply.
+    pub(crate) fn record(&mut self, op: Op, latency: Duration) {
+        let op = self.ops.entry(op).or_insert_with(OpTally::new);
+        op.latency_ns.saturating_record(nanos(latency));
+    }
+
+    pub(crate) fn refuse(&mut self, op: Op, err: i32) {
+        let op = self.ops.entry(op).or_insert_with(OpTally::new);
+        *op.errors.entry(err).or_default() += 1;
+    }
+
+    pub(crate) fn merge(&mut self, other: Tally) {
         for (op, theirs) in other.ops {
             let ours = self.ops.entry(op).or_insert_with(OpTally::new);
             ours.latency_ns.add(&theirs.latency_ns).expect("histograms of the same bounds");

@@ -20,6 +20,7 @@ pub mod report;
 pub mod scene;
 pub mod sizes;
 pub mod start_time;
+pub mod storm;
 pub mod sys;
 pub mod verify;
 pub mod watch;
@@ -437,6 +438,7 @@ impl Costs {
 }
 
 fn per_op_us<S>(begin: Usage, end: Usage, driven: &Driven<S>) -> Option<f64> {
-    let count: u64 = driven.tally.ops.values().map(|op| op.latency_ns.len()).sum();
+    let requests = driven.tally.ops.iter().filter(|(op, _)| op.is_request());
+    let count: u64 = requests.map(|(_, tally)| tally.latency_ns.len()).sum();
     (0 < count).then(|| (end.cpu_seconds - begin.cpu_seconds) * 1e6 / count as f64)
 }

@@ -22,6 +22,7 @@ use loadgen::report::parse_span;
 use loadgen::scene::{Scene, Timing};
 use loadgen::sizes::Sizes;
 use loadgen::start_time::StartTime;
+use loadgen::storm::{Kind, Storm};
 use loadgen::verify::usual_mix;
 use loadgen::watch::Watch;
 use loadgen::workload::{Mix, Op};
@@ -186,6 +187,34 @@ enum Command {
         #[command(flatten)]
         timing: TimingArguments,
         #[arg(long, default_value = "/loadgen-recipes")]
+        /// The znode below which all this happens
+        root: String,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Make many sessions at once, cut and resume them, close them, and report how quickly
+    Storm {
+        #[command(flatten)]
+        scene: SceneArguments,
+        /// Ephemeral znodes that each new session makes
+        #[arg(long, default_value_t = 0)]
+        ephemerals: usize,
+        /// How often all sessions are made and closed
+        #[arg(long, default_value_t = 1)]
+        rounds: usize,
+        /// How often in a round all connections are cut and the sessions resumed
+        #[arg(long, default_value_t = 1)]
+        reconnects: usize,
+        /// Instead of rounds: each connection makes and closes sessions for so long
+        #[arg(long, value_parser = parse_span, conflicts_with_all = ["rounds", "reconnects"])]
+        duration: Option<Duration>,
+        /// How long everything may take
+        #[arg(long, default_value = "2m", value_parser = parse_span)]
+        within: Duration,
+        /// Requests a second of other sessions, to see what the storm does to them
+        #[arg(long)]
+        bystanders: Option<f64>,
+        #[arg(long, default_value = "/loadgen-storm")]
         /// The znode below which all this happens
         root: String,
         #[command(flatten)]
@@ -580,6 +609,27 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
                 timing: timing.into(),
             };
             let report = queue.run(pid, &mut output.progress())?;
+            output.print(&report)?;
+            (output, report.is_clean())
+        }
+        Command::Storm {
+            scene,
+            ephemerals,
+            rounds,
+            reconnects,
+            duration,
+            within,
+            bystanders,
+            root,
+            output,
+        } => {
+            let pid = scene.pid;
+            let kind = match duration {
+                Some(duration) => Kind::ForLong { duration },
+                None => Kind::AtOnce { rounds, reconnects },
+            };
+            let storm = Storm { scene: scene.scene(root), ephemerals, kind, within, bystanders };
+            let report = storm.run(pid, &mut output.progress())?;
             output.print(&report)?;
             (output, report.is_clean())
         }

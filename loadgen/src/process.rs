@@ -89,7 +89,7 @@ impl Started {
         let text = [&[program.to_owned()], args].concat().join(" ");
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
-        sys::belongs_to_us(&mut command);
+        sys::belongs_to_us(&mut command, &[]);
         let since = Instant::now();
         match command.spawn() {
             Ok(child) => Ok(Started { child, command: text, server, since }),

@@ -124,7 +124,11 @@ impl Summary {
             .collect();
         Summary {
             seconds,
-            total_per_second: ops.iter().map(|op| op.per_second).sum(),
+            total_per_second: ops
+                .iter()
+                .filter(|op| op.op.is_request())
+                .map(|op| op.per_second)
+                .sum(),
             ops,
             per_second: tally.per_second.clone(),
             dropped: tally.dropped.clone(),
@@ -193,8 +197,9 @@ impl fmt::Display for Summary {
             }
             writeln!(f)?;
         }
-        if 1 < self.ops.len() {
-            let count: u64 = self.ops.iter().map(|op| op.count).sum();
+        let requests = || self.ops.iter().filter(|op| op.op.is_request());
+        if 1 < requests().count() {
+            let count: u64 = requests().map(|op| op.count).sum();
             writeln!(f, "{:<9}{count:>11}{:>12.1}", "all", self.total_per_second)?;
         }
         for op in &self.ops {

@@ -1,10 +1,11 @@
-//! The few system calls that `std` does not have: epoll, limits, and signals to a process we
-//! started.
+//! The few system calls that `std` does not have: epoll, sockets that connect without waiting,
+//! limits, CPUs, and signals to a process we started.
 #![expect(unsafe_code, reason = "system calls; each is wrapped in a safe function here")]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::Duration;
@@ -144,6 +145,89 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// A socket that is being connected, and does not block.
+pub fn connect_nonblocking(server: SocketAddr) -> io::Result<TcpStream> {
+    let family = match server {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: takes no pointer; the descriptor is owned by the `OwnedFd` from here on.
+    let socket = unsafe { OwnedFd::from_raw_fd(checked(libc::socket(family, kind, 0))?) };
+    let connected = match server {
+        SocketAddr::V4(server) => {
+            let address = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: server.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(server.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            connect_to(&socket, &address)
+        }
+        SocketAddr::V6(server) => {
+            let address = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: server.port().to_be(),
+                sin6_flowinfo: server.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: server.ip().octets() },
+                sin6_scope_id: server.scope_id(),
+            };
+            connect_to(&socket, &address)
+        }
+    };
+    match connected {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
+
+fn connect_to<A>(socket: &OwnedFd, address: &A) -> io::Result<i32> {
+    let bytes = size_of::<A>() as libc::socklen_t;
+    // SAFETY: `address` is one of the kernel's socket addresses, given with its own size, and
+    // lives through the call, which only reads it.
+    checked(unsafe { libc::connect(socket.as_raw_fd(), (&raw const *address).cast(), bytes) })
+}
+
+/// Keeps this thread, and those it starts from here on, on some of the CPUs.
+pub fn stay_on(cpus: &[usize]) -> io::Result<()> {
+    // SAFETY: a set of CPUs is plain bits, of which all zero is the empty set; CPU_SET is given
+    // a number below the set's size; the set lives through the call, which only reads it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        for &cpu in cpus {
+            if libc::CPU_SETSIZE as usize <= cpu {
+                return Err(io::Error::other(format!("there is no CPU {cpu}")));
+            }
+            libc::CPU_SET(cpu, &mut set);
+        }
+        checked(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set))?;
+    }
+    Ok(())
+}
+
+/// The CPU time of the calling thread.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` lives through the call, which writes it. The clock always exists, so that
+    // the call does not fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Whether a directory is kept in memory, where nothing is ever synced.
+pub fn is_in_memory(directory: &std::path::Path) -> io::Result<bool> {
+    let path = std::ffi::CString::new(directory.as_os_str().as_encoded_bytes())?;
+    // SAFETY: `path` ends in a zero byte; both live through the call, which writes the second,
+    // plain numbers all of them.
+    let kind = unsafe {
+        let mut status: libc::statfs = std::mem::zeroed();
+        checked(libc::statfs(path.as_ptr(), &raw mut status))?;
+        status.f_type
+    };
+    Ok(kind == libc::TMPFS_MAGIC)
+}
+
 /// Asks a process, and all that it started in its group, to end.
 pub fn terminate_group(leader: u32) -> io::Result<()> {
     signal_group(leader, libc::SIGTERM)
@@ -162,14 +246,17 @@ fn signal_group(leader: u32, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Has the command run in a process group of its own, and end when we end.
-pub fn belongs_to_us(command: &mut Command) {
+/// Has the command run in a process group of its own, on some of the CPUs (none: where we run),
+/// and end when we end.
+pub fn belongs_to_us(command: &mut Command, cpus: &[usize]) {
     command.process_group(0);
-    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe.
+    let cpus = cpus.to_vec();
+    // SAFETY: between fork and exec only prctl and sched_setaffinity are called, which are
+    // async-signal-safe, and nothing is allocated unless a CPU does not exist.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
             checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM))?;
-            Ok(())
+            if cpus.is_empty() { Ok(()) } else { stay_on(&cpus) }
         });
     }
 }

@@ -67,6 +67,12 @@ impl Op {
         Op::Multi,
     ];
 
+    /// Whether it is a request, not what several achieve together.
+    #[must_use]
+    pub const fn is_request(self) -> bool {
+        !matches!(self, Op::Event | Op::Last | Op::Lock | Op::Take)
+    }
+
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
