@@ -10,13 +10,16 @@
 pub mod client;
 pub mod compare;
 pub mod driver;
+pub mod echo;
 pub mod fill;
 pub mod idle;
 pub mod keys;
+pub mod limits;
 pub mod paths;
 pub mod process;
 pub mod recipes;
 pub mod report;
+pub mod ring;
 pub mod scene;
 pub mod sizes;
 pub mod start_time;
@@ -194,6 +197,7 @@ impl Load {
             summary: Summary::new(&driven.tally, driven.seconds),
             server: costs.server(&driven),
             own: costs.own(&driven),
+            fractions: None,
         })
     }
 

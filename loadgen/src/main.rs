@@ -17,12 +17,14 @@ use loadgen::compare::{Compare, Side};
 use loadgen::fill::Fill;
 use loadgen::idle::Idle;
 use loadgen::keys::Keys;
+use loadgen::limits::{Fractions, Limits};
 use loadgen::recipes::{Locks, Queue};
 use loadgen::report::parse_span;
 use loadgen::scene::{Scene, Timing};
 use loadgen::sizes::Sizes;
 use loadgen::start_time::StartTime;
 use loadgen::storm::{Kind, Storm};
+use loadgen::sys;
 use loadgen::verify::usual_mix;
 use loadgen::watch::Watch;
 use loadgen::workload::{Mix, Op};
@@ -48,6 +50,21 @@ enum Command {
         /// Report the CPU time and memory of this process, the server
         #[arg(long)]
         pid: Option<u32>,
+        /// Measure what the machine allows right after, and report fractions of it
+        #[arg(long)]
+        limits: bool,
+        #[command(flatten)]
+        limits_of: LimitsArguments,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+    /// Report what the machine allows: an echo of frames of the same sizes by a bare io_uring loop,
+    /// the loopback's round trip, and the disk's sync by batch size; and what loadgen can drive
+    Limits {
+        #[command(flatten)]
+        load: LoadArguments,
+        #[command(flatten)]
+        limits: LimitsArguments,
         #[command(flatten)]
         output: OutputArguments,
     },
@@ -313,6 +330,43 @@ impl SceneArguments {
     }
 }
 
+/// How the machine's limits are found.
+#[derive(Args, Clone)]
+struct LimitsArguments {
+    /// The directory whose disk is synced: where the server keeps its log [default: no sync]
+    #[arg(long)]
+    sync_directory: Option<PathBuf>,
+    /// Keep the echo on these CPUs, as the server is: 0 or 0,1
+    #[arg(long, value_delimiter = ',')]
+    server_cpus: Vec<usize>,
+    /// Keep loadgen on these CPUs
+    #[arg(long, value_delimiter = ',')]
+    client_cpus: Vec<usize>,
+    /// How long each limit is measured
+    #[arg(long, default_value = "2s", value_parser = parse_span)]
+    limits_duration: Duration,
+}
+
+impl LimitsArguments {
+    /// Before any thread is started, for those inherit it.
+    fn stay_on_client_cpus(&self) -> Result<(), Fault> {
+        if self.client_cpus.is_empty() {
+            return Ok(());
+        }
+        let what = || format!("CPUs {:?}", self.client_cpus);
+        sys::stay_on(&self.client_cpus).map_err(|source| Fault::Process { what: what(), source })
+    }
+
+    fn limits(self, load: Load) -> Limits {
+        Limits {
+            load,
+            directory: self.sync_directory,
+            server_cpus: self.server_cpus,
+            duration: self.limits_duration,
+        }
+    }
+}
+
 #[derive(Args, Clone)]
 struct TimingArguments {
     /// How long to measure: 10s, 500ms, 2m
@@ -525,10 +579,22 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Fault> {
     let (output, is_clean) = match command {
-        Command::Run { server, load, pid, output } => {
-            let report = load.load(server, Mix::only(Op::Get))?.run(pid, &mut output.progress())?;
+        Command::Run { server, load, pid, limits, limits_of, output } => {
+            limits_of.stay_on_client_cpus()?;
+            let load = load.load(server, Mix::only(Op::Get))?;
+            let mut report = load.run(pid, &mut output.progress())?;
+            if limits {
+                let limits = limits_of.limits(load).run()?;
+                report.fractions = Some(Fractions::new(&report, limits));
+            }
             output.print(&report)?;
             (output, report.summary.is_clean())
+        }
+        Command::Limits { load, limits, output } => {
+            limits.stay_on_client_cpus()?;
+            let load = load.load(vec!["unused:0".to_owned()], Mix::only(Op::Get))?;
+            output.print(&limits.limits(load).run()?)?;
+            (output, true)
         }
         Command::Verify { server, load, pid, output } => {
             let load = load.load(server, usual_mix())?;

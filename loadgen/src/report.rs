@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 use crate::Load;
 use crate::driver::Tally;
 use crate::keys::Keys;
+use crate::limits::Fractions;
 use crate::workload::Op;
 
 /// A load and what came of it.
@@ -21,6 +22,8 @@ pub struct Report {
     pub summary: Summary,
     pub server: Option<ServerCost>,
     pub own: OwnCost,
+    /// What the machine allows, where that was asked for.
+    pub fractions: Option<Fractions>,
 }
 
 /// What the replies were.
@@ -105,6 +108,14 @@ pub struct OwnCost {
     pub cpu_seconds: f64,
     pub cpu_us_per_op: Option<f64>,
     pub cores: f64,
+}
+
+impl OwnCost {
+    /// Whether so many threads were busy nearly all the time.
+    #[must_use]
+    pub fn is_busy(&self, threads: usize) -> bool {
+        0.9 * threads as f64 <= self.cores
+    }
 }
 
 impl Summary {
@@ -256,7 +267,18 @@ impl fmt::Display for Report {
         if let Some(server) = &self.server {
             writeln!(f, "{server}")?;
         }
-        writeln!(f, "{}", self.own)
+        writeln!(f, "{}", self.own)?;
+        if self.own.is_busy(self.load.threads) {
+            writeln!(
+                f,
+                "loadgen's {} threads had little time to spare: more --threads may show more",
+                self.load.threads
+            )?;
+        }
+        match &self.fractions {
+            Some(fractions) => write!(f, "{fractions}"),
+            None => Ok(()),
+        }
     }
 }
 
