@@ -125,8 +125,10 @@ impl Fill {
     }
 }
 
-impl fmt::Display for FillReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Fill {
+    /// The command that does the same again.
+    #[must_use]
+    pub fn command(&self) -> String {
         let Fill {
             servers,
             znodes,
@@ -140,15 +142,20 @@ impl fmt::Display for FillReport {
             threads,
             root,
             seed,
-        } = &self.fill;
-        writeln!(
-            f,
+        } = self;
+        format!(
             "loadgen fill --server {} --znodes {znodes} --value-size {value_bytes} --path-length \
              {path_length} --fan-out {fan_out} --levels {levels} --multi {multi} \
              --connections {connections} --depth {depth} --threads {threads} --root {root} \
              --seed {seed}",
             servers.join(",")
-        )?;
+        )
+    }
+}
+
+impl fmt::Display for FillReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.fill.command())?;
         write!(f, "{}", self.summary)?;
         writeln!(f, "{:.1} s, {:.0} znodes/s", self.summary.seconds, self.znodes_per_second)?;
         if let Some(server) = &self.server {

@@ -83,16 +83,23 @@ impl Idle {
     }
 }
 
-impl fmt::Display for IdleReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Idle { servers, connections, threads, hold, session_timeout_ms } = &self.idle;
-        writeln!(
-            f,
+impl Idle {
+    /// The command that does the same again.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let Idle { servers, connections, threads, hold, session_timeout_ms } = self;
+        format!(
             "loadgen idle --server {} --connections {connections} --threads {threads} --hold {} \
              --session-timeout {session_timeout_ms}ms",
             servers.join(","),
             span(*hold)
-        )?;
+        )
+    }
+}
+
+impl fmt::Display for IdleReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.idle.command())?;
         writeln!(f, "{:.0} sessions/s while they were made", self.sessions_per_second)?;
         for (reason, count) in &self.summary.dropped {
             writeln!(f, "ERRORS: {count} connections lost: {reason}")?;

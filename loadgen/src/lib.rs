@@ -21,6 +21,7 @@ pub mod recipes;
 pub mod report;
 pub mod ring;
 pub mod scene;
+pub mod side;
 pub mod sizes;
 pub mod start_time;
 pub mod storm;

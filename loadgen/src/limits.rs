@@ -305,6 +305,8 @@ impl fmt::Display for LimitsReport {
         let Load { connections, depth, threads, .. } = &self.limits.load;
         let EchoLimit { summary, echo_cpu_us_per_op, own_cpu_us_per_op, own_per_second_max } =
             &self.echo;
+        let command = self.limits.load.to_string().replacen("loadgen run", "loadgen limits", 1);
+        writeln!(f, "{}", command.replacen(" --server unused:0", "", 1))?;
         let p50_us = summary.ops.first().map_or(0.0, |op| op.latency_us.p50);
         writeln!(
             f,
@@ -312,10 +314,11 @@ impl fmt::Display for LimitsReport {
              {p50_us:.1} µs, {echo_cpu_us_per_op:.2} µs of CPU per request",
             summary.total_per_second
         )?;
+        let threads_text = if *threads == 1 { "one thread drives" } else { "its threads drive" };
         writeln!(
             f,
-            "loadgen: {own_cpu_us_per_op:.2} µs of CPU per request, so that {threads} threads \
-             drive {own_per_second_max:.0}/s at most"
+            "loadgen: {own_cpu_us_per_op:.2} µs of CPU per request, so that {threads_text} \
+             {own_per_second_max:.0}/s at most"
         )?;
         let RoundTrip { request_bytes, reply_bytes, p50_us, p99_us } = self.round_trip;
         writeln!(

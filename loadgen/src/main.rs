@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use loadgen::compare::{Compare, Side};
+use loadgen::compare::{Compare, Trial};
 use loadgen::fill::Fill;
 use loadgen::idle::Idle;
 use loadgen::keys::Keys;
@@ -21,6 +21,7 @@ use loadgen::limits::{Fractions, Limits};
 use loadgen::recipes::{Locks, Queue};
 use loadgen::report::parse_span;
 use loadgen::scene::{Scene, Timing};
+use loadgen::side::{Side, Way, all_cpus};
 use loadgen::sizes::Sizes;
 use loadgen::start_time::StartTime;
 use loadgen::storm::{Kind, Storm};
@@ -84,159 +85,17 @@ enum Command {
         output: OutputArguments,
     },
     /// Create many znodes as quickly as the server takes them, and report what they cost
-    Fill {
-        /// HOST:PORT of a server; connections go to several in turn
-        #[arg(long, short, value_delimiter = ',', default_value = "127.0.0.1:2181")]
-        server: Vec<String>,
-        #[arg(long, default_value_t = 1_000_000)]
-        znodes: u64,
-        /// Bytes of each value: 100, 10..1000, or by shares 100=90,4096=10
-        #[arg(long, default_value = "100")]
-        value_size: Sizes,
-        /// Characters of each path
-        #[arg(long, default_value_t = 33)]
-        path_length: usize,
-        /// Children of each parent
-        #[arg(long, default_value_t = 1000)]
-        fan_out: u64,
-        /// Levels of parents between the root and the znodes
-        #[arg(long, default_value_t = 1)]
-        levels: u32,
-        /// Creates in one multi; 1 is plain creates
-        #[arg(long, default_value_t = 1)]
-        multi: u64,
-        #[arg(long, short, default_value_t = 16)]
-        connections: usize,
-        /// Requests in flight per connection
-        #[arg(long, short, default_value_t = 64)]
-        depth: usize,
-        /// Threads of loadgen
-        #[arg(long, default_value_t = 1)]
-        threads: usize,
-        /// The znode below which all are created
-        #[arg(long, default_value = "/fill")]
-        root: String,
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
-        /// Report the CPU time and memory of this process, the server
-        #[arg(long)]
-        pid: Option<u32>,
-        #[command(flatten)]
-        output: OutputArguments,
-    },
+    Fill(FillArguments),
     /// Open sessions that do nothing but ping, and report what each costs
-    Idle {
-        /// HOST:PORT of a server; connections go to several in turn
-        #[arg(long, short, value_delimiter = ',', default_value = "127.0.0.1:2181")]
-        server: Vec<String>,
-        #[arg(long, short, default_value_t = 10_000)]
-        connections: usize,
-        /// Threads of loadgen
-        #[arg(long, default_value_t = 1)]
-        threads: usize,
-        /// How long to keep them once all are there
-        #[arg(long, default_value = "10s", value_parser = parse_span)]
-        hold: Duration,
-        #[arg(long, default_value = "30s", value_parser = parse_session_timeout)]
-        session_timeout: i32,
-        /// Report the CPU time and memory of this process, the server
-        #[arg(long)]
-        pid: Option<u32>,
-        #[command(flatten)]
-        output: OutputArguments,
-    },
+    Idle(IdleArguments),
     /// Write znodes that many sessions watch, and report the time until the last event is there
-    Watch {
-        #[command(flatten)]
-        scene: SceneArguments,
-        /// How many znodes are watched
-        #[arg(long, default_value_t = 1)]
-        znodes: u64,
-        /// How many of them each session watches [default: all]
-        #[arg(long)]
-        each: Option<u64>,
-        /// How many times all are written; 0 only places the watches, and reports their memory
-        #[arg(long, default_value_t = 10)]
-        rounds: u64,
-        /// Bytes of each value
-        #[arg(long, default_value_t = 100)]
-        value_size: usize,
-        /// Requests in flight per connection while watches are placed and znodes written
-        #[arg(long, short, default_value_t = 64)]
-        depth: usize,
-        /// How long all rounds may take
-        #[arg(long, default_value = "2m", value_parser = parse_span)]
-        within: Duration,
-        #[arg(long, default_value = "/loadgen-watch")]
-        /// The znode below which all this happens
-        root: String,
-        #[command(flatten)]
-        output: OutputArguments,
-    },
+    Watch(WatchArguments),
     /// Let sessions contend for locks, as clients build them, and check that one holds at a time
-    Lock {
-        #[command(flatten)]
-        scene: SceneArguments,
-        /// For how many locks they contend
-        #[arg(long, default_value_t = 1)]
-        locks: usize,
-        #[command(flatten)]
-        timing: TimingArguments,
-        #[arg(long, default_value = "/loadgen-recipes")]
-        /// The znode below which all this happens
-        root: String,
-        #[command(flatten)]
-        output: OutputArguments,
-    },
+    Lock(LockArguments),
     /// Put elements into a queue, as clients build it, and take each of them once
-    Queue {
-        #[command(flatten)]
-        scene: SceneArguments,
-        /// How many of the connections put elements in [default: half]
-        #[arg(long)]
-        producers: Option<usize>,
-        /// How many elements may wait to be taken
-        #[arg(long, default_value_t = 100)]
-        backlog: u64,
-        /// Bytes of each element, 8 at least
-        #[arg(long, default_value_t = 100)]
-        value_size: usize,
-        #[command(flatten)]
-        timing: TimingArguments,
-        #[arg(long, default_value = "/loadgen-recipes")]
-        /// The znode below which all this happens
-        root: String,
-        #[command(flatten)]
-        output: OutputArguments,
-    },
+    Queue(QueueArguments),
     /// Make many sessions at once, cut and resume them, close them, and report how quickly
-    Storm {
-        #[command(flatten)]
-        scene: SceneArguments,
-        /// Ephemeral znodes that each new session makes
-        #[arg(long, default_value_t = 0)]
-        ephemerals: usize,
-        /// How often all sessions are made and closed
-        #[arg(long, default_value_t = 1)]
-        rounds: usize,
-        /// How often in a round all connections are cut and the sessions resumed
-        #[arg(long, default_value_t = 1)]
-        reconnects: usize,
-        /// Instead of rounds: each connection makes and closes sessions for so long
-        #[arg(long, value_parser = parse_span, conflicts_with_all = ["rounds", "reconnects"])]
-        duration: Option<Duration>,
-        /// How long everything may take
-        #[arg(long, default_value = "2m", value_parser = parse_span)]
-        within: Duration,
-        /// Requests a second of other sessions, to see what the storm does to them
-        #[arg(long)]
-        bystanders: Option<f64>,
-        #[arg(long, default_value = "/loadgen-storm")]
-        /// The znode below which all this happens
-        root: String,
-        #[command(flatten)]
-        output: OutputArguments,
-    },
+    Storm(StormArguments),
     /// Start a server and report the time until it first answers a read; then end it
     #[command(alias = "first-reply")]
     StartTime {
@@ -256,46 +115,325 @@ enum Command {
         command: Vec<String>,
     },
     /// Make the same load on two servers in alternating pairs, and report the ratios
-    Compare(CompareArguments),
+    Compare(Box<CompareArguments>),
+}
+
+#[derive(Args)]
+struct FillArguments {
+    /// HOST:PORT of a server; connections go to several in turn
+    #[arg(long, short, value_delimiter = ',', default_value = "127.0.0.1:2181")]
+    server: Vec<String>,
+    #[arg(long, default_value_t = 1_000_000)]
+    znodes: u64,
+    /// Bytes of each value: 100, 10..1000, or by shares 100=90,4096=10
+    #[arg(long, default_value = "100")]
+    value_size: Sizes,
+    /// Characters of each path
+    #[arg(long, default_value_t = 33)]
+    path_length: usize,
+    /// Children of each parent
+    #[arg(long, default_value_t = 1000)]
+    fan_out: u64,
+    /// Levels of parents between the root and the znodes
+    #[arg(long, default_value_t = 1)]
+    levels: u32,
+    /// Creates in one multi; 1 is plain creates
+    #[arg(long, default_value_t = 1)]
+    multi: u64,
+    #[arg(long, short, default_value_t = 16)]
+    connections: usize,
+    /// Requests in flight per connection
+    #[arg(long, short, default_value_t = 64)]
+    depth: usize,
+    /// Threads of loadgen
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// The znode below which all are created
+    #[arg(long, default_value = "/fill")]
+    root: String,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Report the CPU time and memory of this process, the server
+    #[arg(long)]
+    pid: Option<u32>,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Args)]
+struct IdleArguments {
+    /// HOST:PORT of a server; connections go to several in turn
+    #[arg(long, short, value_delimiter = ',', default_value = "127.0.0.1:2181")]
+    server: Vec<String>,
+    #[arg(long, short, default_value_t = 10_000)]
+    connections: usize,
+    /// Threads of loadgen
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// How long to keep them once all are there
+    #[arg(long, default_value = "10s", value_parser = parse_span)]
+    hold: Duration,
+    #[arg(long, default_value = "30s", value_parser = parse_session_timeout)]
+    session_timeout: i32,
+    /// Report the CPU time and memory of this process, the server
+    #[arg(long)]
+    pid: Option<u32>,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Args)]
+struct WatchArguments {
+    #[command(flatten)]
+    scene: SceneArguments,
+    /// How many znodes are watched
+    #[arg(long, default_value_t = 1)]
+    znodes: u64,
+    /// How many of them each session watches [default: all]
+    #[arg(long)]
+    each: Option<u64>,
+    /// How many times all are written; 0 only places the watches, and reports their memory
+    #[arg(long, default_value_t = 10)]
+    rounds: u64,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 100)]
+    value_size: usize,
+    /// Requests in flight per connection while watches are placed and znodes written
+    #[arg(long, short, default_value_t = 64)]
+    depth: usize,
+    /// How long all rounds may take
+    #[arg(long, default_value = "2m", value_parser = parse_span)]
+    within: Duration,
+    #[arg(long, default_value = "/loadgen-watch")]
+    /// The znode below which all this happens
+    root: String,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Args)]
+struct LockArguments {
+    #[command(flatten)]
+    scene: SceneArguments,
+    /// For how many locks they contend
+    #[arg(long, default_value_t = 1)]
+    locks: usize,
+    #[command(flatten)]
+    timing: TimingArguments,
+    #[arg(long, default_value = "/loadgen-recipes")]
+    /// The znode below which all this happens
+    root: String,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Args)]
+struct QueueArguments {
+    #[command(flatten)]
+    scene: SceneArguments,
+    /// How many of the connections put elements in [default: half]
+    #[arg(long)]
+    producers: Option<usize>,
+    /// How many elements may wait to be taken
+    #[arg(long, default_value_t = 100)]
+    backlog: u64,
+    /// Bytes of each element, 8 at least
+    #[arg(long, default_value_t = 100)]
+    value_size: usize,
+    #[command(flatten)]
+    timing: TimingArguments,
+    #[arg(long, default_value = "/loadgen-recipes")]
+    /// The znode below which all this happens
+    root: String,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+#[derive(Args)]
+struct StormArguments {
+    #[command(flatten)]
+    scene: SceneArguments,
+    /// Ephemeral znodes that each new session makes
+    #[arg(long, default_value_t = 0)]
+    ephemerals: usize,
+    /// How often all sessions are made and closed
+    #[arg(long, default_value_t = 1)]
+    rounds: usize,
+    /// How often in a round all connections are cut and the sessions resumed
+    #[arg(long, default_value_t = 1)]
+    reconnects: usize,
+    /// Instead of rounds: each connection makes and closes sessions for so long
+    #[arg(long, value_parser = parse_span, conflicts_with_all = ["rounds", "reconnects"])]
+    duration: Option<Duration>,
+    /// How long everything may take
+    #[arg(long, default_value = "2m", value_parser = parse_span)]
+    within: Duration,
+    /// Requests a second of other sessions, to see what the storm does to them
+    #[arg(long)]
+    bystanders: Option<f64>,
+    #[arg(long, default_value = "/loadgen-storm")]
+    /// The znode below which all this happens
+    root: String,
+    #[command(flatten)]
+    output: OutputArguments,
+}
+
+impl FillArguments {
+    fn fill(self) -> Fill {
+        Fill {
+            servers: self.server,
+            znodes: self.znodes,
+            value_bytes: self.value_size,
+            path_length: self.path_length,
+            fan_out: self.fan_out,
+            levels: self.levels,
+            multi: self.multi,
+            connections: self.connections,
+            depth: self.depth,
+            threads: self.threads,
+            root: self.root,
+            seed: self.seed,
+        }
+    }
+}
+
+impl IdleArguments {
+    fn idle(self) -> Idle {
+        Idle {
+            servers: self.server,
+            connections: self.connections,
+            threads: self.threads,
+            hold: self.hold,
+            session_timeout_ms: self.session_timeout,
+        }
+    }
+}
+
+impl WatchArguments {
+    fn watch(self) -> Watch {
+        Watch {
+            scene: self.scene.scene(self.root),
+            znodes: self.znodes,
+            each: self.each.unwrap_or(self.znodes),
+            rounds: self.rounds,
+            value_bytes: self.value_size,
+            depth: self.depth,
+            within: self.within,
+        }
+    }
+}
+
+impl LockArguments {
+    fn locks(self) -> Locks {
+        let timing = self.timing.into();
+        Locks { scene: self.scene.scene(self.root), locks: self.locks, timing }
+    }
+}
+
+impl QueueArguments {
+    fn queue(self) -> Queue {
+        Queue {
+            producers: self.producers.unwrap_or(self.scene.connections / 2),
+            scene: self.scene.scene(self.root),
+            backlog: self.backlog,
+            value_bytes: self.value_size,
+            timing: self.timing.into(),
+        }
+    }
+}
+
+impl StormArguments {
+    fn storm(self) -> Storm {
+        let kind = match self.duration {
+            Some(duration) => Kind::ForLong { duration },
+            None => Kind::AtOnce { rounds: self.rounds, reconnects: self.reconnects },
+        };
+        Storm {
+            scene: self.scene.scene(self.root),
+            ephemerals: self.ephemerals,
+            kind,
+            within: self.within,
+            bystanders: self.bystanders,
+        }
+    }
 }
 
 #[derive(Args)]
 struct CompareArguments {
-    /// HOST:PORT of the one server
+    /// HOST:PORT of the one server; not needed for one that loadgen starts itself
     #[arg(long)]
-    a: String,
+    a: Option<String>,
     #[arg(long, default_value = "a")]
     a_name: String,
     /// Its process, if it runs already
     #[arg(long)]
     a_pid: Option<u32>,
-    /// The line of shell that starts it, if it does not; a script ends in `exec`
+    /// The line of shell that starts it; a script ends in `exec`
     #[arg(long, conflicts_with = "a_pid")]
     a_start: Option<String>,
-    /// HOST:PORT of the other server
+    /// Start ringkeeper, this program
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["a_pid", "a_start"])]
+    a_ringkeeper: Option<PathBuf>,
+    /// Start Apache ZooKeeper, by java: its distribution's directory, or a class path of jars
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["a_pid", "a_start", "a_ringkeeper"])]
+    a_zookeeper: Option<String>,
+    /// Keep it on these CPUs, if loadgen starts it: 0 or 0,1
+    #[arg(long, value_delimiter = ',')]
+    a_cpus: Vec<usize>,
+    /// A line for its configuration, if loadgen writes it: snapCount=1000000; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    a_config: Vec<String>,
+    /// HOST:PORT of the other server; not needed for one that loadgen starts itself
     #[arg(long)]
-    b: String,
+    b: Option<String>,
     #[arg(long, default_value = "b")]
     b_name: String,
     /// Its process, if it runs already
     #[arg(long)]
     b_pid: Option<u32>,
-    /// The line of shell that starts it, if it does not; a script ends in `exec`
+    /// The line of shell that starts it; a script ends in `exec`
     #[arg(long, conflicts_with = "b_pid")]
     b_start: Option<String>,
-    /// How many pairs of loads
+    /// Start ringkeeper, this program
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["b_pid", "b_start"])]
+    b_ringkeeper: Option<PathBuf>,
+    /// Start Apache ZooKeeper, by java: its distribution's directory, or a class path of jars
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["b_pid", "b_start", "b_ringkeeper"])]
+    b_zookeeper: Option<String>,
+    /// Keep it on these CPUs, if loadgen starts it: 0 or 0,1
+    #[arg(long, value_delimiter = ',')]
+    b_cpus: Vec<usize>,
+    /// A line for its configuration, if loadgen writes it: snapCount=1000000; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    b_config: Vec<String>,
+    /// How many pairs of runs
     #[arg(long, default_value_t = 5)]
     pairs: usize,
-    /// How long each server has the load before the first pair, unmeasured
+    /// How long each server has the load once it is started, unmeasured
     #[arg(long, default_value = "10s", value_parser = parse_span)]
     rehearsal: Duration,
-    /// Start the servers anew for each load, not once
+    /// Start the servers anew for each run, with fresh data, not once
     #[arg(long)]
     restart: bool,
+    /// Where servers that loadgen starts keep their data, in a fresh directory for each start
+    /// [default: the directory for temporary files]
+    #[arg(long, value_name = "DIRECTORY")]
+    data_directory: Option<PathBuf>,
+    /// Flags of java, where loadgen starts Apache ZooKeeper
+    #[arg(long, default_value = "-Xmx2g", allow_hyphen_values = true)]
+    java_flags: String,
+    /// Measure what the machine allows at the end, and report fractions of it
+    #[arg(long)]
+    limits: bool,
+    #[command(flatten)]
+    limits_of: LimitsArguments,
     #[command(flatten)]
     load: LoadArguments,
     #[command(flatten)]
     output: OutputArguments,
+    /// What to run on both instead of a load: -- watch --connections 1000, without --server
+    #[arg(last = true)]
+    command: Vec<String>,
 }
 
 /// Who takes part in what is not one load.
@@ -602,100 +740,39 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             output.print(&verdict)?;
             (output, verdict.is_clean())
         }
-        Command::Fill {
-            server: servers,
-            znodes,
-            value_size: value_bytes,
-            path_length,
-            fan_out,
-            levels,
-            multi,
-            connections,
-            depth,
-            threads,
-            root,
-            seed,
-            pid,
-            output,
-        } => {
-            let fill = Fill {
-                servers,
-                znodes,
-                value_bytes,
-                path_length,
-                fan_out,
-                levels,
-                multi,
-                connections,
-                depth,
-                threads,
-                root,
-                seed,
-            };
-            let report = fill.run(pid, &mut output.progress())?;
+        Command::Fill(fill) => {
+            let (pid, output) = (fill.pid, fill.output.clone());
+            let report = fill.fill().run(pid, &mut output.progress())?;
             output.print(&report)?;
             (output, report.summary.is_clean())
         }
-        Command::Idle { server, connections, threads, hold, session_timeout, pid, output } => {
-            let session_timeout_ms = session_timeout;
-            let idle = Idle { servers: server, connections, threads, hold, session_timeout_ms };
-            let report = idle.run(pid, &mut output.progress())?;
+        Command::Idle(idle) => {
+            let (pid, output) = (idle.pid, idle.output.clone());
+            let report = idle.idle().run(pid, &mut output.progress())?;
             output.print(&report)?;
             (output, report.is_clean())
         }
-        Command::Watch { scene, znodes, each, rounds, value_size, depth, within, root, output } => {
-            let pid = scene.pid;
-            let watch = Watch {
-                scene: scene.scene(root),
-                znodes,
-                each: each.unwrap_or(znodes),
-                rounds,
-                value_bytes: value_size,
-                depth,
-                within,
-            };
-            let report = watch.run(pid, &mut output.progress())?;
+        Command::Watch(watch) => {
+            let (pid, output) = (watch.scene.pid, watch.output.clone());
+            let report = watch.watch().run(pid, &mut output.progress())?;
             output.print(&report)?;
             (output, report.is_clean())
         }
-        Command::Lock { scene, locks, timing, root, output } => {
-            let pid = scene.pid;
-            let locks = Locks { scene: scene.scene(root), locks, timing: timing.into() };
-            let report = locks.run(pid, &mut output.progress())?;
+        Command::Lock(lock) => {
+            let (pid, output) = (lock.scene.pid, lock.output.clone());
+            let report = lock.locks().run(pid, &mut output.progress())?;
             output.print(&report)?;
             (output, report.is_clean())
         }
-        Command::Queue { scene, producers, backlog, value_size, timing, root, output } => {
-            let pid = scene.pid;
-            let queue = Queue {
-                producers: producers.unwrap_or(scene.connections / 2),
-                scene: scene.scene(root),
-                backlog,
-                value_bytes: value_size,
-                timing: timing.into(),
-            };
-            let report = queue.run(pid, &mut output.progress())?;
+        Command::Queue(queue) => {
+            let (pid, output) = (queue.scene.pid, queue.output.clone());
+            let report = queue.queue().run(pid, &mut output.progress())?;
             output.print(&report)?;
             (output, report.is_clean())
         }
-        Command::Storm {
-            scene,
-            ephemerals,
-            rounds,
-            reconnects,
-            duration,
-            within,
-            bystanders,
-            root,
-            output,
-        } => {
-            let pid = scene.pid;
-            let kind = match duration {
-                Some(duration) => Kind::ForLong { duration },
-                None => Kind::AtOnce { rounds, reconnects },
-            };
-            let storm = Storm { scene: scene.scene(root), ephemerals, kind, within, bystanders };
-            let report = storm.run(pid, &mut output.progress())?;
+        Command::Storm(storm) => {
+            let (pid, output) = (storm.scene.pid, storm.output.clone());
+            let report = storm.storm().run(pid, &mut output.progress())?;
             output.print(&report)?;
             (output, report.is_clean())
         }
@@ -723,16 +800,77 @@ impl CompareArguments {
         if self.a_name == self.b_name {
             return Err(Fault::Load("the two servers need names of their own".to_owned()));
         }
+        self.limits_of.stay_on_client_cpus()?;
+        let load = self.load.load(vec!["SERVER".to_owned()], Mix::only(Op::Get))?;
+        let trial: Box<dyn Trial> =
+            if self.command.is_empty() { Box::new(load.clone()) } else { trial(&self.command)? };
+        let directory = self.data_directory.unwrap_or_else(std::env::temp_dir);
+        let limits = self.limits.then(|| {
+            let mut limits = self.limits_of.clone().limits(load);
+            limits.directory.get_or_insert_with(|| directory.clone());
+            limits
+        });
+        let java_flags = self.java_flags;
+        let way = |pid, line, program, class_path| match (line, program, class_path) {
+            (Some(line), _, _) => Way::Line(line),
+            (_, Some(program), _) => Way::Ringkeeper { program },
+            (_, _, Some(class_path)) => {
+                Way::ZooKeeper { class_path, java_flags: java_flags.clone() }
+            }
+            (None, None, None) => Way::Runs { pid },
+        };
+        let is_kept = !self.limits_of.client_cpus.is_empty();
+        let cpus = |cpus: Vec<usize>| match cpus.is_empty() && is_kept {
+            true => all_cpus(),
+            false => cpus,
+        };
         let compare = Compare {
-            load: self.load.load(vec![self.a.clone()], Mix::only(Op::Get))?,
-            a: Side { name: self.a_name, server: self.a, pid: self.a_pid, start: self.a_start },
-            b: Side { name: self.b_name, server: self.b, pid: self.b_pid, start: self.b_start },
+            trial,
+            a: Side {
+                name: self.a_name,
+                server: self.a,
+                way: way(self.a_pid, self.a_start, self.a_ringkeeper, self.a_zookeeper),
+                cpus: cpus(self.a_cpus),
+                config: self.a_config,
+            },
+            b: Side {
+                name: self.b_name,
+                server: self.b,
+                way: way(self.b_pid, self.b_start, self.b_ringkeeper, self.b_zookeeper),
+                cpus: cpus(self.b_cpus),
+                config: self.b_config,
+            },
             pairs: self.pairs,
             rehearsal: self.rehearsal,
             restart: self.restart,
+            directory,
+            limits,
         };
         Ok((compare, self.output))
     }
+}
+
+/// What another command of loadgen does, to be done on two servers.
+fn trial(words: &[String]) -> Result<Box<dyn Trial>, Fault> {
+    let name = "loadgen".to_owned();
+    let arguments = Arguments::try_parse_from(std::iter::once(&name).chain(words))
+        .map_err(|error| Fault::Load(error.to_string()))?;
+    Ok(match arguments.command {
+        Command::Run { server, load, .. } => Box::new(load.load(server, Mix::only(Op::Get))?),
+        Command::Fill(fill) => Box::new(fill.fill()),
+        Command::Idle(idle) => Box::new(idle.idle()),
+        Command::Watch(watch) => Box::new(watch.watch()),
+        Command::Lock(lock) => Box::new(lock.locks()),
+        Command::Queue(queue) => Box::new(queue.queue()),
+        Command::Storm(storm) => Box::new(storm.storm()),
+        Command::Limits { .. }
+        | Command::Verify { .. }
+        | Command::StartTime { .. }
+        | Command::Compare(_) => {
+            let what = "one of run, fill, idle, watch, lock, queue, storm is compared";
+            return Err(Fault::Load(what.to_owned()));
+        }
+    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! What a process costs, from `/proc`, and servers that we start ourselves.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -71,6 +72,24 @@ const ATTEMPTS_MAX: usize = 64;
 /// The sessions of attempts that came too early are gone soon.
 const ATTEMPT_SESSION_TIMEOUT_MS: i32 = 4000;
 
+/// A program to start.
+pub struct Start {
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+    /// The CPUs it is kept on; none: where we run.
+    pub cpus: Vec<usize>,
+    /// Where its words go; none: what it says of errors to ours.
+    pub log: Option<File>,
+}
+
+impl Start {
+    #[must_use]
+    pub fn plain(program: &str, arguments: &[String]) -> Start {
+        let arguments = arguments.to_vec();
+        Start { program: program.into(), arguments, cpus: Vec::new(), log: None }
+    }
+}
+
 /// A server that we started. It ends when this is dropped.
 pub struct Started {
     child: Child,
@@ -82,24 +101,24 @@ pub struct Started {
 impl Started {
     /// Starts a program that will listen at `server`, where nothing may listen yet. The process
     /// must become the server (a script ends in `exec`), for its costs are read by its pid.
-    pub fn start(server: SocketAddr, program: &str, args: &[String]) -> Result<Started, Fault> {
+    pub fn start(server: SocketAddr, start: Start) -> Result<Started, Fault> {
         if TcpStream::connect(server).is_ok() {
             return Err(Fault::InUse { server });
         }
-        let text = [&[program.to_owned()], args].concat().join(" ");
+        let Start { program, arguments, cpus, log } = start;
+        let text = [&[program.display().to_string()], &arguments[..]].concat().join(" ");
+        let fault = |source| Fault::Process { what: text.clone(), source };
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
-        sys::belongs_to_us(&mut command, &[]);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+        if let Some(log) = log {
+            command.stdout(log.try_clone().map_err(fault)?).stderr(log);
+        }
+        sys::belongs_to_us(&mut command, &cpus);
         let since = Instant::now();
         match command.spawn() {
             Ok(child) => Ok(Started { child, command: text, server, since }),
-            Err(source) => Err(Fault::Process { what: text, source }),
+            Err(source) => Err(fault(source)),
         }
-    }
-
-    /// Starts a line of shell, which becomes its program.
-    pub fn start_line(server: SocketAddr, line: &str) -> Result<Started, Fault> {
-        Started::start(server, "sh", &["-c".to_owned(), format!("exec {line}")])
     }
 
     #[must_use]
@@ -268,7 +287,8 @@ mod tests {
     #[test]
     fn a_server_that_ends_at_once_is_told_from_one_that_is_slow() {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-        let start = |program, arg: &str| Started::start(nowhere, program, &[arg.to_owned()]);
+        let start =
+            |program, arg: &str| Started::start(nowhere, Start::plain(program, &[arg.to_owned()]));
         let mut ended = start("false", "").unwrap();
         let error = ended.first_reply(Duration::from_secs(20)).unwrap_err();
         assert!(matches!(error, Fault::EndedEarly { .. }), "{error}");
@@ -282,7 +302,8 @@ mod tests {
     fn a_server_is_not_started_where_another_would_answer_for_it() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = listener.local_addr().unwrap();
-        let refused = Started::start(server, "sleep", &["600".to_owned()]).err().unwrap();
+        let refused =
+            Started::start(server, Start::plain("sleep", &["600".to_owned()])).err().unwrap();
         assert!(matches!(refused, Fault::InUse { .. }), "{refused}");
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::process::{Started, Usage};
+use crate::process::{Start, Started, Usage};
 use crate::report::{median, mib};
 use crate::{Fault, resolve};
 
@@ -47,7 +47,7 @@ impl StartTime {
             resident_bytes: Vec::new(),
         };
         for _ in 0..self.runs.max(1) {
-            let mut started = Started::start(server, program, args)?;
+            let mut started = Started::start(server, Start::plain(program, args))?;
             let first_reply = started.first_reply(self.within)?;
             let usage = Usage::of(started.pid())?;
             report.first_reply_ms.push(first_reply.as_secs_f64() * 1e3);

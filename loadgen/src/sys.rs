@@ -205,6 +205,13 @@ pub fn stay_on(cpus: &[usize]) -> io::Result<()> {
     Ok(())
 }
 
+/// How many CPUs there are, whichever of them we may use.
+#[must_use]
+pub fn cpus() -> usize {
+    // SAFETY: takes no pointer.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) }).unwrap_or(1)
+}
+
 /// The CPU time of the calling thread.
 #[must_use]
 pub fn thread_cpu() -> Duration {
