@@ -16,6 +16,7 @@ pub mod idle;
 pub mod keys;
 pub mod limits;
 pub mod paths;
+pub mod plot;
 pub mod process;
 pub mod recipes;
 pub mod report;

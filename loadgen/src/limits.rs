@@ -305,8 +305,9 @@ impl fmt::Display for LimitsReport {
         let Load { connections, depth, threads, .. } = &self.limits.load;
         let EchoLimit { summary, echo_cpu_us_per_op, own_cpu_us_per_op, own_per_second_max } =
             &self.echo;
-        let command = self.limits.load.to_string().replacen("loadgen run", "loadgen limits", 1);
-        writeln!(f, "{}", command.replacen(" --server unused:0", "", 1))?;
+        let servers = self.limits.load.servers.join(",");
+        let asked = format!("loadgen run --server {servers}");
+        writeln!(f, "{}", self.limits.load.to_string().replacen(&asked, "loadgen limits", 1))?;
         let p50_us = summary.ops.first().map_or(0.0, |op| op.latency_us.p50);
         writeln!(
             f,

@@ -18,6 +18,7 @@ use loadgen::fill::Fill;
 use loadgen::idle::Idle;
 use loadgen::keys::Keys;
 use loadgen::limits::{Fractions, Limits};
+use loadgen::plot::{Plots, page};
 use loadgen::recipes::{Locks, Queue};
 use loadgen::report::parse_span;
 use loadgen::scene::{Scene, Timing};
@@ -594,6 +595,9 @@ struct OutputArguments {
     /// Write the report there as JSON; `-` is standard output, without the text
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Write the report there as a page with plots of latency and throughput
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Exit with 0 even if requests failed or connections were lost
     #[arg(long)]
     allow_errors: bool,
@@ -678,7 +682,11 @@ impl LoadArguments {
 
 impl OutputArguments {
     /// Prints a report in the forms asked for.
-    fn print<R: Serialize + fmt::Display>(&self, report: &R) -> Result<(), Fault> {
+    fn print<R: Serialize + fmt::Display + Plots>(&self, report: &R) -> Result<(), Fault> {
+        if let Some(path) = &self.html {
+            fs::write(path, page(&report.to_string(), &report.plots()))
+                .map_err(|source| Fault::Process { what: path.display().to_string(), source })?;
+        }
         let Some(path) = &self.json else { return say(&report.to_string()) };
         let json = serde_json::to_string_pretty(report).expect("a report has only text keys");
         if path.as_os_str() == "-" {

@@ -1,4 +1,4 @@
-//! What a process costs, from `/proc`, and servers that we start ourselves.
+//! What a process costs, and servers that we start ourselves.
 
 use std::fs::{self, File};
 use std::io;
@@ -25,36 +25,26 @@ pub struct Usage {
 
 impl Usage {
     pub fn of(pid: u32) -> Result<Usage, Fault> {
-        Usage::read(&pid.to_string())
+        Usage::read(pid, &pid.to_string())
             .map_err(|source| Fault::Process { what: format!("process {pid}"), source })
     }
 
     pub fn of_self() -> Result<Usage, Fault> {
-        Usage::read("self")
+        Usage::read(0, "self")
             .map_err(|source| Fault::Process { what: "this process".to_owned(), source })
     }
 
-    fn read(pid: &str) -> io::Result<Usage> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let odd = |what| io::Error::other(format!("/proc/{pid}/{what} is not as expected"));
+    /// `name` is its folder in `/proc`.
+    fn read(pid: u32, name: &str) -> io::Result<Usage> {
+        let status = fs::read_to_string(format!("/proc/{name}/status"))?;
+        let odd = || io::Error::other(format!("/proc/{name}/status is not as expected"));
         Ok(Usage {
-            cpu_seconds: cpu_ticks(&stat).ok_or_else(|| odd("stat"))? as f64
-                / sys::ticks_per_second() as f64,
-            resident_bytes: kib_of(&status, "VmRSS").ok_or_else(|| odd("status"))? * 1024,
-            resident_peak_bytes: kib_of(&status, "VmHWM").ok_or_else(|| odd("status"))? * 1024,
+            // Its clock counts nanoseconds; `/proc/PID/stat` would count in hundredths.
+            cpu_seconds: sys::process_cpu(pid)?.as_secs_f64(),
+            resident_bytes: kib_of(&status, "VmRSS").ok_or_else(odd)? * 1024,
+            resident_peak_bytes: kib_of(&status, "VmHWM").ok_or_else(odd)? * 1024,
         })
     }
-}
-
-/// User and system time out of `/proc/PID/stat`. The command's name, in parentheses, may hold
-/// anything, parentheses and spaces included; the last `)` ends it.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let mut fields = after_name.split_ascii_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
 }
 
 /// A line such as `VmRSS:      1234 kB` of `/proc/PID/status`.
@@ -262,14 +252,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_time_is_found_behind_any_name() {
-        let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 8 20 0 1 0 99 1000 200";
-        assert_eq!(cpu_ticks(stat), Some(200));
-        assert_eq!(cpu_ticks("42 (cut S 1"), None);
-        assert_eq!(cpu_ticks(""), None);
-    }
-
-    #[test]
     fn memory_is_read_in_kib() {
         let status = "Name:\tjava\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n";
         assert_eq!(kib_of(status, "VmRSS"), Some(1024));
@@ -281,6 +263,10 @@ mod tests {
     fn our_own_usage_can_be_read() {
         let usage = Usage::of_self().unwrap();
         assert!(0 < usage.resident_bytes);
+        assert!(0.0 < usage.cpu_seconds && usage.cpu_seconds < 3600.0);
+        let by_pid = Usage::of(std::process::id()).unwrap();
+        assert!(usage.cpu_seconds <= by_pid.cpu_seconds);
+        assert!(Usage::of(i32::MAX as u32).is_err());
         assert!(usage.resident_bytes <= usage.resident_peak_bytes);
     }
 

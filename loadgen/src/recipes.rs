@@ -463,3 +463,92 @@ impl Queue {
         Ok(report(self.command(), &costs, &driven, desk.wrong.counts(), figures))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listing(names: &[&str]) -> Vec<u8> {
+        let mut body = Vec::new();
+        body.put_count(Some(names.len()));
+        for name in names {
+            body.put_text(name);
+        }
+        body
+    }
+
+    fn lockers(connections: usize) -> Lockers {
+        let hand = |name: usize| Hand {
+            lock: 0,
+            since_ns: 5,
+            name: format!("lock-{name:010}"),
+            step: Grip::Lists,
+        };
+        Lockers {
+            hands: (0..connections).map(hand).collect(),
+            below: "/locks".to_owned(),
+            held: Arc::new(vec![AtomicBool::new(false)]),
+            wrong: Arc::new(Wrong::default()),
+        }
+    }
+
+    fn lists(lockers: &mut Lockers, connection: usize, names: &[&str]) -> Vec<Achieved> {
+        let asked = Asked { op: Op::Children, due_ns: 0, reply_bytes: ANY_LENGTH, tolerated: 0 };
+        let (body, mut achieved) = (listing(names), Vec::new());
+        let heard = Heard { connection, now_ns: 9, zxid: 1, err: 0, body: &body };
+        lockers.on_reply(&heard, &asked, &mut achieved);
+        achieved
+    }
+
+    const LINE: [&str; 2] = ["lock-0000000000", "lock-0000000001"];
+
+    #[test]
+    fn who_is_first_holds_and_who_is_not_watches_the_one_before() {
+        let mut lockers = lockers(2);
+        assert_eq!(lists(&mut lockers, 1, &LINE), []);
+        assert!(matches!(&lockers.hands[1].step, Grip::Watches(before) if before == LINE[0]));
+        let held = [Achieved { op: Op::Lock, since_ns: 5 }];
+        assert_eq!(lists(&mut lockers, 0, &LINE), held);
+        assert!(lockers.wrong.counts().is_empty());
+    }
+
+    #[test]
+    fn a_server_that_lets_two_hold_a_lock_is_found_out() {
+        let mut lockers = lockers(2);
+        lists(&mut lockers, 0, &LINE);
+        // The one before is still there, and not shown.
+        lists(&mut lockers, 1, &LINE[1..]);
+        assert_eq!(lockers.wrong.counts(), BTreeMap::from([("two hold one lock".to_owned(), 1)]));
+        // Nor is a place in line to be lost.
+        lists(&mut lockers, 1, &LINE[..1]);
+        assert_eq!(lockers.wrong.counts().len(), 2);
+    }
+
+    #[test]
+    fn a_server_that_gives_an_element_twice_is_found_out() {
+        let end = || End::Out {
+            since_ns: 1,
+            names: VecDeque::from(["entry-1".to_owned()]),
+            element: 7,
+            step: Reach::Deletes,
+        };
+        let desk = Arc::new(Desk::default());
+        let path = "/queue".to_owned();
+        let mut hall = Hall {
+            ends: vec![end(), end()],
+            path,
+            value_bytes: 8,
+            backlog: 1,
+            desk: Arc::clone(&desk),
+        };
+        let asked = Asked { op: Op::Delete, due_ns: 0, reply_bytes: 0, tolerated: NO_NODE };
+        let mut achieved = Vec::new();
+        for connection in 0..2 {
+            let heard = Heard { connection, now_ns: 9, zxid: 1, err: 0, body: &[] };
+            hall.on_reply(&heard, &asked, &mut achieved);
+        }
+        assert_eq!(achieved, [Achieved { op: Op::Take, since_ns: 1 }; 2]);
+        let twice = BTreeMap::from([("an element is taken twice".to_owned(), 1)]);
+        assert_eq!(desk.wrong.counts(), twice);
+    }
+}

@@ -50,6 +50,8 @@ pub struct OpSummary {
     pub count: u64,
     pub per_second: f64,
     pub latency_us: LatencyUs,
+    /// Quantiles, nearer and nearer to 1, and the latency in microseconds at each.
+    pub percentiles: Vec<(f64, f64)>,
     /// Errors by name.
     pub errors: BTreeMap<String, u64>,
     /// Replies that said OK and were not of the length that a right one has.
@@ -83,6 +85,16 @@ impl LatencyUs {
             max: histogram.max() as f64 / 1e3,
         }
     }
+}
+
+/// Eight quantiles for each nine, as far as there are samples beyond them.
+fn percentiles(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
+    let count = histogram.len() as f64;
+    (0..)
+        .map(|step| 1.0 - 10f64.powf(f64::from(step) / -8.0))
+        .take_while(|quantile| 1.0 <= count * (1.0 - quantile))
+        .map(|quantile| (quantile, histogram.value_at_quantile(quantile) as f64 / 1e3))
+        .collect()
 }
 
 /// What the server used while it was measured.
@@ -129,6 +141,7 @@ impl Summary {
                 count: tally.latency_ns.len(),
                 per_second: tally.latency_ns.len() as f64 / seconds,
                 latency_us: LatencyUs::of(&tally.latency_ns),
+                percentiles: percentiles(&tally.latency_ns),
                 errors: tally.errors.iter().map(|(&err, &count)| (code_name(err), count)).collect(),
                 malformed: tally.malformed,
             })

@@ -126,11 +126,24 @@ fn checked(result: i32) -> io::Result<i32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Clock ticks per second, the unit of CPU time in `/proc/PID/stat`.
-#[must_use]
-pub fn ticks_per_second() -> u64 {
-    // SAFETY: takes no pointer.
-    u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100)
+/// The CPU time of a process, all its threads that ever were; 0 is our own.
+pub fn process_cpu(pid: u32) -> io::Result<Duration> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let mut clock: libc::clockid_t = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `clock` and `time` live through the calls, which write them.
+    unsafe {
+        match libc::clock_getcpuclockid(pid, &raw mut clock) {
+            0 => {}
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+        checked(libc::clock_gettime(clock, &raw mut time))?;
+    }
+    Ok(duration_of(time))
+}
+
+fn duration_of(time: libc::timespec) -> Duration {
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 /// Raises the limit on open files as far as it may go, and says how far that was.
@@ -219,7 +232,7 @@ pub fn thread_cpu() -> Duration {
     // SAFETY: `time` lives through the call, which writes it. The clock always exists, so that
     // the call does not fail.
     unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+    duration_of(time)
 }
 
 /// Whether a directory is kept in memory, where nothing is ever synced.
