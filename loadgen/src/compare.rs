@@ -36,6 +36,11 @@ pub trait Trial {
     fn rehearse_on(&self, server: String, _span: Duration) -> Result<(), Fault> {
         self.run_on(server, None, &mut |_, _| {}).map(drop)
     }
+
+    /// Whether it cannot be done twice on the same data.
+    fn needs_fresh_data(&self) -> bool {
+        false
+    }
 }
 
 /// What came of it on one server.
@@ -130,6 +135,22 @@ impl Trial for Fill {
             .with_costs(report.server.as_ref(), &report.own)
             .with("znodes per s", Some(report.znodes_per_second))
             .with("resident bytes per znode", report.resident_bytes_per_znode))
+    }
+
+    /// Elsewhere, for what is there already cannot be created; and few, for memory counts.
+    fn rehearse_on(&self, server: String, _span: Duration) -> Result<(), Fault> {
+        const REHEARSAL_ZNODES: u64 = 10_000;
+        let fill = Fill {
+            servers: vec![server],
+            root: "/r".to_owned(),
+            znodes: self.znodes.min(REHEARSAL_ZNODES),
+            ..self.clone()
+        };
+        fill.run(None, &mut |_, _| {}).map(drop)
+    }
+
+    fn needs_fresh_data(&self) -> bool {
+        true
     }
 }
 
@@ -258,6 +279,10 @@ impl Compare {
     pub fn run(self, said: &mut dyn FnMut(&str)) -> Result<Comparison, Fault> {
         if self.pairs == 0 {
             return Err(Fault::Load("one pair at least".to_owned()));
+        }
+        if self.trial.needs_fresh_data() && 1 < self.pairs && !self.restart {
+            let what = "this cannot be done twice on the same data: --restart, or one pair";
+            return Err(Fault::Load(what.to_owned()));
         }
         let mut directories = Directories::below(&self.directory);
         let sides = [&self.a, &self.b];

@@ -14,8 +14,12 @@ use std::thread;
 use std::time::Duration;
 
 use loadgen::Load;
+use loadgen::compare::Compare;
 use loadgen::idle::Idle;
 use loadgen::report::Report;
+use loadgen::scene::Scene;
+use loadgen::side::{Side, Way};
+use loadgen::storm::{Kind, Storm};
 use loadgen::workload::{Mix, Op};
 use ringkeeper::jute::frame;
 use ringkeeper::jute::record::Record as _;
@@ -84,7 +88,7 @@ fn serve(mut client: TcpStream, seen: &Seen, does: &dyn Fn(usize) -> Does) -> Op
                 assert_eq!(asked, xid::PING);
                 seen.pings.fetch_add(1, Ordering::Relaxed);
             }
-            code::CLOSE_SESSION => {}
+            code::CLOSE_SESSION | code::DELETE => {}
             other => panic!("op {other}"),
         }
         let mut header = header;
@@ -231,4 +235,69 @@ fn idle_sessions_are_kept_alive() {
     // Each once in 200 ms.
     let pings = seen.pings.load(Ordering::Relaxed);
     assert!((80..=240).contains(&pings), "{pings} pings");
+}
+
+fn storm(server: String, kind: Kind) -> Storm {
+    let scene = Scene {
+        servers: vec![server],
+        connections: 20,
+        threads: 3,
+        session_timeout_ms: 10_000,
+        root: "/storm".to_owned(),
+    };
+    Storm { scene, ephemerals: 2, kind, within: Duration::from_secs(60), bystanders: None }
+}
+
+#[test]
+fn a_storm_makes_cuts_resumes_and_closes_each_session() {
+    let (server, _) = server(|_| Does::Answers);
+    let kind = Kind::AtOnce { rounds: 2, reconnects: 3 };
+    let report = storm(server, kind).run(None, &mut |_, _| {}).unwrap();
+    assert!(report.is_clean(), "{report}");
+    let counts: Vec<_> = report.summary.ops.iter().map(|op| (op.op, op.count)).collect();
+    let each = [(Op::Ephemeral, 80), (Op::Connect, 40), (Op::Reconnect, 120), (Op::Close, 40)];
+    assert_eq!(counts, each, "{report}");
+    assert!(report.figures.contains_key("reconnect: ms until the last"), "{report}");
+}
+
+#[test]
+fn a_storm_goes_on_for_as_long_as_asked() {
+    let (server, _) = server(|_| Does::Answers);
+    let kind = Kind::ForLong { duration: Duration::from_millis(300) };
+    let report = storm(server, kind).run(None, &mut |_, _| {}).unwrap();
+    assert!(report.is_clean(), "{report}");
+    let count = |op| report.summary.ops.iter().find(|it| it.op == op).map_or(0, |it| it.count);
+    assert!(20 < count(Op::Connect), "{report}");
+    assert_eq!(count(Op::Connect), count(Op::Close), "{report}");
+}
+
+#[test]
+fn a_comparison_is_of_medians_and_keeps_every_run() {
+    let side = |name: &str, server| Side {
+        name: name.to_owned(),
+        server: Some(server),
+        way: Way::Runs { pid: None },
+        cpus: Vec::new(),
+        config: Vec::new(),
+    };
+    let (quick, _) = server(|_| Does::Answers);
+    let (slow, _) = server(|_| Does::StallsThenAnswers(Duration::from_millis(5)));
+    let compare = Compare {
+        trial: Box::new(load("any:1".to_owned())),
+        a: side("quick", quick),
+        b: side("slow", slow),
+        pairs: 3,
+        rehearsal: Duration::from_millis(50),
+        restart: false,
+        directory: std::env::temp_dir(),
+        limits: None,
+    };
+    let comparison = compare.run(&mut |_| {}).unwrap();
+    assert!(comparison.is_clean(), "{comparison}");
+    assert_eq!(comparison.reports.len(), 6);
+    let rate = &comparison.figures["get per s"];
+    assert_eq!((rate.a.len(), rate.b.len()), (3, 3));
+    assert!(rate.a.iter().zip(&rate.b).all(|(quick, slow)| slow < quick), "{comparison}");
+    let sides: Vec<_> = comparison.reports.iter().map(|outcome| outcome.side.as_str()).collect();
+    assert_eq!(sides, ["quick", "slow", "quick", "slow", "quick", "slow"]);
 }

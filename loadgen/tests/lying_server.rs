@@ -10,7 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use loadgen::Load;
+use loadgen::scene::{Scene, SceneReport};
 use loadgen::verify::{Verdict, usual_mix};
+use loadgen::watch::Watch;
+use loadgen::workload::Op;
 use ringkeeper::jute::frame;
 use ringkeeper::jute::record::Record as _;
 use ringkeeper::jute::{Reader, Write as _};
@@ -325,7 +328,8 @@ fn frame_of(client: &mut TcpStream) -> Option<Vec<u8>> {
     Some(body)
 }
 
-fn verdict(lie: Lie) -> Verdict {
+/// Starts a server, and says where it listens.
+fn server(lie: Lie) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = listener.local_addr().unwrap().to_string();
     let world = Arc::new(Mutex::new(World {
@@ -342,8 +346,12 @@ fn verdict(lie: Lie) -> Verdict {
             thread::spawn(move || serve(client.unwrap(), &world));
         }
     });
+    server
+}
+
+fn verdict(lie: Lie) -> Verdict {
     let load = Load {
-        servers: vec![server],
+        servers: vec![server(lie)],
         mix: usual_mix(),
         connections: 3,
         depth: 4,
@@ -436,4 +444,44 @@ fn listings_that_miss_something_are_caught() {
 #[test]
 fn values_of_another_znode_are_caught() {
     assert_caught(Lie::Mistakes, &["a value is what was written there"]);
+}
+
+fn watch(lie: Lie, rounds: u64, within: Duration) -> SceneReport {
+    let scene = Scene {
+        servers: vec![server(lie)],
+        connections: 7,
+        threads: 2,
+        session_timeout_ms: 30_000,
+        root: "/watched".to_owned(),
+    };
+    let watch = Watch { scene, znodes: 3, each: 2, rounds, value_bytes: 10, depth: 4, within };
+    watch.run(None, &mut |_, _| {}).unwrap()
+}
+
+#[test]
+fn every_watch_of_every_round_has_its_event() {
+    let report = watch(Lie::None, 5, Duration::from_secs(60));
+    assert!(report.is_clean(), "{report}");
+    let count = |op| {
+        let found = report.summary.ops.iter().find(|summary| summary.op == op);
+        found.map_or(0, |summary| summary.count)
+    };
+    assert_eq!((count(Op::Watch), count(Op::Event)), (70, 70), "{report}");
+    assert_eq!((count(Op::Set), count(Op::Last)), (15, 5), "{report}");
+}
+
+#[test]
+fn a_watch_without_its_event_is_told() {
+    let report = watch(Lie::LosesEvents, 5, Duration::from_millis(500));
+    assert!(!report.is_clean());
+    let told = report.violations.keys().next().unwrap();
+    assert!(told.starts_with("14 watches and 1"), "{told}");
+}
+
+#[test]
+fn watches_can_be_placed_alone() {
+    let report = watch(Lie::None, 0, Duration::from_secs(60));
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(report.summary.ops.len(), 1, "{report}");
+    assert_eq!(report.summary.ops[0].count, 14, "{report}");
 }
