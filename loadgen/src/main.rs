@@ -115,7 +115,10 @@ enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
-    /// Make the same load on two servers in alternating pairs, and report the ratios
+    /// Run the same on two servers in alternating pairs, and report the ratios
+    ///
+    /// loadgen starts the servers itself, or takes what runs. The flags of `run` say what is run,
+    /// or another command of loadgen after `--`.
     Compare(Box<CompareArguments>),
 }
 
