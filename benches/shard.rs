@@ -1,0 +1,420 @@
+//! The whole pure read path on one core: bytes of pipelined requests in, bytes of replies out.
+//!
+//! The throughput is in reads per core-second, without the system calls that bring and take the
+//! bytes: the most that one session core can do. In each round every connection sends its
+//! requests in one piece, as one `recv` returns them, and its replies are taken in one piece, as
+//! one `send` takes them. Names say connections × requests in flight.
+//!
+//! Watches: what it takes to set one, and to fire 100,000 of them.
+
+#![expect(clippy::disallowed_methods, reason = "what is not the matter is not timed")]
+
+mod bed;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
+use bed::{FAMILY, NOW, Random, VALUE};
+use ringkeeper::exchange::{
+    Applied, Change, ChangeKind, ConnectionId, Item, Outcome, Reply, ShardId, Span, Want,
+};
+use ringkeeper::jute::record::Record as _;
+use ringkeeper::jute::{Reader, Write as _, frame};
+use ringkeeper::record::op::{EventType, STATE_SYNC_CONNECTED, code};
+use ringkeeper::record::proto::{
+    ConnectRequest, GetDataResponse, PathWatch, ReplyHeader, RequestHeader, WatcherEvent,
+};
+use ringkeeper::shard::{Output, Settings, Shard};
+use ringkeeper::tree::{self, LoadedAcl, TreeWriter};
+use ringkeeper::types::{SessionId, Zxid};
+
+const SHARD: ShardId = ShardId(0);
+const STAT_BYTES: usize = 68;
+const REPLY_HEADER_BYTES: usize = 4 + 16;
+
+/// A shard with clients, and what stands in for the pipeline and for the sockets.
+struct Bed {
+    shard: Shard,
+    out: Output,
+    writer: TreeWriter,
+    zxid: Zxid,
+    clients: Vec<ConnectionId>,
+}
+
+impl Bed {
+    /// With `znodes` of 100 bytes in families of 1000.
+    fn new(clients: usize, znodes: usize) -> Bed {
+        let mut writer = TreeWriter::new(tree::Settings::default());
+        let mut load = |path: &str| {
+            writer.load_znode(path, Some(&VALUE), &LoadedAcl::OPEN, bed::stat()).expect("a parent");
+        };
+        load("/service");
+        load("/service/ten");
+        for at in 0..10 {
+            load(&format!("/service/ten/member-{at:010}"));
+        }
+        for at in 0..znodes {
+            if at.is_multiple_of(FAMILY) {
+                load(&bed::parent_path(at / FAMILY));
+            }
+            load(&bed::path(at));
+        }
+        let settings = Settings {
+            frame_bytes_max: 0xf_ffff,
+            session_timeout_min_ms: 4_000,
+            session_timeout_max_ms: 40_000,
+            providers: Arc::default(),
+            skip_acl: false,
+            sessionless_timeout_ms: 10_000,
+            silence_slack_ms: 2_000,
+            outstanding_max: 1 << 20,
+            auth_bytes_max: 1 << 16,
+            large_request_bytes: None,
+            large_requests_bytes_max: usize::MAX,
+            throttled_op_wait_ms: None,
+            connect_throttle: None,
+            input_bytes_max: 1 << 20,
+            output_bytes_max: 4 << 20,
+            output_bytes_ceiling: 64 << 20,
+            hash_seed: 0x5eed,
+        };
+        let shard = Shard::new(SHARD, settings, writer.reader());
+        let (zxid, out) = (Zxid::ZERO, Output::new(SHARD));
+        let mut bed = Bed { shard, out, writer, zxid, clients: Vec::new() };
+        bed.connect(clients);
+        bed
+    }
+
+    fn connect(&mut self, clients: usize) {
+        let mut hello = Vec::new();
+        let request = ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen: 0,
+            timeout_ms: 10_000,
+            session: 0,
+            password: None,
+            read_only: Some(false),
+        };
+        frame::write(&mut hello, |out| request.write(out));
+        for _ in 0..clients {
+            let id = self.shard.on_accept(NOW, SocketAddr::from((Ipv4Addr::LOCALHOST, 1)));
+            self.shard.on_bytes(NOW, id, &hello, &mut self.out);
+            self.clients.push(id);
+        }
+        let zxid = self.zxid.next();
+        let connected = self.out.requests.requests.iter().zip(1..).map(|(request, session)| {
+            assert!(matches!(request.want, Want::Open { .. }));
+            let session = SessionId(session);
+            let outcome = Outcome::Connected { session, timeout_ms: 10_000, password: [0; 16] };
+            Item::Reply(Reply { shard: SHARD, connection: request.connection, zxid, outcome })
+        });
+        let items = connected.collect();
+        self.out.requests.clear();
+        self.apply(Applied { items, ..Applied::default() });
+        assert_eq!(self.drain(|_| ()), clients);
+    }
+
+    /// What the pipeline would say next.
+    fn apply(&mut self, applied: Applied) {
+        self.zxid = self.zxid.next();
+        self.writer.publish(self.zxid);
+        let applied = Applied { zxid: self.zxid, ..applied };
+        self.shard.on_applied(NOW, &applied, &mut self.out);
+    }
+
+    /// Takes all that is to be written; from how many connections.
+    fn drain(&mut self, mut see: impl FnMut(&[u8])) -> usize {
+        let mut ready = std::mem::take(&mut self.out.ready);
+        let count = ready.len();
+        for id in ready.drain(..) {
+            let outgoing = self.shard.outgoing(id).expect("it is connected");
+            assert!(outgoing.close.is_none());
+            see(outgoing.bytes);
+            let bytes = outgoing.bytes.len();
+            self.shard.on_written(NOW, id, bytes, &mut self.out);
+        }
+        if self.out.ready.is_empty() {
+            self.out.ready = ready;
+        }
+        count
+    }
+
+    /// Every client sends its bytes, and takes the replies; how many bytes these were.
+    fn round(&mut self, input: &[Vec<u8>]) -> usize {
+        for (id, input) in self.clients.iter().zip(input) {
+            self.shard.on_bytes(NOW, *id, input, &mut self.out);
+        }
+        let mut bytes = 0;
+        self.drain(|output| bytes += output.len());
+        bytes
+    }
+}
+
+/// One request on a path.
+fn request(out: &mut Vec<u8>, op: i32, path: &str, watch: bool) {
+    frame::write(out, |out| {
+        RequestHeader { xid: 7, op }.write(out);
+        PathWatch { path: Some(path.into()), watch }.write(out);
+    });
+}
+
+/// What each client sends: `depth` requests on random znodes.
+fn input(clients: usize, depth: usize, mut one: impl FnMut(&mut Vec<u8>)) -> Vec<Vec<u8>> {
+    let of_client = |_| {
+        let mut bytes = Vec::new();
+        (0..depth).for_each(|_| one(&mut bytes));
+        bytes
+    };
+    (0..clients).map(of_client).collect()
+}
+
+/// Frames of a connection's output, without their lengths.
+fn frames(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut frames = Vec::new();
+    while let frame::Front::Frame { body } = frame::cut(bytes, usize::MAX) {
+        bytes = &bytes[frame::PREFIX_BYTES + body.len()..];
+        frames.push(body);
+    }
+    assert!(bytes.is_empty(), "whole frames are written");
+    frames
+}
+
+fn reads(
+    c: &mut Criterion,
+    name: &str,
+    op: i32,
+    reply_bytes: usize,
+    path: impl Fn(usize) -> String,
+) {
+    let mut group = bed::group(c, name);
+    for (clients, depth) in [(1, 1), (64, 1), (64, 16), (64, 64), (1000, 1)] {
+        let mut bed = Bed::new(clients, 1000);
+        let mut random = Random::new();
+        let input = input(clients, depth, |out| request(out, op, &path(random.below(1000)), false));
+        let expected = clients * depth * reply_bytes;
+        assert_eq!(bed.round(&input), expected);
+        group.throughput(Throughput::Elements((clients * depth) as u64));
+        group.bench_function(format!("{clients} x {depth}"), |b| {
+            b.iter(|| assert_eq!(bed.round(&input), expected));
+        });
+    }
+}
+
+fn get_data(c: &mut Criterion) {
+    let mut bed = Bed::new(1, 1000);
+    let input = input(1, 1, |out| request(out, code::GET_DATA, &bed::path(42), false));
+    bed.shard.on_bytes(NOW, bed.clients[0], &input[0], &mut bed.out);
+    bed.drain(|bytes| {
+        let mut reader = Reader::new(frames(bytes)[0]);
+        let header = ReplyHeader::read(&mut reader).expect("a header");
+        let reply = GetDataResponse::read(&mut reader).expect("a reply");
+        assert_eq!((header.xid, header.err, reply.data), (7, 0, Some(&VALUE[..])));
+        assert!(reader.is_empty());
+    });
+    let bytes = REPLY_HEADER_BYTES + 4 + 100 + STAT_BYTES;
+    reads(c, "shard/getData 100 bytes", code::GET_DATA, bytes, bed::path);
+}
+
+fn exists(c: &mut Criterion) {
+    let bytes = REPLY_HEADER_BYTES + STAT_BYTES;
+    reads(c, "shard/exists", code::EXISTS, bytes, bed::path);
+}
+
+fn no_node(c: &mut Criterion) {
+    let bytes = REPLY_HEADER_BYTES;
+    reads(c, "shard/exists of no znode", code::EXISTS, bytes, |at| format!("/none/{at}"));
+}
+
+fn children(c: &mut Criterion) {
+    let bytes = REPLY_HEADER_BYTES + 4 + 10 * (4 + "member-0000000000".len());
+    let path = |_| "/service/ten".to_owned();
+    reads(c, "shard/getChildren, 10 of them", code::GET_CHILDREN, bytes, path);
+}
+
+/// Reads over a tree that no cache holds.
+fn cold(c: &mut Criterion) {
+    let znodes = bed::many(1_000_000);
+    let (clients, depth) = (64, 16);
+    let mut bed = Bed::new(clients, znodes);
+    let mut random = Random::new();
+    let inputs: Vec<_> = (0..bed::many(1 << 18) / (clients * depth))
+        .map(|_| {
+            input(clients, depth, |out| {
+                request(out, code::GET_DATA, &bed::path(random.below(znodes)), false);
+            })
+        })
+        .collect();
+    let mut inputs = inputs.iter().cycle();
+    let mut group = bed::group(c, "shard/getData 100 bytes, 1000000 znodes");
+    group.throughput(Throughput::Elements((clients * depth) as u64));
+    let expected = clients * depth * (REPLY_HEADER_BYTES + 4 + 100 + STAT_BYTES);
+    group.bench_function(format!("{clients} x {depth}"), |b| {
+        b.iter(|| assert_eq!(bed.round(inputs.next().expect("it goes round")), expected));
+    });
+}
+
+/// A connection is silent for most of its life; a ping is what it costs then.
+fn ping(c: &mut Criterion) {
+    let mut bed = Bed::new(1000, 1);
+    let input = input(1000, 1, |out| {
+        frame::write(out, |out| RequestHeader { xid: -2, op: code::PING }.write(out))
+    });
+    let expected = 1000 * REPLY_HEADER_BYTES;
+    let mut group = bed::group(c, "shard/ping");
+    group.throughput(Throughput::Elements(1000));
+    group.bench_function("1000 x 1", |b| {
+        b.iter(|| assert_eq!(bed.round(&input), expected));
+    });
+}
+
+/// Writes on their way through a shard: a request is handed on, its answer written.
+fn writes(c: &mut Criterion) {
+    let (clients, depth) = (64, 16);
+    let mut bed = Bed::new(clients, 1000);
+    let mut random = Random::new();
+    let input = input(clients, depth, |out| {
+        frame::write(out, |out| {
+            RequestHeader { xid: 7, op: code::SET_DATA }.write(out);
+            out.put_text(&bed::path(random.below(1000)));
+            out.put_buffer(Some(&VALUE));
+            out.put_i32(-1);
+        });
+    });
+    let mut group = bed::group(c, "shard/setData 100 bytes, there and back");
+    group.throughput(Throughput::Elements((clients * depth) as u64));
+    let expected = clients * depth * (REPLY_HEADER_BYTES + STAT_BYTES);
+    let mut applied = Applied { bodies: vec![0; STAT_BYTES], ..Applied::default() };
+    group.bench_function(format!("{clients} x {depth}"), |b| {
+        b.iter_custom(|rounds| {
+            let mut time = Duration::ZERO;
+            for _ in 0..rounds {
+                let start = Instant::now();
+                for (id, input) in bed.clients.iter().zip(&input) {
+                    bed.shard.on_bytes(NOW, *id, input, &mut bed.out);
+                }
+                let there = start.elapsed();
+                bed.zxid = bed.zxid.next();
+                bed.writer.publish(bed.zxid);
+                applied.zxid = bed.zxid;
+                applied.items.clear();
+                applied.items.extend(bed.out.requests.requests.iter().map(|request| {
+                    let body = Span::since(0, STAT_BYTES);
+                    let err = ringkeeper::record::code::Code::Ok;
+                    let outcome = Outcome::Answer { xid: request.xid, err, body, close: false };
+                    let connection = request.connection;
+                    Item::Reply(Reply { shard: SHARD, connection, zxid: bed.zxid, outcome })
+                }));
+                assert_eq!(applied.items.len(), clients * depth);
+                bed.out.requests.clear();
+                let start = Instant::now();
+                bed.shard.on_applied(NOW, &applied, &mut bed.out);
+                let mut bytes = 0;
+                bed.drain(|output| bytes += output.len());
+                assert_eq!(bytes, expected);
+                time += there + start.elapsed();
+            }
+            time
+        });
+    });
+}
+
+/// A change of each path's data, in one batch.
+fn changes(paths: &[String]) -> Applied {
+    let mut applied = Applied::default();
+    for path in paths {
+        let start = applied.paths.len();
+        applied.paths.push_str(path);
+        applied.items.push(Item::Change(Change {
+            kind: ChangeKind::DataChanged,
+            zxid: Zxid(1),
+            path: Span::since(start, applied.paths.len()),
+            acl: None,
+            parent_acl: None,
+        }));
+    }
+    applied
+}
+
+fn watches(c: &mut Criterion) {
+    let watches = bed::many(100_000);
+    for (name, clients, paths) in [
+        ("one znode, 100000 watchers", watches, 1),
+        ("100 znodes, 1000 watchers of each", watches / 100, 100),
+        ("10000 znodes, 10 watchers of each", 10, watches / 10),
+    ] {
+        let mut bed = Bed::new(clients, 10_000);
+        let paths: Vec<String> = (0..paths).map(bed::path).collect();
+        let mut asks = Vec::new();
+        for path in &paths {
+            request(&mut asks, code::GET_DATA, path, true);
+        }
+        let arm = vec![asks; clients];
+        let event_bytes = |path: &String| {
+            let event = EventType::NodeDataChanged as i32;
+            let event = WatcherEvent {
+                kind: event,
+                state: STATE_SYNC_CONNECTED,
+                path: Some(path.as_str().into()),
+            };
+            let mut body = Vec::new();
+            event.write(&mut body);
+            REPLY_HEADER_BYTES + body.len()
+        };
+        let expected = clients * paths.iter().map(event_bytes).sum::<usize>();
+        let mut time = |rounds: u64, times_firing: bool| {
+            let (mut arming, mut firing) = (Duration::ZERO, Duration::ZERO);
+            for _ in 0..rounds {
+                let start = Instant::now();
+                bed.round(&arm);
+                arming += start.elapsed();
+                let changes = changes(&paths);
+                let start = Instant::now();
+                bed.apply(changes);
+                let mut bytes = 0;
+                bed.drain(|output| bytes += output.len());
+                firing += start.elapsed();
+                assert_eq!(bytes, expected);
+            }
+            if times_firing { firing } else { arming }
+        };
+        for (group, times_firing) in [("fired", true), ("set, with getData", false)] {
+            let mut group = bed::group(c, &format!("shard/watches {group}"));
+            group.sample_size(10);
+            group.throughput(Throughput::Elements(watches as u64));
+            group.bench_function(name, |b| b.iter_custom(|rounds| time(rounds, times_firing)));
+        }
+    }
+}
+
+/// What every write costs a shard where nobody, or somebody else, watches.
+fn unwatched(c: &mut Criterion) {
+    let mut group = bed::group(c, "shard/1000 changes that nobody watches");
+    group.throughput(Throughput::Elements(1000));
+    let paths: Vec<String> = (0..1000).map(bed::path).collect();
+    for (name, watched) in [("no watches", None), ("watches of others", Some(1000..11_000))] {
+        let mut bed = Bed::new(1, 11_000);
+        let mut asks = vec![Vec::new()];
+        for at in watched.into_iter().flatten() {
+            request(&mut asks[0], code::GET_DATA, &bed::path(at), true);
+        }
+        bed.round(&asks);
+        let mut changes = changes(&paths);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                bed.zxid = bed.zxid.next();
+                bed.writer.publish(bed.zxid);
+                changes.zxid = bed.zxid;
+                bed.shard.on_applied(NOW, &changes, &mut bed.out);
+                assert!(bed.out.ready.is_empty());
+            });
+        });
+    }
+}
+
+criterion_group!(
+    benches, get_data, exists, no_node, children, cold, ping, writes, watches, unwatched
+);
+criterion_main!(benches);
