@@ -3,10 +3,13 @@
 //! The throughput is in bytes of the encoded form. A shard at a million requests a second has
 //! 1000 ns for each, of which these are a part.
 
+mod bed;
+
 use std::hint::black_box;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Throughput, criterion_group, criterion_main};
 
+use bed::{Bencher, VALUE};
 use ringkeeper::jute::frame::{self, Front};
 use ringkeeper::jute::record::Record;
 use ringkeeper::jute::{Reader, Write as _};
@@ -18,7 +21,6 @@ use ringkeeper::record::proto::{
 };
 
 const PATH: &str = "/service/members/member-0000000042";
-const VALUE: [u8; 100] = [0x5a; 100];
 
 fn stat() -> Stat {
     Stat {
@@ -43,9 +45,9 @@ fn framed(body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 /// Writing a record into a buffer that is there already, as a connection's is.
-fn write(c: &mut Criterion, name: &str, body: impl Fn(&mut Vec<u8>)) {
+fn write(c: &mut Bencher, name: &str, body: impl Fn(&mut Vec<u8>)) {
     let bytes = framed(&body).len();
-    let mut group = c.benchmark_group("jute/write");
+    let mut group = bed::group(c, "jute/write");
     group.throughput(Throughput::Bytes(bytes as u64));
     let mut out = Vec::with_capacity(bytes);
     group.bench_function(name, |b| {
@@ -60,13 +62,13 @@ fn write(c: &mut Criterion, name: &str, body: impl Fn(&mut Vec<u8>)) {
 
 /// Reading a frame and what is in it.
 fn read(
-    c: &mut Criterion,
+    c: &mut Bencher,
     name: &str,
     body: impl FnOnce(&mut Vec<u8>),
     read: impl Fn(&mut Reader<'_>),
 ) {
     let bytes = framed(body);
-    let mut group = c.benchmark_group("jute/read");
+    let mut group = bed::group(c, "jute/read");
     group.throughput(Throughput::Bytes(bytes.len() as u64));
     group.bench_function(name, |b| {
         b.iter(|| {
@@ -107,7 +109,7 @@ fn get_reply(out: &mut Vec<u8>) {
     GetDataResponse { data: Some(&VALUE), stat: stat() }.write(out);
 }
 
-fn requests(c: &mut Criterion) {
+fn requests(c: &mut Bencher) {
     write(c, "getData request", get_request);
     read(c, "getData request", get_request, |reader| {
         take::<RequestHeader>(reader);
@@ -125,7 +127,7 @@ fn requests(c: &mut Criterion) {
     });
 }
 
-fn replies(c: &mut Criterion) {
+fn replies(c: &mut Bencher) {
     write(c, "getData reply, 100 bytes", get_reply);
     read(c, "getData reply, 100 bytes", get_reply, |reader| {
         take::<ReplyHeader>(reader);
@@ -134,7 +136,7 @@ fn replies(c: &mut Criterion) {
 }
 
 /// A multi of 100 creates, which is read one sub-operation at a time.
-fn multi(c: &mut Criterion) {
+fn multi(c: &mut Bencher) {
     let body = |out: &mut Vec<u8>| {
         RequestHeader { xid: 1, op: code::MULTI }.write(out);
         for _ in 0..100 {
@@ -153,7 +155,7 @@ fn multi(c: &mut Criterion) {
 }
 
 /// A listing of 1000 children: a vector of texts.
-fn children(c: &mut Criterion) {
+fn children(c: &mut Bencher) {
     let body = |out: &mut Vec<u8>| {
         ReplyHeader { xid: 1, zxid: 1, err: 0 }.write(out);
         out.put_count(Some(1000));
@@ -172,12 +174,12 @@ fn children(c: &mut Criterion) {
 }
 
 /// A read's worth of pipelined requests: the frames of a full buffer, cut and counted.
-fn frames(c: &mut Criterion) {
+fn frames(c: &mut Bencher) {
     let mut bytes = Vec::new();
     for _ in 0..1000 {
         frame::write(&mut bytes, get_request);
     }
-    let mut group = c.benchmark_group("jute/frames");
+    let mut group = bed::group(c, "jute/frames");
     group.throughput(Throughput::Elements(1000));
     group.bench_function("cut 1000 getData requests", |b| {
         b.iter(|| {
@@ -193,5 +195,9 @@ fn frames(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, requests, replies, multi, children, frames);
+criterion_group! {
+    name = benches;
+    config = bed::criterion();
+    targets = requests, replies, multi, children, frames
+}
 criterion_main!(benches);

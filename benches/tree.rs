@@ -9,8 +9,6 @@
 //! *Hot* is 1000 znodes, which fit into a core's own cache; *cold* is a million, which fit into
 //! none.
 
-#![expect(clippy::disallowed_methods, reason = "threads time themselves")]
-
 mod bed;
 
 use std::hint::black_box;
@@ -18,13 +16,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, Throughput};
+use criterion::{BenchmarkGroup, Throughput};
 use parking_lot::RwLock;
 
-use bed::{FAMILY, Random, VALUE, many};
+use bed::{Bencher, CoreTime, FAMILY, Random, VALUE, many};
 use ringkeeper::jute::Write as _;
 use ringkeeper::jute::record::Record as _;
 use ringkeeper::record::data::{Stat, StatPersisted};
@@ -388,7 +385,8 @@ impl<'p> Round<'p> {
     }
 }
 
-/// How long `reads` take, shared out among `readers`, while a writer writes or does not.
+/// How long `reads` take on as many cores as there are `readers`, while a writer writes on one of
+/// its own or none does: the time of the slowest.
 fn together(
     store: &mut dyn Store,
     paths: &[String],
@@ -409,7 +407,7 @@ fn together(
                     let mut round = Round::new(paths, at * 7919);
                     let mut out = Vec::with_capacity(1024);
                     start.wait();
-                    let began = Instant::now();
+                    let began = CoreTime::now();
                     for read in 0..each {
                         out.clear();
                         assert!(end.read(round.path(), &mut out));
@@ -418,9 +416,9 @@ fn together(
                             end.pause();
                         }
                     }
-                    let ended = Instant::now();
+                    let time = CoreTime::now() - began;
                     done.fetch_add(1, Ordering::Relaxed);
-                    (began, ended)
+                    time
                 })
             })
             .collect();
@@ -434,24 +432,34 @@ fn together(
                 store.commit();
             }
         }
-        let times: Vec<_> =
-            threads.into_iter().map(|thread| thread.join().expect("a reader reads")).collect();
-        let began = times.iter().map(|(began, _)| *began).min().expect("there are readers");
-        let ended = times.iter().map(|(_, ended)| *ended).max().expect("there are readers");
-        ended - began
+        let times = threads.into_iter().map(|thread| thread.join().expect("a reader reads"));
+        times.max().expect("there are readers")
     })
 }
 
-fn reads(
-    group: &mut BenchmarkGroup<'_, WallTime>,
-    name: &str,
-    store: &mut dyn Store,
-    paths: &[String],
-) {
+/// A store that is filled by the first bench that is not filtered out.
+struct Lazy {
+    name: &'static str,
+    znodes: usize,
+    store: Option<Box<dyn Store>>,
+}
+
+impl Lazy {
+    fn new(name: &'static str, znodes: usize) -> Lazy {
+        Lazy { name, znodes, store: None }
+    }
+
+    fn get(&mut self) -> &mut dyn Store {
+        &mut **self.store.get_or_insert_with(|| filled(self.name, self.znodes))
+    }
+}
+
+fn reads(group: &mut BenchmarkGroup<'_, CoreTime>, store: &mut Lazy, paths: &[String]) {
     let cores = thread::available_parallelism().map_or(2, usize::from).max(2);
+    let name = store.name;
     group.throughput(Throughput::Elements(1));
     group.bench_function(format!("{name}/1 reader"), |b| {
-        let mut reader = store.reader();
+        let mut reader = store.get().reader();
         let (mut round, mut out) = (Round::new(paths, 0), Vec::with_capacity(1024));
         b.iter(|| {
             out.clear();
@@ -463,34 +471,34 @@ fn reads(
         let beside = if writes { ", 1 writer flat out" } else { "" };
         let plural = if readers == 1 { "" } else { "s" };
         group.bench_function(format!("{name}/{readers} reader{plural}{beside}"), |b| {
-            b.iter_custom(|reads| together(store, paths, readers, writes, reads));
+            b.iter_custom(|reads| together(store.get(), paths, readers, writes, reads));
         });
     }
 }
 
-fn hot(c: &mut Criterion) {
+fn hot(c: &mut Bencher) {
     let paths = asked(FAMILY);
     for name in NAMES {
-        let mut store = filled(name, FAMILY);
-        reads(&mut bed::group(c, "tree/get, 1000 znodes"), name, &mut *store, &paths);
+        let mut store = Lazy::new(name, FAMILY);
+        reads(&mut bed::group(c, "tree/get, 1000 znodes"), &mut store, &paths);
     }
 }
 
-fn cold(c: &mut Criterion) {
+fn cold(c: &mut Bencher) {
     let znodes = many(COLD);
     let paths = asked(znodes);
     for name in NAMES {
-        let mut store = filled(name, znodes);
-        reads(&mut bed::group(c, "tree/get, 1000000 znodes"), name, &mut *store, &paths);
-        writes(c, "tree/set, 1000000 znodes", name, &mut *store, &paths);
+        let mut store = Lazy::new(name, znodes);
+        reads(&mut bed::group(c, "tree/get, 1000000 znodes"), &mut store, &paths);
+        writes(&mut bed::group(c, "tree/set, 1000000 znodes"), &mut store, &paths);
     }
 }
 
 /// Sets, committed by 64, with one reader that follows.
-fn writes(c: &mut Criterion, group: &str, name: &str, store: &mut dyn Store, paths: &[String]) {
-    let mut group = bed::group(c, group);
+fn writes(group: &mut BenchmarkGroup<'_, CoreTime>, store: &mut Lazy, paths: &[String]) {
     group.throughput(Throughput::Elements(BATCH as u64));
-    group.bench_function(name, |b| {
+    group.bench_function(store.name, |b| {
+        let store = store.get();
         let mut reader = store.reader();
         let mut round = Round::new(paths, 0);
         b.iter(|| {
@@ -501,10 +509,9 @@ fn writes(c: &mut Criterion, group: &str, name: &str, store: &mut dyn Store, pat
             reader.pause();
         });
     });
-    group.finish();
 }
 
-fn listing(c: &mut Criterion) {
+fn listing(c: &mut Bencher) {
     for name in NAMES {
         let mut group = bed::group(c, "tree/list 1000 children");
         group.throughput(Throughput::Elements(FAMILY as u64));
@@ -521,7 +528,7 @@ fn listing(c: &mut Criterion) {
 }
 
 /// What it takes to fill one; and, printed, what it then keeps.
-fn fill(c: &mut Criterion) {
+fn fill(c: &mut Bencher) {
     let znodes = many(100_000);
     let mut group = bed::group(c, "tree/fill");
     group.sample_size(10);
@@ -564,7 +571,7 @@ fn main() {
         let (name, znodes) = of.split_once('=').expect("a name and a number");
         return say_memory(name, znodes.parse().expect("a number"));
     }
-    let mut criterion = Criterion::default().configure_from_args();
+    let mut criterion = bed::criterion().configure_from_args();
     for bench in [hot, cold, listing, fill] {
         bench(&mut criterion);
     }

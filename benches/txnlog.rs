@@ -8,14 +8,13 @@ mod bed;
 use std::hint::black_box;
 use std::path::Path;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Throughput, criterion_group, criterion_main};
 
-use bed::{FAMILY, VALUE};
+use bed::{Bencher, FAMILY, VALUE};
 use ringkeeper::jute::FIELD_BYTES_MAX;
 use ringkeeper::pipeline::{Restore, Restored};
 use ringkeeper::record::code::Code;
 use ringkeeper::record::data::AclBytes;
-use ringkeeper::record::op::code;
 use ringkeeper::record::txn::{CreateKind, DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
 use ringkeeper::storage::replay::{LogReader, Options, Replay, ReplayError};
 use ringkeeper::storage::segment::Segment;
@@ -61,7 +60,7 @@ fn log(records: &[u8]) -> Vec<u8> {
     log
 }
 
-fn encode(c: &mut Criterion) {
+fn encode(c: &mut Bencher) {
     let path = bed::path(42);
     let multi = Txn::Multi((0..10).map(|_| set(&path)).collect());
     let txns = [
@@ -91,7 +90,7 @@ fn encode(c: &mut Criterion) {
 }
 
 /// Into a segment in memory, which is begun again when it is full.
-fn append(c: &mut Criterion) {
+fn append(c: &mut Bencher) {
     const SEGMENT_BYTES: usize = 4 << 20;
     let path = bed::path(42);
     let mut group = bed::group(c, "txnlog/append setData 100 bytes to a segment");
@@ -117,7 +116,7 @@ fn append(c: &mut Criterion) {
 }
 
 /// 100,000 records, one after the other: framing and checksums held, bodies decoded.
-fn read(c: &mut Criterion) {
+fn read(c: &mut Bencher) {
     let count = bed::many(100_000);
     let paths: Vec<String> = (0..count).map(bed::path).collect();
     let mut group = bed::group(c, "txnlog/read 100000");
@@ -128,7 +127,7 @@ fn read(c: &mut Criterion) {
         group.bench_function(name, |b| {
             b.iter(|| {
                 let reader = LogReader::new(black_box(&log), FIELD_BYTES_MAX).expect("a log");
-                assert_eq!(reader.map(|record| black_box(record).offset).count(), count);
+                assert_eq!(reader.inspect(|record| _ = black_box(record)).count(), count);
             });
         });
     }
@@ -171,7 +170,7 @@ fn digested<'a>(txns: impl Iterator<Item = Txn<'a>>) -> Vec<u8> {
 }
 
 /// What a restart does with the log of a day: a tree out of its creates, and sets on top.
-fn replay(c: &mut Criterion) {
+fn replay(c: &mut Bencher) {
     let count = bed::many(100_000);
     let mut paths = vec!["/service".to_owned()];
     for at in 0..count {
@@ -196,5 +195,9 @@ fn replay(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, encode, append, read, replay);
+criterion_group! {
+    name = benches;
+    config = bed::criterion();
+    targets = encode, append, read, replay
+}
 criterion_main!(benches);
