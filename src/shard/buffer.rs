@@ -56,32 +56,67 @@ impl Buffer {
 pub(super) struct Pool {
     #[expect(clippy::vec_box, reason = "the boxes themselves are what is reused")]
     empty: Vec<Box<Traffic>>,
+    bytes: usize,
 }
 
-const POOLED_MAX: usize = 64;
-const POOLED_BYTES_MAX: usize = 64 << 10;
+/// As many connections as one round of the core may find busy.
+const POOLED_MAX: usize = 4096;
+const POOLED_BYTES_MAX: usize = 4 << 20;
+/// One with more is not kept.
+const TRAFFIC_BYTES_MAX: usize = 128 << 10;
 
 impl Pool {
     pub(super) fn take(&mut self) -> Box<Traffic> {
-        self.empty.pop().unwrap_or_default()
+        let traffic = self.empty.pop().unwrap_or_default();
+        self.bytes -= bytes(&traffic);
+        traffic
     }
 
     pub(super) fn give_back(&mut self, mut traffic: Box<Traffic>) {
-        let bytes = traffic.input.capacity().max(traffic.output.capacity());
-        if self.empty.len() < POOLED_MAX && bytes <= POOLED_BYTES_MAX {
+        let bytes = bytes(&traffic);
+        if self.empty.len() < POOLED_MAX
+            && bytes <= TRAFFIC_BYTES_MAX
+            && self.bytes + bytes <= POOLED_BYTES_MAX
+        {
             traffic.input.clear();
             traffic.output.clear();
             traffic.unanswered.clear();
             traffic.is_waiting = false;
             traffic.arrived = None;
+            self.bytes += bytes;
             self.empty.push(traffic);
         }
     }
 }
 
+/// The memory that its buffers keep.
+fn bytes(traffic: &Traffic) -> usize {
+    traffic.input.capacity() + traffic.output.capacity()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_keeps_no_more_bytes_than_it_may() {
+        let mut pool = Pool::default();
+        let busy = |bytes: usize| {
+            let mut traffic = Box::<Traffic>::default();
+            traffic.output.tail().reserve_exact(bytes);
+            traffic
+        };
+        for _ in 0..100 {
+            pool.give_back(busy(TRAFFIC_BYTES_MAX));
+            pool.give_back(busy(TRAFFIC_BYTES_MAX + 1));
+        }
+        assert_eq!(pool.bytes, POOLED_BYTES_MAX);
+        assert_eq!(pool.empty.len(), POOLED_BYTES_MAX / TRAFFIC_BYTES_MAX);
+        while !pool.empty.is_empty() {
+            assert_eq!(bytes(&pool.take()), TRAFFIC_BYTES_MAX);
+        }
+        assert_eq!((pool.bytes, bytes(&pool.take())), (0, 0));
+    }
 
     #[test]
     fn bytes_leave_in_the_order_in_which_they_came() {
