@@ -178,13 +178,22 @@ impl Version {
     }
 }
 
+impl Version {
+    /// Lets go of what it holds.
+    fn clear(&mut self) {
+        self.acl = None;
+        let data = std::mem::replace(&mut self.data, ptr::null_mut());
+        if !data.is_null() {
+            // SAFETY: versions are cleared by the writer alone (or with `Shared`, when nobody
+            // else is left), and each holds one reference.
+            unsafe { Data::release(data) }
+        }
+    }
+}
+
 impl Drop for Version {
     fn drop(&mut self) {
-        if !self.data.is_null() {
-            // SAFETY: versions are dropped by the writer alone (or with `Shared`, when nobody
-            // else is left), and each holds one reference.
-            unsafe { Data::release(self.data) }
-        }
+        self.clear();
     }
 }
 
@@ -506,7 +515,18 @@ pub(super) struct Store {
     used: usize,
     /// The next slot of the outgrown table to move.
     moved: usize,
+    /// What a commit retires, the next one asks for.
+    spare: Vec<Spare>,
 }
+
+/// A cleared version, to be used again.
+struct Spare(Box<Version>);
+
+// SAFETY: a cleared version points nowhere.
+unsafe impl Send for Spare {}
+
+/// 150 KB of them.
+const SPARE_MAX: usize = 1024;
 
 impl Store {
     /// A tree with nothing but a root in the given state.
@@ -529,6 +549,7 @@ impl Store {
             retired: VecDeque::new(),
             used: 0,
             moved: 0,
+            spare: Vec::new(),
         };
         let node = store.root();
         store.push(node, zxid, root);
@@ -706,7 +727,7 @@ impl Store {
         data: *mut Data,
         finish: impl FnOnce(&mut Version),
     ) {
-        let mut version = Box::new(Version {
+        let mut version = Version {
             zxid,
             prev: AtomicPtr::new(node.node().head.load(Ordering::Relaxed)),
             czxid: stat.czxid,
@@ -723,8 +744,15 @@ impl Store {
             acl: None,
             digest: 0,
             digest_prefix: 0,
-        });
+        };
         finish(&mut version);
+        let version = match self.spare.pop() {
+            Some(Spare(mut spare)) => {
+                *spare = version;
+                spare
+            }
+            None => Box::new(version),
+        };
         node.node().head.store(Box::into_raw(version), Ordering::Release);
     }
 
@@ -812,6 +840,10 @@ impl Store {
             let mut owned = unsafe { Box::from_raw(doomed) };
             doomed = *owned.prev.get_mut();
             freed += 1;
+            if self.spare.len() < SPARE_MAX {
+                owned.clear();
+                self.spare.push(Spare(owned));
+            }
         }
         let is_newest = ptr::eq(lowest, node.node().head.load(Ordering::Relaxed));
         // Only its own entry, the last there is of this node: those before still name it.
