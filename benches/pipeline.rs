@@ -150,15 +150,25 @@ impl Bed {
     fn commit(&mut self, requests: &Requests) {
         self.replies = 0;
         self.pipeline.step(NOW, Input::Requests(requests), &mut self.out);
-        let last = self.out.appends.drain(..).next_back().map(|append| append.last);
-        if let Some(zxid) = last {
-            self.pipeline.step(NOW, Input::Synced(zxid), &mut self.out);
-        }
+        self.sync();
         for applied in self.out.applied.drain(..) {
             self.reader.advance(applied.zxid);
             self.replies += answered(&applied);
         }
         assert_eq!(self.replies, requests.requests.len());
+    }
+
+    /// Says that what was logged is durable.
+    fn sync(&mut self) {
+        let mut appends = std::mem::take(&mut self.out.appends);
+        let mut last = None;
+        for append in appends.drain(..) {
+            last = Some(append.last);
+            self.out.give_back(append);
+        }
+        self.out.appends = appends;
+        let last = last.expect("a write is logged, and an error is");
+        self.pipeline.step(NOW, Input::Synced(last), &mut self.out);
     }
 }
 
@@ -315,8 +325,7 @@ fn refused(c: &mut Bencher) {
     group.bench_function(BenchmarkId::from_parameter(batch), |b| {
         b.iter(|| {
             bed.pipeline.step(NOW, Input::Requests(&requests), &mut bed.out);
-            let last = bed.out.appends.drain(..).next_back().map(|append| append.last);
-            bed.pipeline.step(NOW, Input::Synced(last.expect("errors are logged")), &mut bed.out);
+            bed.sync();
             for applied in bed.out.applied.drain(..) {
                 assert_eq!((applied.items.len(), answered(&applied)), (batch, 0));
                 bed.reader.advance(applied.zxid);

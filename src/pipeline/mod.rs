@@ -159,13 +159,25 @@ pub struct Output {
     pub snapshot: Option<SnapshotJob>,
     /// Lines for the audit log.
     pub audited: Vec<Audited>,
+    /// Memory for the next records.
+    spare: Vec<u8>,
 }
 
 impl Output {
+    /// Takes the memory of what has been stored, to be used again.
+    pub fn give_back(&mut self, append: Append) {
+        let Append { mut records, .. } = append;
+        if self.spare.capacity() < records.capacity() && records.capacity() <= SPARE_BYTES_MAX {
+            records.clear();
+            self.spare = records;
+        }
+    }
+
     /// Where the next record goes.
     fn records(&mut self, zxid: Zxid, new_file: bool) -> &mut Vec<u8> {
         if new_file || self.appends.is_empty() {
-            self.appends.push(Append { new_file, first: zxid, ..Append::default() });
+            let records = std::mem::take(&mut self.spare);
+            self.appends.push(Append { new_file, first: zxid, records, ..Append::default() });
         }
         let append = self.appends.last_mut().expect("one was pushed if there was none");
         append.last = zxid;
@@ -789,6 +801,9 @@ impl Pipeline {
         self.tracker.broken_invariant()
     }
 }
+
+/// Records beyond this are not kept for their memory.
+const SPARE_BYTES_MAX: usize = 4 << 20;
 
 /// How much is freed after a commit or tick, at most: more than one commit retires, so that what
 /// a long snapshot held back drains, yet never a pause.

@@ -359,9 +359,12 @@ impl<L: Log<Round: Round<Done = L::Done>>, C> Core<L, C> {
 impl<L: Log, C> State<L, C> {
     /// Does what the last step asked for, each destination in order.
     fn act(&mut self) -> Result<(), LogError> {
-        for mut append in self.out.appends.drain(..) {
+        let mut appends = std::mem::take(&mut self.out.appends);
+        for mut append in appends.drain(..) {
             self.log.append(&mut append)?;
+            self.out.give_back(append);
         }
+        self.out.appends = appends;
         for applied in self.out.applied.drain(..) {
             self.end.publish(&applied);
         }
