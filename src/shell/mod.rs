@@ -37,6 +37,9 @@
 
 mod accept;
 mod background;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod clock;
 mod cores;
 mod counts;
