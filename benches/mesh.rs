@@ -85,7 +85,7 @@ fn between_threads(c: &mut Criterion) {
         ("parked", Shard::sleep, Pipeline::sleep),
     ];
     for (name, shard_waits, pipeline_waits) in waits {
-        let mut group = c.benchmark_group(format!("mesh/there and back between threads, {name}"));
+        let mut group = bed::group(c, &format!("mesh/there and back between threads, {name}"));
         for size in BATCHES {
             let (shard, mut pipeline) = mesh();
             let is_over = AtomicBool::new(false);

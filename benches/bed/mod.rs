@@ -77,7 +77,10 @@ pub(crate) fn many(count: usize) -> usize {
 
 /// A group whose benches take about a second each: there are many, and the machine's drift over
 /// minutes is larger than what longer runs would win.
-pub(crate) fn group<'c>(c: &'c mut Bencher, name: &str) -> BenchmarkGroup<'c, CoreTime> {
+pub(crate) fn group<'c, M: Measurement>(
+    c: &'c mut Criterion<M>,
+    name: &str,
+) -> BenchmarkGroup<'c, M> {
     let mut group = c.benchmark_group(name);
     group.sample_size(20);
     group.warm_up_time(Duration::from_millis(300));
