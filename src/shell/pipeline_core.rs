@@ -195,7 +195,7 @@ impl<L: Log, C> Core<L, C> {
         if let Some(fault) = self.fault.borrow_mut().take() {
             return Some(Err(fault));
         }
-        self.has_finished().then(|| Ok(self.state.borrow_mut().log.seal()?))
+        self.has_finished().then(|| self.state.borrow_mut().log.seal())
     }
 
     /// Whether all that was to be done is done.
