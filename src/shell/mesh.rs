@@ -11,7 +11,10 @@
 //! once for all it has put there. In the steady state nothing is allocated.
 //!
 //! No queue makes its sender wait. A shard whose queue is full goes on gathering into the batch it
-//! has, and is rung when there is room again. The pipeline keeps what a shard cannot take and,
+//! has, and is rung when there is room again. Who waits for room says so in a flag, and takes the
+//! flag back once it has found some; who makes room only reads it, and rings. (Were it to clear the
+//! flag as well, it might, late from an earlier look, clear one that has been set anew, and never
+//! ring for that.) The pipeline keeps what a shard cannot take and,
 //! for as long as there is any of that, should take no new requests (`is_congested`): the memory
 //! that a stalled shard holds stays bounded by what clients had in flight.
 //!
@@ -118,11 +121,16 @@ pub(crate) struct Mesh<C> {
 
 impl<C> Mesh<C> {
     pub(crate) fn new(shards: usize) -> Mesh<C> {
+        Mesh::with_room(shards, REQUESTS_MAX, APPLIED_MAX)
+    }
+
+    /// With so many batches of requests and of outcomes under way to and from each shard.
+    fn with_room(shards: usize, requests: usize, applied: usize) -> Mesh<C> {
         let link = || Link {
-            requests: ArrayQueue::new(REQUESTS_MAX),
-            spent: ArrayQueue::new(REQUESTS_MAX),
+            requests: ArrayQueue::new(requests),
+            spent: ArrayQueue::new(requests),
             starved: AtomicBool::new(false),
-            applied: ArrayQueue::new(APPLIED_MAX),
+            applied: ArrayQueue::new(applied),
             overflowed: AtomicBool::new(false),
             commands: SegQueue::new(),
             bell: CachePadded::default(),
@@ -214,6 +222,9 @@ impl<C> ShardEnd<C> {
                 return false;
             }
         }
+        if link.starved.load(Ordering::Relaxed) {
+            link.starved.store(false, Ordering::Relaxed);
+        }
         let empty = link.spent.pop().unwrap_or_else(|| Requests::new(self.shard));
         let full = std::mem::replace(batch, empty);
         self.push(FromShard::Requests(full));
@@ -242,8 +253,10 @@ impl<C> ShardEnd<C> {
     pub(crate) fn next_applied(&self) -> Option<Arc<Applied>> {
         let link = self.link();
         let applied = link.applied.pop()?;
-        if link.overflowed.load(Ordering::Relaxed) && link.overflowed.swap(false, Ordering::Relaxed)
-        {
+        // Pairs with the fence in `pass_on`: either the pipeline sees the room, or we see that it
+        // waits for some.
+        fence(Ordering::SeqCst);
+        if link.overflowed.load(Ordering::Relaxed) {
             self.pipeline_bell.ring();
         }
         Some(applied)
@@ -301,7 +314,7 @@ impl<C> PipelineEnd<C> {
             // Pairs with the fence in `send_requests`: either the shard sees the room, or we see
             // that it waits for some.
             fence(Ordering::SeqCst);
-            if link.starved.load(Ordering::Relaxed) && link.starved.swap(false, Ordering::Relaxed) {
+            if link.starved.load(Ordering::Relaxed) {
                 link.bell.ring();
             }
             return Some(item);
@@ -326,6 +339,7 @@ impl<C> PipelineEnd<C> {
                 kept.push_back(batch);
                 link.overflowed.store(true, Ordering::Relaxed);
             }
+            // Its fence also comes between saying that we wait and looking for room again.
             link.bell.ring();
         }
     }
@@ -339,10 +353,11 @@ impl<C> PipelineEnd<C> {
             while let Some(batch) = kept.pop_front() {
                 if let Err(batch) = link.applied.push(batch) {
                     kept.push_front(batch);
-                    link.overflowed.store(true, Ordering::Relaxed);
                     break;
                 }
             }
+            // Set since the first of them was kept.
+            link.overflowed.store(!kept.is_empty(), Ordering::Relaxed);
             link.bell.ring();
         }
     }
@@ -408,17 +423,27 @@ mod tests {
 
     #[test]
     fn every_request_and_every_answer_crosses_in_order() {
-        const ROUNDS: i32 = 20_000;
+        crosses_in_order(20_000, REQUESTS_MAX, APPLIED_MAX);
+    }
+
+    /// Nearly every batch waits for room here, at both ends.
+    #[test]
+    fn whoever_waits_for_room_is_rung() {
+        crosses_in_order(5_000, 1, 1);
+        crosses_in_order(5_000, 2, 3);
+    }
+
+    fn crosses_in_order(rounds: i32, requests: usize, applied_room: usize) {
         const SHARDS: u16 = 3;
-        let mesh = Mesh::<()>::new(usize::from(SHARDS));
+        let mesh = Mesh::<()>::with_room(usize::from(SHARDS), requests, applied_room);
         let shards: Vec<_> = (0..SHARDS)
             .map(|index| {
                 let end = mesh.shard_end(ShardId(index));
                 thread::spawn(move || {
                     let mut batch = Requests::new(ShardId(index));
                     let (mut sent, mut seen) = (0, 0);
-                    while seen < i64::from(ROUNDS) * i64::from(SHARDS) {
-                        while sent < ROUNDS && batch.requests.len() < 10 {
+                    while seen < i64::from(rounds) * i64::from(SHARDS) {
+                        while sent < rounds && batch.requests.len() < 10 {
                             batch.requests.push(request(sent));
                             sent += 1;
                         }
@@ -427,10 +452,10 @@ mod tests {
                             assert_eq!(applied.zxid, Zxid(seen + 1));
                             seen += 1;
                         }
-                        if seen == i64::from(ROUNDS) * i64::from(SHARDS) {
+                        if seen == i64::from(rounds) * i64::from(SHARDS) {
                             break;
                         }
-                        let eager = sent < ROUNDS || !batch.is_empty();
+                        let eager = sent < rounds || !batch.is_empty();
                         block_on(poll_fn(|cx| end.poll_work(cx, || eager && end.has_room())));
                     }
                 })
@@ -439,7 +464,7 @@ mod tests {
         let mut end = mesh.pipeline_end();
         let mut next = [0; SHARDS as usize];
         let mut zxid = 0;
-        while next.iter().any(|&next| next < ROUNDS) || end.is_congested() {
+        while next.iter().any(|&next| next < rounds) || end.is_congested() {
             block_on(poll_fn(|cx| end.poll_work(cx, || false)));
             end.pass_on();
             let mut count = 0;
