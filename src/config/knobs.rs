@@ -563,7 +563,7 @@ knobs! {
     SECURE_CLIENT_PORT: Unset = file("secureClientPort", UNSET).port();
     /// The address secureClientPort is bound to. Default: every address.
     SECURE_CLIENT_PORT_ADDRESS: Text = file("secureClientPortAddress", NONE);
-    /// Connections the kernel keeps for us until they are accepted; -1 leaves it to the server.
+    /// Connections the kernel keeps for us until they are accepted; -1 for 4096. net.core.somaxconn bounds it.
     CLIENT_PORT_LISTEN_BACKLOG: i64 = file("clientPortListenBacklog", -1).unit("connections")
         .trades("More survive a burst of connects; each costs kernel memory while it waits.");
     /// Whether idle client sockets are probed by the kernel.

@@ -58,6 +58,11 @@ pub struct BindError {
     source: io::Error,
 }
 
+/// How many connections may wait to be accepted, unless the configuration says so: with fewer, a
+/// crowd that comes back at once would lose its first packets and wait a second to send them again.
+/// The kernel allows no more than net.core.somaxconn.
+const BACKLOG: u32 = 4096;
+
 /// Listens on a port.
 pub(crate) fn listen(endpoint: Endpoint, backlog: Option<u32>) -> Result<TcpListener, BindError> {
     let text = match endpoint.address {
@@ -81,9 +86,8 @@ pub(crate) fn listen(endpoint: Endpoint, backlog: Option<u32>) -> Result<TcpList
         };
     let listener = bound?;
     let prepare = || -> io::Result<()> {
-        if let Some(backlog) = backlog {
-            sys::set_backlog(&listener, i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        }
+        let backlog = backlog.unwrap_or(BACKLOG);
+        sys::set_backlog(&listener, i32::try_from(backlog).unwrap_or(i32::MAX))?;
         listener.set_nonblocking(true)
     };
     let address = listener.local_addr().map_err(|source| BindError {
