@@ -214,9 +214,9 @@ pub(super) struct Next<'a> {
     pub(super) digest_prefix: u32,
 }
 
-/// A znode's place: its path, its family, and the newest of its versions.
+/// A znode's place: its path, its family, and the newest of its versions. The path lies behind it
+/// in the same allocation: a lookup that compares paths touches no further cache line for it.
 pub(super) struct Node {
-    path: Box<str>,
     /// Null only while it is being made or was taken back.
     head: AtomicPtr<Version>,
     first_child: AtomicPtr<Node>,
@@ -225,18 +225,64 @@ pub(super) struct Node {
     prev_sibling: Cell<*mut Node>,
     /// Null for the root. Does not change.
     parent: *mut Node,
+    path_length: u32,
+    // `path_length` bytes of UTF-8 follow.
 }
 
 impl Node {
+    fn layout(path_length: usize) -> Layout {
+        let path = Layout::array::<u8>(path_length).expect("a path fits in memory");
+        Layout::new::<Node>().extend(path).expect("a path fits in memory").0
+    }
+
     fn new(path: &str, parent: *mut Node) -> *mut Node {
-        Box::into_raw(Box::new(Node {
-            path: path.into(),
-            head: AtomicPtr::default(),
-            first_child: AtomicPtr::default(),
-            next_sibling: AtomicPtr::default(),
-            prev_sibling: Cell::new(ptr::null_mut()),
-            parent,
-        }))
+        let path_length = u32::try_from(path.len()).expect("a path is below 4 GiB");
+        let layout = Node::layout(path.len());
+        // SAFETY: the layout has a non-zero size (the node), `node` is checked for null, and node
+        // and path are written within the layout just allocated.
+        unsafe {
+            let node = std::alloc::alloc(layout).cast::<Node>();
+            if node.is_null() {
+                std::alloc::handle_alloc_error(layout);
+            }
+            node.write(Node {
+                head: AtomicPtr::default(),
+                first_child: AtomicPtr::default(),
+                next_sibling: AtomicPtr::default(),
+                prev_sibling: Cell::new(ptr::null_mut()),
+                parent,
+                path_length,
+            });
+            ptr::copy_nonoverlapping(path.as_ptr(), node.add(1).cast::<u8>(), path.len());
+            node
+        }
+    }
+
+    /// The path behind the node.
+    ///
+    /// # Safety
+    /// `node` is the pointer that `new` gave, or a copy of it, and is not freed for all of `'a`. A
+    /// pointer made from a reference will not do: it leads to the node alone.
+    unsafe fn path<'a>(node: *const Node) -> &'a str {
+        // SAFETY: by the caller; `new` wrote the bytes of a `str` of that length behind the node,
+        // and nobody changes them.
+        unsafe {
+            let length = (*node).path_length as usize;
+            let bytes = std::slice::from_raw_parts(node.add(1).cast::<u8>(), length);
+            std::str::from_utf8_unchecked(bytes)
+        }
+    }
+
+    /// # Safety
+    /// `node` is the pointer that `new` gave, or a copy of it; nobody reads it any more, and it is
+    /// freed once.
+    unsafe fn free(node: *mut Node) {
+        // SAFETY: by the caller; the layout is that of `new`.
+        unsafe {
+            let layout = Node::layout((*node).path_length as usize);
+            node.drop_in_place();
+            std::alloc::dealloc(node.cast(), layout);
+        }
     }
 
     /// The state that a view shows.
@@ -317,8 +363,8 @@ impl Table {
             if slot != REMOVED && slot & !POINTER_MASK == hash & !POINTER_MASK {
                 let node = Table::unpack(slot);
                 // SAFETY: a node in a table is not freed while a view stands still that could
-                // have found it there (rule 2).
-                if unsafe { &(*node).path }.as_ref() == path {
+                // have found it there (rule 2), and what is packed is the pointer of `new`.
+                if unsafe { Node::path(node) } == path {
                     return NonNull::new(node);
                 }
             }
@@ -413,7 +459,7 @@ impl Drop for Shared {
                     doomed.push(child);
                     child = *(*child).next_sibling.get_mut();
                 }
-                drop(Box::from_raw(node));
+                Node::free(node);
             }
         }
         // SAFETY: made by `Box::into_raw`, replaced only together with its retirement.
@@ -436,7 +482,7 @@ impl Drop for Garbage {
         // SAFETY: each was unlinked before it became garbage, and becomes garbage once.
         unsafe {
             match *self {
-                Garbage::Node(node) => drop(Box::from_raw(node)),
+                Garbage::Node(node) => Node::free(node),
                 Garbage::Version(version) => drop(Box::from_raw(version)),
                 Garbage::Tables(tables) => drop(Box::from_raw(tables)),
             }
@@ -466,7 +512,8 @@ impl NodeRef {
     }
 
     pub(super) fn path(&self) -> &str {
-        &self.node().path
+        // SAFETY: as for `node`, and what is wrapped is the pointer of `Node::new`.
+        unsafe { Node::path(self.0.as_ptr()) }
     }
 
     /// The newest state, if the znode lives in it.
@@ -575,8 +622,8 @@ impl Store {
     /// A linked node's path and newest state, if it lives.
     pub(super) fn borrow(&self, node: NodeRef) -> Option<(&str, &Version)> {
         // SAFETY: the node is linked, and is freed by nothing but `&mut self`.
-        let node = unsafe { &*node.0.as_ptr() };
-        Some((&node.path, node.newest().filter(|version| !version.is_tombstone())?))
+        let (path, node) = unsafe { (Node::path(node.0.as_ptr()), &*node.0.as_ptr()) };
+        Some((path, node.newest().filter(|version| !version.is_tombstone())?))
     }
 
     /// The node of `path`, made if need be; it has no version then, and is seen by nobody.
@@ -584,15 +631,15 @@ impl Store {
         if let Some(node) = self.shared.find(path) {
             return NodeRef(node);
         }
-        let node = NonNull::new(Node::new(path, parent.0.as_ptr())).expect("boxes are not null");
+        let node = NonNull::new(Node::new(path, parent.0.as_ptr())).expect("made, so not null");
         self.link_to_parent(node);
         self.insert(node.as_ptr());
         NodeRef(node)
     }
 
     fn link_to_parent(&mut self, node: NonNull<Node>) {
-        // What is linked is the pointer that its box gave, by which it will be freed: one from a
-        // reference would not be good for that.
+        // What is linked is the pointer that `Node::new` gave, by which its path is read and it
+        // will be freed: one from a reference would not be good for that.
         let pointer = node.as_ptr();
         // SAFETY: both are linked or just made, and this is the writer.
         let (node, parent) = unsafe { (node.as_ref(), &*node.as_ref().parent) };
@@ -660,7 +707,7 @@ impl Store {
             (self.used, self.moved) = (0, 0);
         }
         // SAFETY: just made, or linked.
-        let hash = self.shared.hash(unsafe { &(*node).path });
+        let hash = self.shared.hash(unsafe { Node::path(node) });
         self.tables().current.insert(hash, node);
         self.used += 1;
     }
@@ -675,7 +722,7 @@ impl Store {
             if slot > REMOVED {
                 let node = Table::unpack(slot);
                 // SAFETY: a node in the table is linked.
-                let hash = self.shared.hash(unsafe { &(*node).path });
+                let hash = self.shared.hash(unsafe { Node::path(node) });
                 tables.current.insert(hash, node);
                 moved += 1;
             }
@@ -895,10 +942,11 @@ impl ReaderCell {
     }
 
     pub(super) fn find(&self, path: &str) -> Option<Seen<'_>> {
+        let pointer = self.shared.find(path)?;
         // SAFETY: a node that was found is not freed while this view stands still (rule 2), and
         // it does for as long as `&self` is borrowed.
-        let node = unsafe { &*self.shared.find(path)?.as_ptr() };
-        Some(Seen { node, version: node.at(self.view)?, view: self.view })
+        let node = unsafe { &*pointer.as_ptr() };
+        Some(Seen { node, pointer, version: node.at(self.view)?, view: self.view })
     }
 }
 
@@ -912,13 +960,16 @@ impl Drop for ReaderCell {
 #[derive(Clone, Copy)]
 pub(super) struct Seen<'t> {
     node: &'t Node,
+    /// The same, as `Node::new` gave it.
+    pointer: NonNull<Node>,
     pub(super) version: &'t Version,
     view: i64,
 }
 
 impl<'t> Seen<'t> {
     pub(super) fn path(&self) -> &'t str {
-        &self.node.path
+        // SAFETY: the node is not freed for all of `'t`.
+        unsafe { Node::path(self.pointer.as_ptr()) }
     }
 
     pub(super) fn children(&self) -> impl Iterator<Item = Seen<'t>> + use<'t> {
@@ -926,12 +977,13 @@ impl<'t> Seen<'t> {
         let mut next = self.node.first_child.load(Ordering::Acquire);
         std::iter::from_fn(move || {
             loop {
+                let pointer = NonNull::new(next)?;
                 // SAFETY: children and their links stay readable while the view stands still,
                 // also those unlinked meanwhile (rule 2).
-                let node: &'t Node = unsafe { next.as_ref() }?;
+                let node: &'t Node = unsafe { &*pointer.as_ptr() };
                 next = node.next_sibling.load(Ordering::Acquire);
                 if let Some(version) = node.at(view) {
-                    return Some(Seen { node, version, view });
+                    return Some(Seen { node, pointer, version, view });
                 }
             }
         })
