@@ -576,14 +576,24 @@ fn start_core(
     }
 }
 
-/// The first signal stops the server in order, the second at once.
+/// For so long after the first signal, more of them mean no more than the first: `timeout`, shells
+/// and service managers signal a process and its group, so that it hears of it twice.
+const SIGNAL_ECHO: Duration = Duration::from_secs(3);
+
+/// The first signal stops the server in order, a later one at once.
 fn wait_for_signals(events: &channel::Sender<Event>) -> Result<(), RunError> {
     let events = events.clone();
     let wait = move || -> io::Result<()> {
         let first = sys::wait_stop_signal()?;
         let _ = events.send(Event::Signal(first));
-        let second = sys::wait_stop_signal()?;
-        sys::exit_at_once(128 + second);
+        let echo_until = Instant::now() + SIGNAL_ECHO;
+        loop {
+            let signal = sys::wait_stop_signal()?;
+            if echo_until <= Instant::now() {
+                warn!(signal, "stopping at once; what was acknowledged is durable");
+                sys::exit_at_once(128 + signal);
+            }
+        }
     };
     thread::Builder::new()
         .name("signals".to_owned())

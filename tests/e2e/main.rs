@@ -144,6 +144,19 @@ fn sigkill_at_any_instant_loses_nothing_that_was_acknowledged() {
     assert!(count as u64 > cycles, "the load hardly wrote anything");
 }
 
+/// As `timeout` and service managers do it, which signal a process and its group.
+#[test]
+fn a_signal_that_comes_twice_is_one() {
+    let folder = Folder::new("signals");
+    for _ in 0..5 {
+        let server = Server::start(&folder, &[]);
+        drop(Client::connect(server.address, now() + PATIENCE).unwrap());
+        server.ask_to_stop();
+        server.ask_to_stop();
+        assert_eq!(server.terminate(PATIENCE).code(), Some(0));
+    }
+}
+
 #[test]
 fn sigterm_ends_orderly_with_all_that_was_answered_on_the_disk() {
     let folder = Folder::new("sigterm");

@@ -172,6 +172,7 @@ impl Server {
     pub(crate) fn ask_to_stop(&self) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status();
+        // Until it is waited for, a process that has ended can still be signalled.
         assert!(sent.expect("kill(1) is there").success());
     }
 
