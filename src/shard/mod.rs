@@ -378,6 +378,7 @@ impl Shard {
         self.door(now, id, out, |core, step| {
             if step.connection.state == State::Word {
                 step.traffic.output.tail().extend_from_slice(text.as_bytes());
+                core.counters.packets_sent += 1;
                 core.end(step, Close::AfterFlush);
             }
         });

@@ -244,6 +244,24 @@ pub(crate) fn catch_bus_errors() -> io::Result<()> {
     if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// What the user that this process runs as is called.
+pub(crate) fn user_name() -> Option<String> {
+    let mut entry = MaybeUninit::<libc::passwd>::zeroed();
+    let mut texts = vec![0; 4096];
+    let mut found = std::ptr::null_mut();
+    // SAFETY: all pointers are to values that outlive the call, `texts` with its length. `found`
+    // is null or `entry` then, whose texts lie in `texts`.
+    unsafe {
+        let uid = libc::geteuid();
+        let texts: *mut libc::c_char = texts.as_mut_ptr();
+        let errno = libc::getpwuid_r(uid, entry.as_mut_ptr(), texts, 4096, &raw mut found);
+        if errno != 0 || found.is_null() {
+            return None;
+        }
+        Some(CStr::from_ptr((*found).pw_name).to_str().ok()?.to_owned())
+    }
+}
+
 /// How far local time is ahead of UTC at a moment, in seconds, and what the zone is called then.
 pub(crate) fn local_zone(at_s: i64) -> Option<(i32, String)> {
     let mut local = MaybeUninit::<libc::tm>::zeroed();

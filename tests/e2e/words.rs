@@ -75,6 +75,19 @@ fn requests_and_their_syncs_are_counted() {
 }
 
 #[test]
+fn a_fresh_server_counts_as_zookeeper_does() {
+    let folder = Folder::new("counts");
+    let server = serving(&folder);
+    assert_eq!(monitored(&server, "zk_znode_count"), 5);
+    assert_eq!(monitored(&server, "zk_approximate_data_size"), 44);
+    assert_eq!(znodes(server.address), 5);
+    // An answered word is a packet sent, the answer to the reset itself included.
+    talk(server.address, &[b"srst"], true);
+    assert!(talk(server.address, &[b"srvr"], true).contains("Sent: 1\n"));
+    assert_eq!(monitored(&server, "zk_packets_sent"), 2);
+}
+
+#[test]
 fn the_trace_mask_may_come_in_pieces() {
     let folder = Folder::new("stmk");
     let server = serving(&folder);
