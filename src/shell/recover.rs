@@ -12,7 +12,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::directories::{Directories, DirectoryError, names, sync_directory};
 use super::keeper::{self, TEMPORARY_NAME};
@@ -223,7 +223,7 @@ pub(crate) fn is_quick_valid(directory: &Path, file: &SnapshotFile) -> bool {
         Ok((head, tail)) => {
             let is_valid = storage::is_quick_valid(file, &head, &tail);
             if !is_valid {
-                debug!(path = %path.display(), "an unfinished snapshot is left aside");
+                warn!(path = %path.display(), "an unfinished or cut snapshot is left aside");
             }
             is_valid
         }
