@@ -371,8 +371,8 @@ mod tests {
 
     #[test]
     fn zookeepers_log_of_every_type_gives_zookeepers_tree() {
-        let log = include_bytes!("../../tests/compat/fixtures/alltypes-log.1");
-        let snapshot = include_bytes!("../../tests/compat/fixtures/alltypes-snapshot.15");
+        let log = include_bytes!("../../tests/compat/fixtures/disk/alltypes-log.1");
+        let snapshot = include_bytes!("../../tests/compat/fixtures/disk/alltypes-snapshot.15");
         let mut by_log = replayed(log);
         let mut by_snapshot = loaded("snapshot.15", 0x15, snapshot);
         assert_eq!((by_log.last, by_log.replayed), (Zxid(0x15), 0x15));
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn the_smallest_log_gives_the_digest_that_was_logged() {
-        let restored = replayed(include_bytes!("../../tests/compat/fixtures/tiny-log.1"));
+        let restored = replayed(include_bytes!("../../tests/compat/fixtures/disk/tiny-log.1"));
         assert_eq!(restored.tree.digest(), 0x1_2bf1_d488);
         assert_eq!(restored.tree.znode_count(), 5);
         assert!(restored.sessions.is_empty());
@@ -394,7 +394,7 @@ mod tests {
     /// ZooKeeper stamps a snapshot that it takes before any transaction with zeros for a digest.
     #[test]
     fn zookeepers_first_snapshot_loads() {
-        let first = include_bytes!("../../tests/compat/fixtures/tiny-snapshot.0");
+        let first = include_bytes!("../../tests/compat/fixtures/disk/tiny-snapshot.0");
         assert_eq!(loaded("snapshot.0", 0, first).tree.digest(), 0x51c6_d660);
     }
 
