@@ -1,6 +1,6 @@
 //! The macro that turns a listing much like `zookeeper.jute`'s into types and their codecs.
 //!
-//! ```ignore
+//! ```text
 //! record! {
 //!     pub struct SetDataRequest<'a> { path: Text<'a>, data: Buffer<'a>, version: i32 }
 //! }
