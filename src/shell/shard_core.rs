@@ -306,11 +306,14 @@ impl ShardCore {
     fn await_work(&mut self, cx: &mut Context<'_>, beside: &mut impl Beside) -> io::Result<()> {
         let mut spun: Option<Instant> = None;
         loop {
-            let has_more = self.ring.has_next()
-                || self.answers.has_news.load(Ordering::Acquire)
-                || (!self.out.requests.is_empty() && self.end.has_room());
+            // These two end a wait in the ring by themselves; for room we are rung, so that it is
+            // looked for again once we can be.
+            let has_more = self.ring.has_next() || self.answers.has_news.load(Ordering::Acquire);
+            let has_batch = !self.out.requests.is_empty();
+            let finds_room = || has_batch && self.end.has_room();
             // Both, so that both may be rung.
-            let polled = (self.end.poll_work(cx, || has_more), beside.poll_work(cx));
+            let polled =
+                (self.end.poll_work(cx, || has_more || finds_room()), beside.poll_work(cx));
             if polled != (Poll::Pending, Poll::Pending) {
                 break self.ring.enter(None)?;
             }
