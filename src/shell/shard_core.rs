@@ -210,12 +210,12 @@ struct ShardCore {
     /// By slot.
     sockets: Vec<Option<Socket>>,
     open: usize,
-    /// Written out and shut, waiting for their clients to close.
-    lingering: HashMap<ConnectionId, TcpStream>,
+    /// Written out and shut, waiting for their clients to close. They count until they have.
+    lingering: HashMap<ConnectionId, Socket>,
     /// Until when, in order.
     patience: VecDeque<(i64, ConnectionId)>,
     /// Closed once the ring has taken what was asked of it for them.
-    closed: Vec<TcpStream>,
+    closed: Vec<Socket>,
     phase: Phase,
     /// Told once the pipeline has all that clients have asked.
     quiesced: Option<Box<dyn FnOnce() + Send>>,
@@ -414,8 +414,8 @@ impl ShardCore {
         match what {
             Some(Received::End | Received::Failed(_)) => self.stop_lingering(id),
             Some(Received::Nothing) | None => {
-                if !goes_on && let Some(stream) = self.lingering.get(&id) {
-                    self.ring.receive(stream.as_fd(), id);
+                if !goes_on && let Some(socket) = self.lingering.get(&id) {
+                    self.ring.receive(socket.stream.as_fd(), id);
                 }
             }
             Some(Received::Bytes(_) | Received::Readable) => unreachable!("acted on before"),
@@ -428,8 +428,8 @@ impl ShardCore {
         let slot = id.slot as usize;
         let socket = self.sockets.get(slot).and_then(Option::as_ref).filter(|s| s.id == id);
         let is_connection = socket.is_some();
-        let stream = socket.map(|socket| &socket.stream).or_else(|| self.lingering.get(&id))?;
-        match sys::receive_now(stream.as_fd(), &mut self.buffer) {
+        let socket = socket.or_else(|| self.lingering.get(&id))?;
+        match sys::receive_now(socket.stream.as_fd(), &mut self.buffer) {
             Ok(0) => Some(Received::End),
             Ok(count) => {
                 if is_connection && is_serving {
@@ -581,29 +581,28 @@ impl ShardCore {
         self.open -= 1;
         debug!(remote = %socket.remote, ?ended, "a connection has ended");
         self.shard.on_closed(now, id);
-        let Socket { stream, receiving, .. } = socket;
-        if ended == Ended::Gone || receiving == Receiving::Over {
-            return self.close(stream);
+        if ended == Ended::Gone || socket.receiving == Receiving::Over {
+            return self.close(socket);
         }
-        sys::shut(stream.as_fd(), Shutdown::Write);
-        if receiving == Receiving::No {
-            self.ring.receive(stream.as_fd(), id);
+        sys::shut(socket.stream.as_fd(), Shutdown::Write);
+        if socket.receiving == Receiving::No {
+            self.ring.receive(socket.stream.as_fd(), id);
         }
-        self.lingering.insert(id, stream);
+        self.lingering.insert(id, socket);
         self.patience.push_back((now.monotonic_ms + LINGER_MS, id));
     }
 
     fn stop_lingering(&mut self, id: ConnectionId) {
-        if let Some(stream) = self.lingering.remove(&id) {
-            self.close(stream);
+        if let Some(socket) = self.lingering.remove(&id) {
+            self.close(socket);
         }
     }
 
     /// The ring holds a socket for as long as it watches it, so dropping ours would tell the client
     /// nothing; this does, and ends the watching too.
-    fn close(&mut self, stream: TcpStream) {
-        sys::shut(stream.as_fd(), Shutdown::Both);
-        self.closed.push(stream);
+    fn close(&mut self, socket: Socket) {
+        sys::shut(socket.stream.as_fd(), Shutdown::Both);
+        self.closed.push(socket);
     }
 
     /// Hands what has gathered to the pipeline.

@@ -231,6 +231,42 @@ fn a_listing_of_twenty_thousand_and_values_of_a_megabyte_are_served() {
 }
 
 #[test]
+fn who_is_answered_and_does_not_close_still_counts() {
+    // A little less than the server waits for the client to close.
+    const LINGER: Duration = Duration::from_millis(900);
+    let folder = Folder::new("lingering");
+    let server = Server::start(&folder, &["maxClientCnxns=1", "4lw.commands.whitelist=ruok"]);
+    // All that a server says to a word.
+    let talk = || -> std::io::Result<(TcpStream, String)> {
+        let mut stream = TcpStream::connect(server.address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"ruok")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok((stream, answer))
+    };
+    until(
+        PATIENCE,
+        || "two connections were never quicker than the server's patience".to_owned(),
+        || {
+            let began = now();
+            let Ok((open, answer)) = talk() else { return false };
+            if answer != "imok" {
+                return false;
+            }
+            let second = talk();
+            let is_in_time = began.elapsed() < LINGER;
+            if is_in_time {
+                let served = second.is_ok_and(|(_, answer)| answer == "imok");
+                assert!(!served, "a second connection of one address is served");
+            }
+            drop(open);
+            is_in_time
+        },
+    );
+}
+
+#[test]
 fn the_limit_by_address_is_exact_in_a_burst() {
     const LIMIT: usize = 10;
     const BURST: usize = 60;
