@@ -25,6 +25,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::task::Wake;
@@ -32,7 +33,7 @@ use std::time::Duration;
 
 use io_uring::types::{BufRingEntry, Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 
 use crate::exchange::ConnectionId;
 
@@ -56,11 +57,12 @@ const GROUP: u16 = 0;
 
 const _: () = assert!(BUFFERS.is_power_of_two(), "the kernel masks its place in the ring");
 
-/// What the kernel may write to next, and what was written.
+/// What the kernel may write to next, and what was written. Raw maps: no reference may reach what
+/// the kernel reads or writes meanwhile.
 struct Buffers {
     /// The ring of free buffers: entries, the tail in the first one's spare field.
-    entries: MmapMut,
-    bytes: MmapMut,
+    entries: MmapRaw,
+    bytes: MmapRaw,
     tail: u16,
 }
 
@@ -69,7 +71,7 @@ impl Buffers {
         // Anonymous maps start at a page, as the kernel asks, and cost memory only where touched.
         let entries = MmapMut::map_anon(usize::from(BUFFERS) * size_of::<BufRingEntry>())?;
         let bytes = MmapMut::map_anon(usize::from(BUFFERS) * BUFFER_BYTES)?;
-        let mut buffers = Buffers { entries, bytes, tail: 0 };
+        let mut buffers = Buffers { entries: entries.into(), bytes: bytes.into(), tail: 0 };
         for index in 0..BUFFERS {
             buffers.put(index);
         }
@@ -79,9 +81,7 @@ impl Buffers {
 
     /// A buffer is free again; the kernel knows after `publish`.
     fn put(&mut self, index: u16) {
-        assert!(index < BUFFERS);
-        let offset = usize::from(index) * BUFFER_BYTES;
-        let address = self.bytes[offset..offset + BUFFER_BYTES].as_mut_ptr() as u64;
+        let address = self.start_of(index) as u64;
         let place = usize::from(self.tail & (BUFFERS - 1));
         // SAFETY: `place` is below the number of entries that the map has room for, all of which
         // were zeroed by the kernel, which is a valid entry. The kernel reads none at or behind
@@ -93,12 +93,25 @@ impl Buffers {
         self.tail = self.tail.wrapping_add(1);
     }
 
+    fn start_of(&self, index: u16) -> *mut u8 {
+        assert!(index < BUFFERS);
+        // SAFETY: the map has room for as many buffers, one behind the other.
+        unsafe { self.bytes.as_mut_ptr().add(usize::from(index) * BUFFER_BYTES) }
+    }
+
+    fn bytes(&self, filled: &Filled) -> &[u8] {
+        assert!(filled.len <= BUFFER_BYTES);
+        // SAFETY: these bytes are in the map, and the kernel writes to a buffer no more until it is
+        // `put`, which takes us mutably.
+        unsafe { slice::from_raw_parts(self.start_of(filled.index), filled.len) }
+    }
+
     /// Tells the kernel what is free.
     fn publish(&mut self) {
         // SAFETY: the map begins with an entry, page-aligned, and its spare field is the tail: 16
         // bits that nobody else here writes and the kernel reads. `put` leaves that field alone.
         let tail = unsafe {
-            let tail = BufRingEntry::tail(self.entries.as_ptr().cast());
+            let tail = BufRingEntry::tail(self.entries.as_mut_ptr().cast());
             AtomicU16::from_ptr(tail.cast_mut())
         };
         // Pairs with the kernel's acquiring read: the entries are written before.
@@ -240,7 +253,7 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(size.completions)
             .build(size.entries)?;
-        let mut buffers = Buffers::new()?;
+        let buffers = Buffers::new()?;
         let address = buffers.entries.as_mut_ptr() as u64;
         // SAFETY: the entries stay mapped for as long as the ring lives: `Ring` drops its ring
         // first, and the kernel unregisters what a closed ring had.
@@ -406,8 +419,7 @@ impl Ring {
         let Manner::Buffered(buffers) = &self.manner else {
             unreachable!("only buffers are filled");
         };
-        let offset = usize::from(filled.index) * BUFFER_BYTES;
-        &buffers.bytes[offset..offset + filled.len]
+        buffers.bytes(filled)
     }
 
     /// The bytes are used: the kernel may have the buffer again.
