@@ -297,7 +297,7 @@ impl Ring {
 
     /// Has all that comes over a socket told, until it ends, fails or is stopped.
     ///
-    /// The socket must stay open until the next `enter`; after that the kernel holds it.
+    /// The socket must stay open until all `is_handed_in`; after that the kernel holds it.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, id: ConnectionId) {
         let fd = Fd(socket.as_raw_fd());
         let entry = match self.manner {
@@ -313,7 +313,7 @@ impl Ring {
         self.push(entry.user_data(user_data(Kind::Cancel, id)));
     }
 
-    /// Has it told once when the socket has room. It must stay open until the next `enter`.
+    /// Has it told once when the socket has room. It must stay open until all `is_handed_in`.
     pub(crate) fn await_writable(&mut self, socket: BorrowedFd<'_>, id: ConnectionId) {
         let fd = Fd(socket.as_raw_fd());
         let entry = opcode::PollAdd::new(fd, poll_bits(libc::POLLOUT)).build();
@@ -369,6 +369,11 @@ impl Ring {
             Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
             Err((_, error)) => Err(error),
         }
+    }
+
+    /// Whether the kernel has all that was asked. `enter` leaves it some where memory is short.
+    pub(crate) fn is_handed_in(&mut self) -> bool {
+        self.ring.submission().is_empty()
     }
 
     /// Whether something has happened that `next` has not told.
@@ -547,7 +552,9 @@ mod tests {
         for mut ring in rings() {
             let (mut client, server) = pair();
             ring.receive(server.as_fd(), id(1));
+            assert!(!ring.is_handed_in());
             ring.enter(None).unwrap();
+            assert!(ring.is_handed_in());
             ring.stop_receiving(id(1));
             until(&mut ring, |_, event| {
                 matches!(event, Event::Received { what: Received::Nothing, goes_on: false, .. })

@@ -271,8 +271,11 @@ impl ShardCore {
         let waker = Waker::from(self.ring.bell());
         loop {
             self.await_work(&mut Context::from_waker(&waker), beside)?;
-            // The ring holds what was asked of it for these.
-            self.closed.clear();
+            // The ring holds what was asked of it for these. Before, their numbers might come to be
+            // those of others.
+            if self.ring.is_handed_in() {
+                self.closed.clear();
+            }
             let now = self.clock.now();
             for _ in 0..EVENTS_MAX {
                 match self.ring.next() {
