@@ -1,8 +1,7 @@
 //! The acceptor: a thread that takes new connections and gives each to the shard with the fewest.
 //!
-//! It accepts with plain system calls. Accepting through the executor costs six times the CPU and
-//! leaks a descriptor when it is cancelled, and a storm of connections has no business on a core
-//! that serves clients.
+//! It accepts with plain system calls: a storm of connections has no business on a core that serves
+//! clients.
 //!
 //! Limits are exact: a connection counts from here until its last descriptor is closed, by a
 //! ticket that travels with the socket and is handed back by dropping it.

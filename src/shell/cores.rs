@@ -16,7 +16,7 @@ use std::thread::available_parallelism;
 
 use super::sys;
 
-/// Executors are pinned where at least this many CPUs are ours. With fewer, the scheduler must be
+/// Cores are pinned where at least this many CPUs are ours. With fewer, the scheduler must be
 /// free to move them out of the way of the background thread and of clients on this machine.
 const PINNED_FROM_CPUS: usize = 4;
 

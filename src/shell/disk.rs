@@ -8,12 +8,12 @@
 //!
 //! A roll is a round too. The old log is synced and cut to end with its last record; then a file
 //! made ahead gets its name, the directory is synced, and the watermark names it; only then its
-//! first record is stored (`storage/mod.rs` says why). What is appended meanwhile waits in memory
-//! and no thread waits at all.
+//! first record is stored (`storage/mod.rs` says why). What is appended meanwhile waits in memory;
+//! the only thread that waits is one for this.
 //!
-//! The first sync that fails is the last: the kernel has dropped what it could not write and
-//! would say nothing the next time The error goes up and ends the process,
-//! and nothing after it is acknowledged.
+//! The first sync that fails is the last: the kernel has dropped what it could not write and would
+//! say nothing the next time. The error goes up and ends the process, and nothing after it is
+//! acknowledged.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -37,7 +37,7 @@ const REQUESTS_MAX: usize = 64;
 /// Batches of outcomes on their way to one shard.
 const APPLIED_MAX: usize = 1024;
 
-/// Wakes one core, if it sleeps. There is one task per core that waits for it.
+/// Wakes one core, if it sleeps: the task that waits for it, or the thread.
 #[derive(Default)]
 pub(crate) struct Bell {
     asleep: AtomicBool,
@@ -67,7 +67,7 @@ impl Bell {
             return Poll::Ready(());
         }
         {
-            // One clone for the life of a task: glommio counts the clones of a waker in 16 bits.
+            // One clone for the life of who waits: glommio counts a waker's clones in 16 bits.
             let mut waker = self.waker.lock();
             if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 *waker = Some(cx.waker().clone());

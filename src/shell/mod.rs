@@ -27,8 +27,8 @@
 //! | `logging.rs` | log lines |
 //! | `process.rs` | other processes, for the control commands |
 //!
-//! **Stopping** is a sequence, as glommio closes nothing by itself: ports; reading; what is in the
-//! pipeline, made durable and answered; connections; the log cut to its end; the watermark.
+//! **Stopping** is a sequence: ports; reading; what is in the pipeline, made durable and answered;
+//! the log cut to its end; connections; the watermark.
 
 #![allow(
     clippy::disallowed_methods,
