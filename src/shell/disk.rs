@@ -474,13 +474,18 @@ impl Sync<Rc<BufferedFile>> {
 }
 
 impl Roll {
+    /// The log that it begins.
+    pub(crate) fn path(&self) -> PathBuf {
+        self.options.directory.join(storage::log_name(self.watermark.log))
+    }
+
     /// In this order; each step is durable before the next.
     pub(crate) fn run(self, through: Zxid) -> Result<Done, LogError> {
+        let path = self.path();
         let Roll { old, watermark, options, keeper } = self;
         if let Some(Old { path, file, end }) = old {
             seal(&path, &file, end)?;
         }
-        let path = options.directory.join(storage::log_name(watermark.log));
         let (segment, file) = keeper.begin(&path)?;
         sync_directory(&options.directory)
             .and_then(|()| keeper.store_watermark(watermark))

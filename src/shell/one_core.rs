@@ -128,13 +128,18 @@ impl PipelineBeside {
                 }
                 MappedRound::Sync(sync) => core.on_round(sync.end(Instant::now(), Ok(()))),
                 MappedRound::Roll { roll, through } => {
+                    let path = roll.path();
                     let (rolled, bell) = (Arc::clone(&self.rolled), core.bell());
                     let run = move || {
                         rolled.push(roll.run(through));
                         bell.ring();
                     };
                     // It waits for the disk several times: not on this thread.
-                    thread::Builder::new().name("log-roll".to_owned()).spawn(run)?;
+                    if let Err(source) =
+                        thread::Builder::new().name("log-roll".to_owned()).spawn(run)
+                    {
+                        core.on_round(Err(LogError::Begin { path, source }));
+                    }
                     return Ok(());
                 }
             }

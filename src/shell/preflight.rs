@@ -76,6 +76,7 @@ fn raise_memlock() -> Result<bool, PreflightError> {
         }
         // Only a process with CAP_SYS_RESOURCE may go above its hard limit.
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            let _ = sys::set_memlock_limit(Limit { soft: limit.hard, ..limit });
             warn!("{}", too_little_memlock(limit.hard));
             Ok(false)
         }

@@ -218,6 +218,8 @@ pub(crate) struct Ring {
     manner: Manner,
     bell: Arc<RingBell>,
     is_bell_watched: bool,
+    /// Why the ring is of no use any more.
+    fault: Option<io::Error>,
     /// The kernel takes requests from the thread that made the ring, and from no other.
     _of_one_thread: PhantomData<*const ()>,
 }
@@ -282,7 +284,14 @@ impl Ring {
         // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
         let event = unsafe { OwnedFd::from_raw_fd(event) };
         let bell = Arc::new(RingBell { event });
-        Ok(Ring { ring, manner, bell, is_bell_watched: false, _of_one_thread: PhantomData })
+        Ok(Ring {
+            ring,
+            manner,
+            bell,
+            is_bell_watched: false,
+            fault: None,
+            _of_one_thread: PhantomData,
+        })
     }
 
     /// Whether the kernel writes arrivals into our buffers.
@@ -334,15 +343,24 @@ impl Ring {
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
-            // Full: hand in what there is. An error shows in the next `enter` too.
-            if self.ring.submit().is_err() {
-                let _ = self.enter(None);
+            // Full: hand in what there is.
+            match self.ring.submit() {
+                Ok(_) => {}
+                Err(error) if is_passing(&error) => drop(self.enter(None)),
+                Err(error) => {
+                    // The next `enter` tells.
+                    self.fault = Some(error);
+                    return;
+                }
             }
         }
     }
 
     /// Hands in what was asked and gathers what has happened, waiting for that at most so long.
     pub(crate) fn enter(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
         if !self.is_bell_watched {
             self.is_bell_watched = true;
             let event = Fd(self.bell.event.as_raw_fd());
@@ -363,11 +381,10 @@ impl Ring {
                 self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&wait))
             }
         };
-        match entered.map_err(|error| (error.raw_os_error(), error)) {
+        match entered {
             Ok(_) => Ok(()),
-            // Time is up; a signal; completions to be taken first.
-            Err((Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN), _)) => Ok(()),
-            Err((_, error)) => Err(error),
+            Err(error) if is_passing(&error) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -433,6 +450,11 @@ impl Ring {
             buffers.put(filled.index);
         }
     }
+}
+
+/// Time is up; a signal; completions to be taken first; no memory at this moment.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
 }
 
 fn poll_bits(events: libc::c_short) -> u32 {
