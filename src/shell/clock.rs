@@ -1,6 +1,6 @@
 //! Where `Now` comes from: the only place that reads a clock for a step.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::types::Now;
 
@@ -23,6 +23,35 @@ impl Clock {
             monotonic_ms: whole_ms(self.start.elapsed().as_millis()),
             wall_ms: whole_ms(wall.as_millis()),
         }
+    }
+}
+
+/// What falls due again and again, on the monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ticks {
+    every_ms: i64,
+    due_ms: i64,
+}
+
+impl Ticks {
+    /// The first falls due once `every` has passed.
+    pub(crate) fn start(now: Now, every: Duration) -> Ticks {
+        let every_ms = whole_ms(every.as_millis()).max(1);
+        Ticks { every_ms, due_ms: now.monotonic_ms.saturating_add(every_ms) }
+    }
+
+    /// When the next one falls due.
+    pub(crate) fn due_ms(&self) -> i64 {
+        self.due_ms
+    }
+
+    /// Whether one has fallen due; the next does so a while from now.
+    pub(crate) fn take(&mut self, now: Now) -> bool {
+        let is_due = self.due_ms <= now.monotonic_ms;
+        if is_due {
+            self.due_ms = now.monotonic_ms.saturating_add(self.every_ms);
+        }
+        is_due
     }
 }
 

@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use crossbeam::queue::SegQueue;
 
+use super::clock::Ticks;
 use super::disk::{Done, LogError, MappedLog, MappedRound, Sync};
 use super::pipeline_core::{Core, PipelineParts};
 use super::ring::Ring;
@@ -35,15 +36,13 @@ pub(crate) fn run(
     ring: Ring,
     finished: impl FnOnce(Result<(), LogError>) + 'static,
 ) -> io::Result<()> {
-    let tick_ms = i64::try_from(pipeline.tick.as_millis()).unwrap_or(i64::MAX).max(1);
-    let now = pipeline.clock.now();
+    let ticks = Ticks::start(pipeline.clock.now(), pipeline.tick);
     let mut beside = PipelineBeside {
         core: Some(Core::start(pipeline, MappedLog::open)),
         finished: Some(Box::new(finished)),
         syncing: None,
         rolled: Arc::default(),
-        tick_ms,
-        next_tick_ms: now.monotonic_ms.saturating_add(tick_ms),
+        ticks,
     };
     shard_core::run(shard, ring, &mut beside)
 }
@@ -61,8 +60,7 @@ struct PipelineBeside {
     syncing: Option<(Sync<Arc<File>>, Instant)>,
     /// What came of a roll, from the thread that it ran on.
     rolled: Arc<SegQueue<Result<Done, LogError>>>,
-    tick_ms: i64,
-    next_tick_ms: i64,
+    ticks: Ticks,
 }
 
 impl Beside for PipelineBeside {
@@ -80,7 +78,7 @@ impl Beside for PipelineBeside {
     }
 
     fn due_ms(&self) -> i64 {
-        if self.core.is_some() { self.next_tick_ms } else { i64::MAX }
+        if self.core.is_some() { self.ticks.due_ms() } else { i64::MAX }
     }
 
     fn on_synced(&mut self, result: io::Result<()>) {
@@ -95,8 +93,7 @@ impl Beside for PipelineBeside {
         while let Some(done) = self.rolled.pop() {
             core.on_round(done);
         }
-        if self.next_tick_ms <= now.monotonic_ms {
-            self.next_tick_ms = now.monotonic_ms + self.tick_ms;
+        if self.ticks.take(now) {
             core.on_tick();
         }
         core.turn();

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::accept::{Accepted, Ticket};
-use super::clock::Clock;
+use super::clock::{Clock, Ticks};
 use super::counts;
 use super::mesh::ShardEnd;
 use super::ring::{Event, Received, Ring, RingBell};
@@ -224,8 +224,7 @@ struct ShardCore {
     buffer: Box<[u8]>,
     end: ShardEnd<ShardCommand>,
     clock: Clock,
-    tick_ms: i64,
-    next_tick_ms: i64,
+    ticks: Ticks,
     words: Arc<Words>,
     recorder: Recorder,
     /// What of the shard's counters is in the metrics.
@@ -239,7 +238,6 @@ impl ShardCore {
     fn new(parts: ShardParts, ring: Ring) -> ShardCore {
         let ShardParts { id, settings, reader, end, clock, tick, words, recorder, spin, ring: _ } =
             parts;
-        let tick_ms = i64::try_from(tick.as_millis()).unwrap_or(i64::MAX).max(1);
         let read_bytes = if ring.is_buffered() { 0 } else { READ_BYTES };
         ShardCore {
             shard: Shard::new(id, settings, reader),
@@ -257,8 +255,7 @@ impl ShardCore {
             ring,
             end,
             clock,
-            tick_ms,
-            next_tick_ms: clock.now().monotonic_ms.saturating_add(tick_ms),
+            ticks: Ticks::start(clock.now(), tick),
             words,
             recorder,
             published: Counters::default(),
@@ -338,7 +335,7 @@ impl ShardCore {
     /// How long until time alone asks for something; `None` if it does already.
     fn until_due(&self, beside_ms: i64) -> Option<Duration> {
         let now_ms = self.clock.now().monotonic_ms;
-        let mut next_ms = self.next_tick_ms.min(beside_ms);
+        let mut next_ms = self.ticks.due_ms().min(beside_ms);
         if let Some(&(until_ms, _)) = self.patience.front() {
             next_ms = next_ms.min(until_ms);
         }
@@ -351,8 +348,7 @@ impl ShardCore {
 
     /// Does what is due.
     fn on_time(&mut self, now: Now) {
-        if self.next_tick_ms <= now.monotonic_ms {
-            self.next_tick_ms = now.monotonic_ms + self.tick_ms;
+        if self.ticks.take(now) {
             self.shard.on_tick(now, &mut self.out);
         }
         while let Some(&(until_ms, id)) = self.patience.front()
