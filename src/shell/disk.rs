@@ -79,6 +79,9 @@ pub(crate) trait Log {
     /// way at a time.
     fn round(&mut self) -> Option<Self::Round>;
 
+    /// Whether a round is under way.
+    fn in_round(&self) -> bool;
+
     /// Whether all that was appended is durable and no round is under way.
     fn is_idle(&self) -> bool;
 
@@ -279,6 +282,10 @@ impl<H: Handle> Log for MappedLog<H> {
             log: current.start,
             queue: std::mem::take(&mut self.queue),
         }))
+    }
+
+    fn in_round(&self) -> bool {
+        self.in_round
     }
 
     fn is_idle(&self) -> bool {

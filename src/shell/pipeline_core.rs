@@ -110,7 +110,6 @@ pub(crate) struct Core<L, C> {
     clock: Clock,
     /// Wakes the task that runs the log's rounds.
     syncer: RefCell<Option<Waker>>,
-    in_round: Cell<bool>,
     finishing: Cell<bool>,
     fault: RefCell<Option<LogError>>,
     ended: Cell<bool>,
@@ -146,7 +145,6 @@ impl<L: Log, C> Core<L, C> {
             inbox,
             clock,
             syncer: RefCell::new(None),
-            in_round: Cell::new(false),
             finishing: Cell::new(false),
             fault: RefCell::new(None),
             ended: Cell::new(false),
@@ -259,17 +257,15 @@ impl<L: Log, C> Core<L, C> {
     /// What has to be done next to make durable what was logged. One round is under way at a time,
     /// and none once the core cannot go on.
     pub(crate) fn next_round(&self) -> Option<L::Round> {
-        if self.in_round.get() || self.fault.borrow().is_some() {
+        let log = &mut self.state.borrow_mut().log;
+        if log.in_round() || self.fault.borrow().is_some() {
             return None;
         }
-        let round = self.state.borrow_mut().log.round()?;
-        self.in_round.set(true);
-        Some(round)
+        log.round()
     }
 
     /// A round is over, or has failed.
     pub(crate) fn on_round(&self, done: Result<L::Done, LogError>) {
-        self.in_round.set(false);
         self.guard(|state, now| {
             if let Some(zxid) = state.log.on_round(done?)? {
                 let State { pipeline, out, recorder, .. } = state;
