@@ -21,7 +21,7 @@ use loadgen::limits::{Fractions, Limits};
 use loadgen::plot::{Plots, page};
 use loadgen::recipes::{Locks, Queue};
 use loadgen::report::parse_span;
-use loadgen::scene::{Scene, Timing};
+use loadgen::scene::{Scene, SceneReport, Timing};
 use loadgen::side::{Side, Way, all_cpus};
 use loadgen::sizes::Sizes;
 use loadgen::start_time::StartTime;
@@ -30,7 +30,7 @@ use loadgen::sys;
 use loadgen::verify::usual_mix;
 use loadgen::watch::Watch;
 use loadgen::workload::{Mix, Op};
-use loadgen::{Fault, Load};
+use loadgen::{Fault, Load, Progress};
 
 /// Measures any server that speaks the ZooKeeper client protocol.
 #[derive(Parser)]
@@ -765,27 +765,19 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         }
         Command::Watch(watch) => {
             let (pid, output) = (watch.scene.pid, watch.output.clone());
-            let report = watch.watch().run(pid, &mut output.progress())?;
-            output.print(&report)?;
-            (output, report.is_clean())
+            play(output, |progress| watch.watch().run(pid, progress))?
         }
         Command::Lock(lock) => {
             let (pid, output) = (lock.scene.pid, lock.output.clone());
-            let report = lock.locks().run(pid, &mut output.progress())?;
-            output.print(&report)?;
-            (output, report.is_clean())
+            play(output, |progress| lock.locks().run(pid, progress))?
         }
         Command::Queue(queue) => {
             let (pid, output) = (queue.scene.pid, queue.output.clone());
-            let report = queue.queue().run(pid, &mut output.progress())?;
-            output.print(&report)?;
-            (output, report.is_clean())
+            play(output, |progress| queue.queue().run(pid, progress))?
         }
         Command::Storm(storm) => {
             let (pid, output) = (storm.scene.pid, storm.output.clone());
-            let report = storm.storm().run(pid, &mut output.progress())?;
-            output.print(&report)?;
-            (output, report.is_clean())
+            play(output, |progress| storm.storm().run(pid, progress))?
         }
         Command::StartTime { server, runs, within, output, command } => {
             output.print(&StartTime { server, runs, within, command }.run()?)?;
@@ -859,6 +851,16 @@ impl CompareArguments {
         };
         Ok((compare, self.output))
     }
+}
+
+/// Runs a scene and reports it.
+fn play(
+    output: OutputArguments,
+    run: impl FnOnce(Progress<'_>) -> Result<SceneReport, Fault>,
+) -> Result<(OutputArguments, bool), Fault> {
+    let report = run(&mut output.progress())?;
+    output.print(&report)?;
+    Ok((output, report.is_clean()))
 }
 
 /// What another command of loadgen does, to be done on two servers.
