@@ -104,7 +104,7 @@ fn append(c: &mut Bencher) {
         group.bench_function(BenchmarkId::from_parameter(batch), |b| {
             b.iter(|| {
                 if segment.append(black_box(&records)).is_err() {
-                    let mut bytes = std::mem::take(segment.storage());
+                    let mut bytes = std::mem::take(segment.storage_mut());
                     bytes[..HEADER_BYTES].fill(0);
                     // Only the first page has to look fresh; what is behind is written over.
                     bytes[..4096].fill(0);

@@ -787,8 +787,11 @@ knobs! {
     /// How long after a snapshot that could not be written the next is tried.
     SNAPSHOT_RETRY: i64 = ours("ringkeeper.snapshot.retryMs", 60_000).unit("ms").between(1, DAY_MS)
         .trades("Sooner has one soon after a full disk has room again; each try writes what there is room for.");
-    /// How the transaction log reaches the disk.
-    TXN_LOG_BACK_END: &'static str = ours("ringkeeper.txnLog.backEnd", "mapped").choices(&["mapped"]);
+    /// How the transaction log reaches the disk: stored into a mapped file and synced, or written
+    /// past the page cache into blocks that were zeroed ahead. The files are the same. With
+    /// forceSync=no it is mapped.
+    TXN_LOG_BACK_END: &'static str = ours("ringkeeper.txnLog.backEnd", "direct").choices(&["direct", "mapped"])
+        .trades("direct has the shorter syncs and writes every block of the log twice, the first time ahead of need; where the file system knows no direct writes, it is mapped.");
     /// The shape of log lines: ZooKeeper's text, or an object of JSON each.
     LOG_FORMAT: &'static str = ours("ringkeeper.log.format", "text").choices(&["text", "json"]);
     /// Logs who changed what: a line for each write, at INFO, or ERROR where it was refused, with the

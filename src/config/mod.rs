@@ -128,6 +128,7 @@ pub struct TxnLog {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TxnLogBackEnd {
+    Direct,
     Mapped,
 }
 

@@ -601,6 +601,7 @@ impl Parser<'_> {
         let flush_delay_ms = self.read(&knobs::FLUSH_DELAY)?;
         Ok(TxnLog {
             back_end: match self.read(&knobs::TXN_LOG_BACK_END)?.as_str() {
+                "direct" => TxnLogBackEnd::Direct,
                 "mapped" => TxnLogBackEnd::Mapped,
                 other => unreachable!("{other} is not in the table"),
             },

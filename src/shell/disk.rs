@@ -1,10 +1,12 @@
 //! The log writer: records appended, one sync for all that gathered while the last one ran.
 //!
 //! ```text
-//! pipeline --append--> map of log.N          a store; nothing is promised
-//!          --round---> fdatasync             through io_uring; meanwhile the next records gather
+//! pipeline --append--> log.N                 to its book; nothing is promised
+//!          --round---> sync or write         through io_uring; meanwhile the next records gather
 //!          <-done----- synced up to zxid     what may be acknowledged
 //! ```
+//!
+//! How bytes get from the book to the disk is the back end's (`book.rs`).
 //!
 //! A roll is a round too. The old log is synced and cut to end with its last record; then a file
 //! made ahead gets its name, the directory is synced, and the watermark names it; only then its
@@ -23,17 +25,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use glommio::io::BufferedFile;
+use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 use tracing::{info, warn};
 
+use super::book::{BackEnd, Book, Growth};
 use super::directories::sync_directory;
 use super::keeper::Keeper;
-use super::map::Map;
 use super::{sys, whole_ms};
 use crate::metrics::{Counter, Recorder, Summary};
 use crate::pipeline::Append;
 use crate::storage;
-use crate::storage::segment::Segment;
+use crate::storage::blocks::{BLOCK_BYTES, Extent};
 use crate::storage::watermark::Watermark;
 use crate::types::Zxid;
 
@@ -56,6 +58,7 @@ pub enum LogError {
 pub(crate) struct LogOptions {
     /// `version-2` of dataLogDir.
     pub(crate) directory: PathBuf,
+    pub(crate) back_end: BackEnd,
     /// How much is allocated at a time.
     pub(crate) step_bytes: u64,
     /// False: nothing is synced (`forceSync=no`), and a crash of the machine may lose what was
@@ -65,7 +68,7 @@ pub(crate) struct LogOptions {
     pub(crate) sync_warning: Duration,
 }
 
-/// A log as the pipeline core sees it: the seam between back ends.
+/// A log as the pipeline core sees it.
 pub(crate) trait Log {
     /// Work that takes its time and leaves the log alone. Who runs it depends on the core.
     type Round;
@@ -98,22 +101,55 @@ pub(crate) trait Round {
     fn run(self) -> impl Future<Output = Result<Self::Done, LogError>>;
 }
 
-/// A log's file as whoever syncs it wants to have it.
-pub(crate) trait Handle: Clone {
-    fn adopt(file: File) -> Self;
+/// What an executor copies for one write; a larger extent takes several.
+const DMA_BYTES_MAX: usize = 1 << 20;
+
+/// A log's file as an executor makes it durable.
+#[derive(Clone)]
+pub(crate) enum ExecutorFile {
+    Synced(Rc<BufferedFile>),
+    Written(Rc<DmaFile>),
 }
 
-/// For a ring of ours.
-impl Handle for Arc<File> {
-    fn adopt(file: File) -> Arc<File> {
-        Arc::new(file)
+impl ExecutorFile {
+    /// Another handle on the file of `book`, for the executor that this is called on.
+    async fn open(path: &Path, book: &Book) -> io::Result<ExecutorFile> {
+        Ok(match book.back_end() {
+            BackEnd::Mapped => {
+                ExecutorFile::Synced(Rc::new(sys::adopt_file(book.file().try_clone()?)))
+            }
+            BackEnd::Direct => {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).custom_flags(libc::O_DSYNC);
+                ExecutorFile::Written(Rc::new(options.dma_open(path).await?))
+            }
+        })
     }
-}
 
-/// For the executor that this is called on.
-impl Handle for Rc<BufferedFile> {
-    fn adopt(file: File) -> Rc<BufferedFile> {
-        Rc::new(sys::adopt_file(file))
+    /// Makes a log durable: all of it, or the bytes of `extent`.
+    async fn make_durable(&self, extent: Option<&Extent>) -> io::Result<()> {
+        match (self, extent) {
+            (ExecutorFile::Synced(file), None) => Ok(file.fdatasync().await?),
+            (ExecutorFile::Written(file), Some(extent)) => {
+                let mut offset = extent.offset();
+                let mut left = extent.bytes();
+                while !left.is_empty() {
+                    let mut buffer = file.alloc_dma_buffer(left.len().min(DMA_BYTES_MAX));
+                    let len = buffer.len();
+                    buffer.as_bytes_mut().copy_from_slice(&left[..len]);
+                    // Part of it is written where the disk has no more room, and the rest is then
+                    // an error.
+                    let written = file.write_at(buffer, offset).await? / BLOCK_BYTES * BLOCK_BYTES;
+                    if written == 0 {
+                        return Err(io::ErrorKind::WriteZero.into());
+                    }
+                    left = &left[written..];
+                    offset += written as u64;
+                }
+                Ok(())
+            }
+            _ => unreachable!("a back end has handles of its own kind"),
+        }
     }
 }
 
@@ -121,9 +157,9 @@ impl Handle for Rc<BufferedFile> {
 struct Current<H> {
     path: PathBuf,
     start: Zxid,
-    segment: Segment<Map>,
-    /// The same file, to be synced.
-    sync: H,
+    book: Book,
+    /// The same file, as rounds want it.
+    handle: H,
     /// The last zxid stored in it.
     last: Zxid,
 }
@@ -139,8 +175,8 @@ pub(crate) struct LogParts {
     pub(crate) recorder: Recorder,
 }
 
-/// The back end that stores into a mapped file.
-pub(crate) struct MappedLog<H> {
+/// The log: group commit over a book of either back end. `H` is a file as rounds want to have it.
+pub(crate) struct GroupLog<H> {
     options: Arc<LogOptions>,
     keeper: Arc<Keeper>,
     current: Option<Current<H>>,
@@ -174,11 +210,11 @@ impl Queue {
     }
 }
 
-impl<H: Handle> MappedLog<H> {
+impl<H: Clone> GroupLog<H> {
     /// Its first append opens a new file.
-    pub(crate) fn open(parts: LogParts) -> MappedLog<H> {
+    pub(crate) fn open(parts: LogParts) -> GroupLog<H> {
         let LogParts { options, keeper, last, mark, recorder } = parts;
-        MappedLog {
+        GroupLog {
             options: Arc::new(options),
             keeper,
             current: None,
@@ -217,26 +253,28 @@ impl<H: Handle> MappedLog<H> {
         if Zxid::ZERO < current.last && current.last.epoch() < append.first.epoch() {
             self.epoch_ends.push_back(current.last);
         }
-        if let Err(full) = current.segment.append(&append.records) {
-            grow(current, &self.options, full.needed)?;
-            let appended = current.segment.append(&append.records);
-            assert_eq!(appended, Ok(()), "a log that has grown has the room that was asked for");
-        }
+        let space = |source| LogError::Space { path: current.path.clone(), source };
+        current.book.append(&append.records, self.options.step_bytes).map_err(space)?;
         current.last = append.last;
         self.stored = append.last;
-        let size = current.segment.bytes().len();
         // Ahead of need, and elsewhere: the file system may take its time.
-        if current.segment.room() < size.min(to_usize(self.options.step_bytes)) / 4 {
-            let map = current.segment.storage();
-            self.keeper.grow_ahead(Arc::clone(map.file()), map.len() + self.options.step_bytes);
+        if let Some(growth) = current.book.growth_ahead(self.options.step_bytes) {
+            self.keeper.grow_ahead(growth);
         }
         Ok(())
     }
+
+    /// Whether a roll has to wait until all that was stored is durable. A mapped log is synced by
+    /// the roll itself.
+    fn must_write_first(&self) -> bool {
+        let is_direct = |log: &Current<H>| log.book.back_end() == BackEnd::Direct;
+        self.stored != self.synced && self.current.as_ref().is_some_and(is_direct)
+    }
 }
 
-impl<H: Handle> Log for MappedLog<H> {
-    type Round = MappedRound<H>;
-    type Done = Done;
+impl<H: Clone> Log for GroupLog<H> {
+    type Round = LogRound<H>;
+    type Done = Done<H>;
 
     fn append(&mut self, append: &mut Append) -> Result<(), LogError> {
         self.queue.add(append);
@@ -249,10 +287,10 @@ impl<H: Handle> Log for MappedLog<H> {
         self.store(append)
     }
 
-    fn round(&mut self) -> Option<MappedRound<H>> {
+    fn round(&mut self) -> Option<LogRound<H>> {
         assert!(!self.in_round, "one round at a time");
         let options = Arc::clone(&self.options);
-        if let Some(next) = self.waiting.front() {
+        if let Some(next) = self.waiting.front().filter(|_| !self.must_write_first()) {
             let before = self.mark.unwrap_or_else(|| Watermark::new(next.first, self.stored));
             let watermark = Watermark {
                 epoch_ends: before.epoch_ends,
@@ -260,24 +298,26 @@ impl<H: Handle> Log for MappedLog<H> {
             };
             self.in_round = true;
             let through = self.stored;
-            let old = self.current.take().map(|current| Old {
-                end: current.segment.end() as u64,
-                path: current.path,
-                file: unmapped(current.segment),
-            });
+            let old =
+                self.current.take().map(|current| Old { path: current.path, book: current.book });
             let keeper = Arc::clone(&self.keeper);
             let roll = Roll { old, watermark, options, keeper };
-            return Some(MappedRound::Roll { roll, through });
+            return Some(LogRound::Wait(Waiting::Roll { roll, through }));
         }
         if self.stored == self.synced {
             return None;
         }
-        let current = self.current.as_ref().expect("what was stored is in an open log");
+        let current = self.current.as_mut().expect("what was stored is in an open log");
         self.in_round = true;
-        Some(MappedRound::Sync(Sync {
-            file: current.sync.clone(),
+        if let Some(growth) = current.book.growth_now(options.step_bytes) {
+            let path = current.path.clone();
+            return Some(LogRound::Wait(Waiting::Grow { growth, path }));
+        }
+        Some(LogRound::Sync(Sync {
+            handle: current.handle.clone(),
+            extent: current.book.take(),
             through: self.stored,
-            offset: current.segment.end() as u64,
+            offset: current.book.end(),
             options,
             log: current.start,
             queue: std::mem::take(&mut self.queue),
@@ -295,22 +335,23 @@ impl<H: Handle> Log for MappedLog<H> {
     fn seal(&mut self) -> Result<(), LogError> {
         assert!(self.is_idle(), "a log is sealed when all of it is durable");
         let Some(current) = self.current.take() else { return Ok(()) };
-        let (path, end) = (current.path, current.segment.end() as u64);
-        let file = unmapped(current.segment);
-        seal(&path, &file, end)
+        self.keeper.seal(&current.path, current.book)
     }
 
-    fn on_round(&mut self, done: Done) -> Result<Option<Zxid>, LogError> {
+    fn on_round(&mut self, done: Done<H>) -> Result<Option<Zxid>, LogError> {
         assert!(self.in_round, "a round ends that has begun");
         self.in_round = false;
         match done {
-            Done::Synced { through, log, offset, queue, waited, took } => {
+            Done::Synced { through, log, offset, queue, waited, took, extent } => {
                 self.measure(queue, waited, took);
+                if let (Some(current), Some(extent)) = (&mut self.current, extent) {
+                    current.book.give_back(extent);
+                }
                 if self.options.force_sync {
                     self.recorder.record(Summary::FsyncTime, whole_ms(took));
                     if self.options.sync_warning <= took {
                         self.recorder.add(Counter::FsyncThresholdExceedCount, 1);
-                        let size = self.current.as_ref().map(|log| log.segment.bytes().len());
+                        let size = self.current.as_ref().map(|log| log.book.len());
                         warn_of_slow_sync(took, size.unwrap_or(0));
                     }
                 }
@@ -325,13 +366,13 @@ impl<H: Handle> Log for MappedLog<H> {
                 self.keeper.note(mark);
                 Ok(Some(through))
             }
-            Done::Rolled { through, path, watermark, segment, file } => {
+            Done::Grown => Ok(None),
+            Done::Rolled(Rolled { through, path, watermark, book }, handle) => {
                 let start = watermark.log;
                 self.mark = Some(watermark);
                 info!(target: "ringkeeper::shell::disk", "Creating new log file: {}",
                     path.file_name().unwrap_or_default().display());
-                let sync = H::adopt(file);
-                self.current = Some(Current { path, start, segment, sync, last: through });
+                self.current = Some(Current { path, start, book, handle, last: through });
                 self.keeper.prepare_ahead();
                 let news = self.synced < through;
                 self.synced = self.synced.max(through);
@@ -350,21 +391,7 @@ impl<H: Handle> Log for MappedLog<H> {
     }
 }
 
-fn to_usize(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
-/// The log by at least `needed` bytes, in whole steps.
-fn grow<H>(current: &mut Current<H>, options: &LogOptions, needed: usize) -> Result<(), LogError> {
-    let step = options.step_bytes;
-    let end = current.segment.end() + needed;
-    let map = current.segment.storage();
-    let missing = (end as u64).saturating_sub(map.len());
-    let len = map.len() + missing.div_ceil(step).max(1) * step;
-    map.grow(len).map_err(|source| LogError::Space { path: current.path.clone(), source })
-}
-
-fn warn_of_slow_sync(took: Duration, size: usize) {
+fn warn_of_slow_sync(took: Duration, size: u64) {
     // The text is ZooKeeper's, missing blank included: scripts look for it.
     warn!(
         target: "ringkeeper::shell::disk",
@@ -375,27 +402,14 @@ fn warn_of_slow_sync(took: Duration, size: usize) {
     );
 }
 
-/// The file of a log, its map gone: it may be cut now.
-fn unmapped(mut segment: Segment<Map>) -> Arc<File> {
-    Arc::clone(segment.storage().file())
-}
-
-/// Cuts a log to end with its last record, durably.
-fn seal(path: &Path, file: &File, end: u64) -> Result<(), LogError> {
-    // The new length is needed to read the records back, so fdatasync covers it.
-    file.set_len(end)
-        .and_then(|()| file.sync_data())
-        .map_err(|source| LogError::Sync { path: path.to_path_buf(), source })
-}
-
 /// What one round does.
-pub(crate) enum MappedRound<H> {
+pub(crate) enum LogRound<H> {
     Sync(Sync<H>),
-    Roll { roll: Roll, through: Zxid },
+    Wait(Waiting),
 }
 
 /// What one round has done.
-pub(crate) enum Done {
+pub(crate) enum Done<H> {
     Synced {
         through: Zxid,
         log: Zxid,
@@ -404,19 +418,26 @@ pub(crate) enum Done {
         /// From when the first of the queue came until the sync began.
         waited: Duration,
         took: Duration,
+        /// What was written, to be used again.
+        extent: Option<Extent>,
     },
-    Rolled {
-        through: Zxid,
-        path: PathBuf,
-        watermark: Watermark,
-        segment: Segment<Map>,
-        file: File,
-    },
+    Rolled(Rolled, H),
+    Grown,
 }
 
-/// One fdatasync of the log being written.
+/// A log that was begun.
+pub(crate) struct Rolled {
+    through: Zxid,
+    path: PathBuf,
+    watermark: Watermark,
+    book: Book,
+}
+
+/// Makes the log being written durable: as it is on the disk, or with what is to be written.
 pub(crate) struct Sync<H> {
-    pub(crate) file: H,
+    pub(crate) handle: H,
+    /// What is to be written, from a back end that writes.
+    pub(crate) extent: Option<Extent>,
     options: Arc<LogOptions>,
     log: Zxid,
     through: Zxid,
@@ -427,8 +448,7 @@ pub(crate) struct Sync<H> {
 /// The log before, to be sealed.
 struct Old {
     path: PathBuf,
-    file: Arc<File>,
-    end: u64,
+    book: Book,
 }
 
 /// From one log to the next. Nothing in here may wait on an executor: it is all done elsewhere.
@@ -439,15 +459,82 @@ pub(crate) struct Roll {
     keeper: Arc<Keeper>,
 }
 
-impl Round for MappedRound<Rc<BufferedFile>> {
-    type Done = Done;
+/// A round that waits for the disk several times: for a thread of its own.
+pub(crate) enum Waiting {
+    Roll {
+        roll: Roll,
+        through: Zxid,
+    },
+    /// A log outran those who make room in it.
+    Grow {
+        growth: Growth,
+        path: PathBuf,
+    },
+}
 
-    async fn run(self) -> Result<Done, LogError> {
+/// What came of it.
+pub(crate) enum Waited {
+    Rolled(Rolled),
+    Grown,
+}
+
+impl Waiting {
+    pub(crate) fn run(self) -> Result<Waited, LogError> {
         match self {
-            MappedRound::Sync(sync) => sync.run().await,
-            MappedRound::Roll { roll, through } => {
-                glommio::executor().spawn_blocking(move || roll.run(through)).await
+            Waiting::Roll { roll, through } => roll.run(through).map(Waited::Rolled),
+            Waiting::Grow { growth, path } => match growth.run() {
+                Ok(()) => Ok(Waited::Grown),
+                Err(source) => Err(LogError::Space { path, source }),
+            },
+        }
+    }
+
+    /// The log that it is about.
+    pub(crate) fn path(&self) -> PathBuf {
+        match self {
+            Waiting::Roll { roll, .. } => roll.path(),
+            Waiting::Grow { path, .. } => path.clone(),
+        }
+    }
+}
+
+impl Waited {
+    /// For a ring of ours, which takes a file as it is.
+    pub(crate) fn end(self) -> Done<Arc<File>> {
+        match self {
+            Waited::Rolled(rolled) => {
+                let file = Arc::clone(rolled.book.file());
+                Done::Rolled(rolled, file)
             }
+            Waited::Grown => Done::Grown,
+        }
+    }
+}
+
+impl Round for LogRound<ExecutorFile> {
+    type Done = Done<ExecutorFile>;
+
+    async fn run(self) -> Result<Done<ExecutorFile>, LogError> {
+        let waiting = match self {
+            LogRound::Sync(sync) => {
+                let began = Instant::now();
+                let result = if sync.is_forced() {
+                    sync.handle.make_durable(sync.extent.as_ref()).await
+                } else {
+                    Ok(())
+                };
+                return sync.end(began, result);
+            }
+            LogRound::Wait(waiting) => waiting,
+        };
+        match glommio::executor().spawn_blocking(move || waiting.run()).await? {
+            Waited::Rolled(rolled) => {
+                let opened = ExecutorFile::open(&rolled.path, &rolled.book).await;
+                let path = rolled.path.clone();
+                let handle = opened.map_err(|source| LogError::Begin { path, source })?;
+                Ok(Done::Rolled(rolled, handle))
+            }
+            Waited::Grown => Ok(Done::Grown),
         }
     }
 }
@@ -461,61 +548,59 @@ impl<H> Sync<H> {
     }
 
     /// It began then and has ended, and this came of it.
-    pub(crate) fn end(&self, began: Instant, result: io::Result<()>) -> Result<Done, LogError> {
-        let Sync { log, through, offset, queue, .. } = *self;
+    pub(crate) fn end(self, began: Instant, result: io::Result<()>) -> Result<Done<H>, LogError> {
+        let Sync { log, through, offset, queue, extent, .. } = self;
         result.map_err(|source| LogError::Sync {
             path: self.options.directory.join(storage::log_name(log)),
             source,
         })?;
         let waited = queue.since.map_or(Duration::ZERO, |since| began - since);
-        Ok(Done::Synced { through, log, offset, queue, waited, took: began.elapsed() })
-    }
-}
-
-impl Sync<Rc<BufferedFile>> {
-    async fn run(self) -> Result<Done, LogError> {
-        let began = Instant::now();
-        let synced = if self.is_forced() { self.file.fdatasync().await } else { Ok(()) };
-        self.end(began, synced.map_err(io::Error::from))
+        Ok(Done::Synced { through, log, offset, queue, waited, took: began.elapsed(), extent })
     }
 }
 
 impl Roll {
     /// The log that it begins.
-    pub(crate) fn path(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         self.options.directory.join(storage::log_name(self.watermark.log))
     }
 
     /// In this order; each step is durable before the next.
-    pub(crate) fn run(self, through: Zxid) -> Result<Done, LogError> {
+    fn run(self, through: Zxid) -> Result<Rolled, LogError> {
         let path = self.path();
         let Roll { old, watermark, options, keeper } = self;
-        if let Some(Old { path, file, end }) = old {
-            seal(&path, &file, end)?;
+        if let Some(Old { path, book }) = old {
+            keeper.seal(&path, book)?;
         }
-        let (segment, file) = keeper.begin(&path)?;
+        let book = keeper.begin(&path)?;
         sync_directory(&options.directory)
             .and_then(|()| keeper.store_watermark(watermark))
             .map_err(|source| LogError::Begin { path: path.clone(), source })?;
-        Ok(Done::Rolled { through, path, watermark, segment, file })
+        Ok(Rolled { through, path, watermark, book })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::ffi::OsString;
     use std::fs;
 
     use glommio::LocalExecutorBuilder;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::metrics::Metrics;
     use crate::record::txn::{Txn, TxnHeader};
+    use crate::shell::keeper::TEMPORARY_NAME;
     use crate::shell::scratch::Scratch;
     use crate::storage::replay::{Options, Replayed, replay};
     use crate::storage::txnlog;
 
-    fn options(scratch: &Scratch) -> LogOptions {
+    fn options(scratch: &Scratch, back_end: BackEnd) -> LogOptions {
         LogOptions {
+            back_end,
             directory: scratch.path().join("version-2"),
             step_bytes: 64 * 1024,
             force_sync: true,
@@ -523,15 +608,17 @@ mod tests {
         }
     }
 
-    type Executors = MappedLog<Rc<BufferedFile>>;
+    type Executors = GroupLog<ExecutorFile>;
 
     fn open(scratch: &Scratch, options: LogOptions, last: Zxid) -> Executors {
         fs::create_dir_all(&options.directory).unwrap();
         let watermark = scratch.path().join("ringkeeper.watermark");
-        let keeper = Keeper::start(&options.directory, &watermark, options.step_bytes).unwrap();
+        let keeper =
+            Keeper::start(&options.directory, &watermark, options.step_bytes, options.back_end);
+        let keeper = keeper.unwrap();
         let recorder = Metrics::new(1).1.remove(0);
         let keeper = Arc::new(keeper);
-        MappedLog::open(LogParts { options, keeper, last, mark: None, recorder })
+        GroupLog::open(LogParts { options, keeper, last, mark: None, recorder })
     }
 
     /// A record of `zxid` with `extra` bytes of data.
@@ -553,8 +640,17 @@ mod tests {
         }
     }
 
-    fn on_executor<F: Future<Output = ()> + 'static>(test: impl FnOnce() -> F + Send + 'static) {
-        LocalExecutorBuilder::default().io_memory(64 << 10).spawn(test).unwrap().join().unwrap();
+    /// Runs a test once with each back end, in a directory of its own.
+    fn with_each<F: Future<Output = ()> + 'static>(
+        name: &str,
+        test: impl FnOnce(Scratch, BackEnd) -> F + Copy + Send + 'static,
+    ) {
+        for back_end in [BackEnd::Mapped, BackEnd::Direct] {
+            let scratch = Scratch::new(&format!("{name}-{back_end:?}"));
+            let test = move || test(scratch, back_end);
+            let executor = LocalExecutorBuilder::default().io_memory(64 << 10).spawn(test);
+            executor.unwrap().join().unwrap();
+        }
     }
 
     /// Runs rounds until all is durable, and says what became so, round by round.
@@ -592,11 +688,8 @@ mod tests {
 
     #[test]
     fn what_is_synced_is_found_again_after_a_roll_and_growth() {
-        let scratch = Scratch::new("log");
-        let path = scratch.path().to_path_buf();
-        on_executor(move || async move {
-            let scratch = scratch;
-            let mut log = open(&scratch, options(&scratch), Zxid(0));
+        with_each("log", |scratch, back_end| async move {
+            let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             log.append(&mut append(true, 1..=3, 100)).unwrap();
             assert_eq!(settle(&mut log).await, [Zxid(3)]);
             log.append(&mut append(false, 4..=4, 200_000)).unwrap();
@@ -613,15 +706,12 @@ mod tests {
             assert_eq!(sealed.last(), Some(&b'B'));
             assert_eq!(self::replayed(&scratch).0, zxids);
         });
-        assert!(!path.exists());
     }
 
     #[test]
     fn appends_during_a_roll_wait_and_keep_their_order() {
-        let scratch = Scratch::new("log-roll");
-        on_executor(move || async move {
-            let scratch = scratch;
-            let mut log = open(&scratch, options(&scratch), Zxid(0));
+        with_each("log-roll", |scratch, back_end| async move {
+            let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             log.append(&mut append(true, 1..=1, 10)).unwrap();
             let round = log.round().unwrap();
             log.append(&mut append(false, 2..=2, 10)).unwrap();
@@ -644,10 +734,8 @@ mod tests {
 
     #[test]
     fn records_that_gather_during_a_sync_share_the_next_one() {
-        let scratch = Scratch::new("log-group");
-        on_executor(move || async move {
-            let scratch = scratch;
-            let mut log = open(&scratch, options(&scratch), Zxid(0));
+        with_each("log-group", |scratch, back_end| async move {
+            let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             log.append(&mut append(true, 1..=1, 10)).unwrap();
             settle(&mut log).await;
             log.append(&mut append(false, 2..=2, 10)).unwrap();
@@ -663,10 +751,8 @@ mod tests {
 
     #[test]
     fn a_round_is_measured_once_with_all_that_it_made_durable() {
-        let scratch = Scratch::new("log-measured");
-        on_executor(move || async move {
-            let scratch = scratch;
-            let mut log = open(&scratch, options(&scratch), Zxid(0));
+        with_each("log-measured", |scratch, back_end| async move {
+            let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             let (metrics, mut recorders) = Metrics::new(1);
             log.recorder = recorders.remove(0);
             log.append(&mut append(true, 1..=3, 10)).unwrap();
@@ -691,15 +777,21 @@ mod tests {
 
     #[test]
     fn a_sync_that_fails_acknowledges_nothing() {
-        let scratch = Scratch::new("log-sync");
-        on_executor(move || async move {
-            let scratch = scratch;
-            let mut log = open(&scratch, options(&scratch), Zxid(0));
+        with_each("log-sync", |scratch, back_end| async move {
+            let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             log.append(&mut append(true, 1..=1, 10)).unwrap();
             settle(&mut log).await;
-            // A file that cannot be synced: the kernel refuses, as a broken disk would.
-            let broken = File::open("/dev/null").unwrap();
-            log.current.as_mut().unwrap().sync = Rc::new(sys::adopt_file(broken));
+            // A file that takes no sync or write: the kernel refuses, as a broken disk would.
+            log.current.as_mut().unwrap().handle = match back_end {
+                BackEnd::Mapped => {
+                    let broken = File::open("/dev/null").unwrap();
+                    ExecutorFile::Synced(Rc::new(sys::adopt_file(broken)))
+                }
+                BackEnd::Direct => {
+                    let path = scratch.path().join("version-2/log.1");
+                    ExecutorFile::Written(Rc::new(DmaFile::open(path).await.unwrap()))
+                }
+            };
             log.append(&mut append(false, 2..=2, 10)).unwrap();
             let failed = log.round().unwrap().run().await;
             let Err(error @ LogError::Sync { .. }) = failed else { panic!("it was not synced") };
@@ -710,16 +802,77 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_grow_says_so() {
-        let scratch = Scratch::new("log-full");
-        on_executor(move || async move {
-            let scratch = scratch;
-            let mut log = open(&scratch, options(&scratch), Zxid(0));
+        with_each("log-full", |scratch, back_end| async move {
+            let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             log.append(&mut append(true, 1..=1, 10)).unwrap();
             settle(&mut log).await;
-            log.options = Arc::new(LogOptions { step_bytes: 1 << 50, ..options(&scratch) });
-            let error = log.append(&mut append(false, 2..=2, 100_000)).unwrap_err();
+            log.options =
+                Arc::new(LogOptions { step_bytes: 1 << 50, ..options(&scratch, back_end) });
+            let error = match log.append(&mut append(false, 2..=2, 300_000)) {
+                Ok(()) => log.round().unwrap().run().await.err().expect("there is no such disk"),
+                Err(error) => error,
+            };
             assert!(matches!(error, LogError::Space { .. }), "{error}");
             assert_eq!(replayed(&scratch).0, [1]);
         });
+    }
+
+    /// One append: what it asks for, and whether all is made durable after it.
+    #[derive(Clone, Copy, Debug)]
+    struct Step {
+        new_file: bool,
+        count: i64,
+        extra: usize,
+        settles: bool,
+    }
+
+    /// The log files that `steps` lead to, by name.
+    fn written(back_end: BackEnd, steps: Vec<Step>) -> BTreeMap<OsString, Vec<u8>> {
+        let executor =
+            LocalExecutorBuilder::default().io_memory(64 << 10).spawn(move || async move {
+                let scratch = Scratch::new(&format!("log-{back_end:?}"));
+                let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
+                let mut next = 1;
+                for (index, step) in steps.into_iter().enumerate() {
+                    let new_file = step.new_file || index == 0;
+                    let mut records = append(new_file, next..=next + step.count - 1, step.extra);
+                    log.append(&mut records).unwrap();
+                    next += step.count;
+                    if step.settles {
+                        settle(&mut log).await;
+                    }
+                }
+                settle(&mut log).await;
+                assert!(replayed(&scratch).0.into_iter().eq(1..next));
+                log.seal().unwrap();
+                let files = fs::read_dir(scratch.path().join("version-2")).unwrap();
+                let files = files.map(|entry| entry.unwrap());
+                let files = files.map(|file| (file.file_name(), fs::read(file.path()).unwrap()));
+                files.filter(|(name, _)| name != TEMPORARY_NAME).collect()
+            });
+        executor.unwrap().join().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn both_back_ends_write_the_same_files(
+            steps in vec(
+                (prop::bool::weighted(0.1), 1_i64..40, 0_usize..20_000, any::<bool>()).prop_map(
+                    |(new_file, count, extra, settles)| Step { new_file, count, extra, settles },
+                ),
+                1..20,
+            ),
+        ) {
+            let mapped = written(BackEnd::Mapped, steps.clone());
+            let direct = written(BackEnd::Direct, steps);
+            prop_assert!(mapped.keys().eq(direct.keys()), "{:?} {:?}", mapped.keys(), direct.keys());
+            for (name, bytes) in &mapped {
+                let other = &direct[name];
+                let differs = bytes.iter().zip(other).position(|(one, two)| one != two);
+                prop_assert_eq!((bytes.len(), None), (other.len(), differs), "{:?}", name);
+            }
+        }
     }
 }

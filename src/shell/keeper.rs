@@ -16,11 +16,9 @@ use crossbeam::channel::{self, RecvTimeoutError};
 use parking_lot::Mutex;
 use tracing::warn;
 
+use super::book::{self, BackEnd, Book, Growth};
 use super::directories::sync_directory;
 use super::disk::LogError;
-use super::map::Map;
-use super::sys;
-use crate::storage::segment::Segment;
 use crate::storage::watermark::{WATERMARK_FILE_BYTES, Watermark, WatermarkDamaged};
 
 /// The name of a log before it has one; ZooKeeper does not look at it, and a start removes it.
@@ -32,15 +30,13 @@ const WATERMARK_EVERY: Duration = Duration::from_secs(1);
 /// A log that only lacks a name. Its header is durable.
 struct Prepared {
     path: PathBuf,
-    segment: Segment<Map>,
-    /// The same file, for the ring.
-    file: File,
+    book: Book,
 }
 
 enum Job {
     Stop,
     Prepare,
-    Grow { file: Arc<File>, len: u64 },
+    Grow(Growth),
 }
 
 /// A handle on the thread; the thread ends when it is dropped.
@@ -53,11 +49,15 @@ pub(crate) struct Keeper {
 struct Shared {
     directory: PathBuf,
     step_bytes: u64,
+    back_end: BackEnd,
     prepared: Mutex<Option<Prepared>>,
     /// The newest watermark, not yet stored.
     noted: Mutex<Option<Watermark>>,
     watermark: Mutex<WatermarkFile>,
     growing: AtomicBool,
+    /// Held while a log grows ahead or is sealed: one that grew after it was sealed would have room
+    /// that nobody needs.
+    growth: Mutex<()>,
 }
 
 impl Keeper {
@@ -66,17 +66,29 @@ impl Keeper {
         directory: &Path,
         watermark: &Path,
         step_bytes: u64,
+        back_end: BackEnd,
     ) -> Result<Keeper, LogError> {
         let begin = |source| LogError::Begin { path: watermark.to_path_buf(), source };
+        let (back_end, prepared) = match prepare(directory, step_bytes, back_end) {
+            Err(error) if back_end == BackEnd::Direct && book::is_unsupported(&error) => {
+                warn!(
+                    path = %directory.display(),
+                    "the file system knows no writes past the page cache: logs are mapped"
+                );
+                (BackEnd::Mapped, prepare(directory, step_bytes, BackEnd::Mapped)?)
+            }
+            prepared => (back_end, prepared?),
+        };
         let shared = Arc::new(Shared {
             directory: directory.to_path_buf(),
             step_bytes,
-            prepared: Mutex::default(),
+            back_end,
+            prepared: Mutex::new(Some(prepared)),
             noted: Mutex::default(),
             watermark: Mutex::new(WatermarkFile::open(watermark).map_err(begin)?),
             growing: AtomicBool::new(false),
+            growth: Mutex::default(),
         });
-        *shared.prepared.lock() = Some(shared.prepare()?);
         let (jobs, inbox) = channel::unbounded();
         let thread = thread::Builder::new()
             .name("log-keeper".to_owned())
@@ -89,17 +101,17 @@ impl Keeper {
     }
 
     /// Gives the file made ahead, or one made now, its name.
-    pub(crate) fn begin(&self, path: &Path) -> Result<(Segment<Map>, File), LogError> {
+    pub(crate) fn begin(&self, path: &Path) -> Result<Book, LogError> {
         // Locked until it has its name: under the one it has before, the thread would take it for
         // a leftover where the next is to be made.
         let mut prepared = self.shared.prepared.lock();
-        let Prepared { path: temporary, segment, file } = match prepared.take() {
+        let Prepared { path: temporary, book } = match prepared.take() {
             Some(prepared) => prepared,
             None => self.shared.prepare()?,
         };
         fs::rename(&temporary, path)
             .map_err(|source| LogError::Begin { path: path.to_path_buf(), source })?;
-        Ok((segment, file))
+        Ok(book)
     }
 
     /// Has the next file made.
@@ -108,10 +120,21 @@ impl Keeper {
     }
 
     /// Has a log that is soon full made longer, if that is not under way already.
-    pub(crate) fn grow_ahead(&self, file: Arc<File>, len: u64) {
+    pub(crate) fn grow_ahead(&self, growth: Growth) {
         if !self.shared.growing.swap(true, Ordering::Relaxed) {
-            self.ask(Job::Grow { file, len });
+            self.ask(Job::Grow(growth));
         }
+    }
+
+    /// Cuts a log to end with its last record, durably. It does not grow again.
+    pub(crate) fn seal(&self, path: &Path, book: Book) -> Result<(), LogError> {
+        let _held = self.shared.growth.lock();
+        let end = book.end();
+        let file = book.into_file();
+        // The new length is needed to read the records back, so fdatasync covers it.
+        file.set_len(end)
+            .and_then(|()| file.sync_data())
+            .map_err(|source| LogError::Sync { path: path.to_path_buf(), source })
     }
 
     /// Remembers how far the log is durable; it is stored within a second.
@@ -156,8 +179,12 @@ impl Shared {
         loop {
             match inbox.recv_timeout(WATERMARK_EVERY) {
                 Ok(Job::Prepare) => self.prepare_next(),
-                Ok(Job::Grow { file, len }) => {
-                    if let Err(error) = self.grow(&file, len) {
+                Ok(Job::Grow(growth)) => {
+                    let grown = {
+                        let _held = self.growth.lock();
+                        growth.run()
+                    };
+                    if let Err(error) = grown {
                         let path = self.directory.display();
                         warn!(%path, %error, "the transaction log cannot grow ahead of need");
                     }
@@ -167,12 +194,6 @@ impl Shared {
                 Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-    }
-
-    fn grow(&self, file: &File, len: u64) -> io::Result<()> {
-        // A log that was sealed meanwhile is shorter than it was, and stays so.
-        let is_sealed = file.metadata()?.len() + self.step_bytes < len;
-        if is_sealed { Ok(()) } else { sys::allocate(file, len) }
     }
 
     fn prepare_next(&self) {
@@ -187,29 +208,8 @@ impl Shared {
         }
     }
 
-    /// A file with room for a step, its header durable.
     fn prepare(&self) -> Result<Prepared, LogError> {
-        let path = self.directory.join(TEMPORARY_NAME);
-        let made = self.make(&path);
-        if made.is_err() {
-            // It may have taken what little room there is.
-            let _ = fs::remove_file(&path);
-        }
-        made
-    }
-
-    fn make(&self, path: &Path) -> Result<Prepared, LogError> {
-        let path = path.to_path_buf();
-        let space = |source| LogError::Space { path: path.clone(), source };
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(space(error)),
-            Ok(()) | Err(_) => {}
-        }
-        let map = Map::create(&path, self.step_bytes).map_err(space)?;
-        let file = map.file().try_clone().map_err(space)?;
-        let segment = Segment::create(map);
-        file.sync_all().map_err(|source| LogError::Sync { path: path.clone(), source })?;
-        Ok(Prepared { path, segment, file })
+        prepare(&self.directory, self.step_bytes, self.back_end)
     }
 
     fn store_noted(&self) {
@@ -219,6 +219,25 @@ impl Shared {
             // It only lags, and recovery is less precise. A disk that cannot take it will not
             // take the log either, and that is the log's to say.
             warn!(%error, "the watermark cannot be stored");
+        }
+    }
+}
+
+/// A file with room for a step, its header durable.
+fn prepare(directory: &Path, step_bytes: u64, back_end: BackEnd) -> Result<Prepared, LogError> {
+    let path = directory.join(TEMPORARY_NAME);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            return Err(LogError::Space { path, source });
+        }
+        Ok(()) | Err(_) => {}
+    }
+    match Book::create(back_end, &path, step_bytes) {
+        Ok(book) => Ok(Prepared { path, book }),
+        Err(error) => {
+            // It may have taken what little room there is.
+            let _ = fs::remove_file(&path);
+            Err(error)
         }
     }
 }
@@ -275,46 +294,57 @@ mod tests {
     use super::*;
     use crate::shell::scratch::Scratch;
 
-    fn keeper(scratch: &Scratch, step_bytes: u64) -> Keeper {
-        Keeper::start(scratch.path(), &scratch.path().join("watermark"), step_bytes).unwrap()
+    const BACK_ENDS: [BackEnd; 2] = [BackEnd::Mapped, BackEnd::Direct];
+
+    fn keeper(scratch: &Scratch, step_bytes: u64, back_end: BackEnd) -> Keeper {
+        let watermark = scratch.path().join("watermark");
+        Keeper::start(scratch.path(), &watermark, step_bytes, back_end).unwrap()
     }
 
     #[test]
     fn logs_that_follow_each_other_at_once_are_files_of_their_own() {
-        let scratch = Scratch::new("keeper");
-        let keeper = keeper(&scratch, 4096);
-        let mut begun = Vec::new();
-        for number in 0..300 {
-            let path = scratch.path().join(format!("log.{number}"));
-            let (segment, file) = keeper.begin(&path).unwrap();
-            begun.push((path, segment, file.metadata().unwrap().ino()));
-            keeper.prepare_ahead();
-        }
-        let inodes: BTreeSet<u64> = begun.iter().map(|(_, _, inode)| *inode).collect();
-        assert_eq!(inodes.len(), begun.len(), "two logs share a file");
-        for (path, segment, inode) in begun {
-            assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
-            assert_eq!(&segment.bytes()[..4], b"ZKLG", "{}", path.display());
+        for back_end in BACK_ENDS {
+            let scratch = Scratch::new("keeper");
+            let keeper = keeper(&scratch, 4096, back_end);
+            let mut begun = Vec::new();
+            for number in 0..300 {
+                let path = scratch.path().join(format!("log.{number}"));
+                let book = keeper.begin(&path).unwrap();
+                let inode = book.file().metadata().unwrap().ino();
+                begun.push((path, book, inode));
+                keeper.prepare_ahead();
+            }
+            let inodes: BTreeSet<u64> = begun.iter().map(|(_, _, inode)| *inode).collect();
+            assert_eq!(inodes.len(), begun.len(), "two logs share a file");
+            for (path, _, inode) in begun {
+                assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+                assert_eq!(&fs::read(&path).unwrap()[..4], b"ZKLG", "{}", path.display());
+            }
         }
     }
 
     #[test]
     fn what_cannot_be_made_leaves_nothing_behind() {
-        let scratch = Scratch::new("keeper-full");
-        let watermark = scratch.path().join("watermark");
-        assert!(Keeper::start(scratch.path(), &watermark, 1 << 50).is_err());
-        assert!(!scratch.path().join(TEMPORARY_NAME).exists());
+        for back_end in BACK_ENDS {
+            let scratch = Scratch::new("keeper-full");
+            let watermark = scratch.path().join("watermark");
+            assert!(Keeper::start(scratch.path(), &watermark, 1 << 50, back_end).is_err());
+            assert!(!scratch.path().join(TEMPORARY_NAME).exists());
+        }
     }
 
     #[test]
     fn a_sealed_log_is_not_made_longer_again() {
-        let scratch = Scratch::new("keeper-sealed");
-        let keeper = keeper(&scratch, 4096);
-        let (_, file) = keeper.begin(&scratch.path().join("log.1")).unwrap();
-        keeper.shared.grow(&file, 8192).unwrap();
-        assert_eq!(file.metadata().unwrap().len(), 8192);
-        file.set_len(100).unwrap();
-        keeper.shared.grow(&file, 12_288).unwrap();
-        assert_eq!(file.metadata().unwrap().len(), 100);
+        for back_end in BACK_ENDS {
+            let scratch = Scratch::new("keeper-sealed");
+            let keeper = keeper(&scratch, 4096, back_end);
+            let book = keeper.begin(&scratch.path().join("log.1")).unwrap();
+            let growth = book.growth_ahead(1 << 20).expect("a small log is short of room");
+            let file = Arc::clone(book.file());
+            let end = book.end();
+            keeper.seal(&scratch.path().join("log.1"), book).unwrap();
+            growth.run().unwrap();
+            assert_eq!(file.metadata().unwrap().len(), end);
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! shard cores         connections                                      shard_core.rs, ring.rs
 //! pipeline core       orders, logs, applies                            pipeline_core.rs, disk.rs
 //! core                both of these, on small machines                 one_core.rs
-//! log-keeper          files made ahead, the watermark                  keeper.rs, map.rs
+//! log-keeper          files made ahead, the watermark                  keeper.rs
 //! background          snapshots, purging                               background.rs
 //! ```
 //!
@@ -18,6 +18,7 @@
 //! | `directories.rs` | the data directories: made, checked, locked |
 //! | `recover.rs` | files into the state to go on from |
 //! | `mesh.rs` | the channels between cores |
+//! | `book.rs` | one log file being written: mapped (`map.rs`) or direct (`zeroed.rs`) |
 //! | `words.rs` | four-letter words: answers gathered from all cores |
 //! | `counts.rs` | a shard's counts into the metrics |
 //! | `settings.rs` | what each part is told, out of the configuration |
@@ -40,6 +41,7 @@ mod background;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
+mod book;
 mod clock;
 mod cores;
 mod counts;
@@ -62,6 +64,7 @@ mod settings;
 mod shard_core;
 mod sys;
 mod words;
+mod zeroed;
 
 use std::io;
 use std::path::Path;
@@ -287,9 +290,12 @@ impl Server {
                 .map_err(|error| RunError::Storage(error.to_string()))?;
         }
         let log_options = settings::log(config, directories);
-        let keeper =
-            Keeper::start(directories.logs(), directories.watermark(), log_options.step_bytes)?;
-        let keeper = Arc::new(keeper);
+        let keeper = Arc::new(Keeper::start(
+            directories.logs(),
+            directories.watermark(),
+            log_options.step_bytes,
+            log_options.back_end,
+        )?);
         let mesh = Mesh::new(shards);
         let inbox = PipelineInbox::new(mesh.pipeline_bell());
         let sound = snapshot.or(Some(last));

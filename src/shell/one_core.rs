@@ -6,7 +6,7 @@
 //! shard's ring is also what syncs the log.
 //!
 //! ```text
-//! ring ──► shard ──► pipeline ──► log ──► ring: sync
+//! ring ──► shard ──► pipeline ──► log ──► ring: sync or write
 //!            ▲           │
 //!            └───────────┘ once it is synced
 //! ```
@@ -22,10 +22,11 @@ use std::time::Instant;
 use crossbeam::queue::SegQueue;
 
 use super::clock::Ticks;
-use super::disk::{Done, LogError, MappedLog, MappedRound, Sync};
+use super::disk::{GroupLog, LogError, LogRound, Sync, Waited};
 use super::pipeline_core::{Core, PipelineParts};
 use super::ring::Ring;
 use super::shard_core::{self, Beside, ShardCommand, ShardParts};
+use crate::storage::blocks::Extent;
 use crate::types::Now;
 
 /// Runs both until the shard is told to close. `finished` is told how the pipeline ended; the
@@ -38,16 +39,16 @@ pub(crate) fn run(
 ) -> io::Result<()> {
     let ticks = Ticks::start(pipeline.clock.now(), pipeline.tick);
     let mut beside = PipelineBeside {
-        core: Some(Core::start(pipeline, MappedLog::open)),
+        core: Some(Core::start(pipeline, GroupLog::open)),
         finished: Some(Box::new(finished)),
         syncing: None,
-        rolled: Arc::default(),
+        waited: Arc::default(),
         ticks,
     };
     shard_core::run(shard, ring, &mut beside)
 }
 
-type RingLog = MappedLog<Arc<File>>;
+type RingLog = GroupLog<Arc<File>>;
 
 /// Told how the pipeline ended.
 type Finished = Box<dyn FnOnce(Result<(), LogError>)>;
@@ -58,15 +59,15 @@ struct PipelineBeside {
     finished: Option<Finished>,
     /// The sync that the ring is at, and when it began.
     syncing: Option<(Sync<Arc<File>>, Instant)>,
-    /// What came of a roll, from the thread that it ran on.
-    rolled: Arc<SegQueue<Result<Done, LogError>>>,
+    /// What came of a round that waited, from the thread that it ran on.
+    waited: Arc<SegQueue<Result<Waited, LogError>>>,
     ticks: Ticks,
 }
 
 impl Beside for PipelineBeside {
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.core {
-            Some(core) => core.poll_work(cx, || !self.rolled.is_empty()),
+            Some(core) => core.poll_work(cx, || !self.waited.is_empty()),
             None => Poll::Pending,
         }
     }
@@ -81,8 +82,9 @@ impl Beside for PipelineBeside {
         if self.core.is_some() { self.ticks.due_ms() } else { i64::MAX }
     }
 
-    fn on_synced(&mut self, result: io::Result<()>) {
-        let (sync, began) = self.syncing.take().expect("a sync ends that has begun");
+    fn on_durable(&mut self, written: Option<Extent>, result: io::Result<()>) {
+        let (mut sync, began) = self.syncing.take().expect("a sync ends that has begun");
+        sync.extent = written;
         if let Some(core) = &self.core {
             core.on_round(sync.end(began, result));
         }
@@ -90,8 +92,8 @@ impl Beside for PipelineBeside {
 
     fn take_turn(&mut self, now: Now, ring: &mut Ring) -> io::Result<()> {
         let Some(core) = &self.core else { return Ok(()) };
-        while let Some(done) = self.rolled.pop() {
-            core.on_round(done);
+        while let Some(waited) = self.waited.pop() {
+            core.on_round(waited.map(Waited::end));
         }
         if self.ticks.take(now) {
             core.on_tick();
@@ -117,24 +119,25 @@ impl PipelineBeside {
         let Some(core) = &self.core else { return Ok(()) };
         while let Some(round) = core.next_round() {
             match round {
-                MappedRound::Sync(sync) if sync.is_forced() => {
-                    ring.sync(sync.file.as_fd());
+                LogRound::Sync(mut sync) if sync.is_forced() => {
+                    match sync.extent.take() {
+                        Some(extent) => ring.write(Arc::clone(&sync.handle), extent),
+                        None => ring.sync(sync.handle.as_fd()),
+                    }
                     self.syncing = Some((sync, Instant::now()));
                     // At once: clients are written to while it runs.
                     return ring.enter(None);
                 }
-                MappedRound::Sync(sync) => core.on_round(sync.end(Instant::now(), Ok(()))),
-                MappedRound::Roll { roll, through } => {
-                    let path = roll.path();
-                    let (rolled, bell) = (Arc::clone(&self.rolled), core.bell());
+                LogRound::Sync(sync) => core.on_round(sync.end(Instant::now(), Ok(()))),
+                LogRound::Wait(waiting) => {
+                    let path = waiting.path();
+                    let (waited, bell) = (Arc::clone(&self.waited), core.bell());
                     let run = move || {
-                        rolled.push(roll.run(through));
+                        waited.push(waiting.run());
                         bell.ring();
                     };
-                    // It waits for the disk several times: not on this thread.
-                    if let Err(source) =
-                        thread::Builder::new().name("log-roll".to_owned()).spawn(run)
-                    {
+                    let thread = thread::Builder::new().name("log-round".to_owned());
+                    if let Err(source) = thread.spawn(run) {
                         core.on_round(Err(LogError::Begin { path, source }));
                     }
                     return Ok(());

@@ -22,13 +22,12 @@ use crossbeam::channel;
 use crossbeam::queue::SegQueue;
 use crossbeam::utils::CachePadded;
 use futures_lite::future::poll_fn;
-use glommio::io::BufferedFile;
 use glommio::timer::Timer;
 
 use super::background::Job;
 use super::clock::Clock;
 use super::counts;
-use super::disk::{Log, LogError, LogParts, MappedLog, Round};
+use super::disk::{ExecutorFile, GroupLog, Log, LogError, LogParts, Round};
 use super::logging::audit;
 use super::mesh::{Bell, FromShard, PipelineEnd};
 use super::pulse::{self, Breath};
@@ -84,8 +83,7 @@ pub(crate) struct PipelineParts<C> {
 /// Runs the pipeline until it has finished, or cannot go on: then nothing more is acknowledged.
 pub(crate) async fn run<C: 'static>(parts: PipelineParts<C>) -> Result<(), LogError> {
     let tick = parts.tick;
-    let core: Rc<Core<MappedLog<Rc<BufferedFile>>, C>> =
-        Rc::new(Core::start(parts, MappedLog::open));
+    let core: Rc<Core<GroupLog<ExecutorFile>, C>> = Rc::new(Core::start(parts, GroupLog::open));
     let syncer = glommio::spawn_local(Rc::clone(&core).sync());
     let ticker = glommio::spawn_local(Rc::clone(&core).tick(tick));
     let counted = Rc::clone(&core);

@@ -22,8 +22,10 @@
 
 #![expect(unsafe_code, reason = "requests and buffers shared with the kernel")]
 
+use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
+use std::mem;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::slice;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use memmap2::{MmapMut, MmapRaw};
 
 use crate::exchange::ConnectionId;
+use crate::storage::blocks::{BLOCK_BYTES, Extent};
 
 /// How many requests may be handed in with one call, and how many completions the ring holds. More
 /// requests go in with more calls; more completions wait in the kernel, and cost it memory.
@@ -140,8 +143,8 @@ pub(crate) enum Event {
     },
     /// The socket has room again, or is broken.
     Writable { id: ConnectionId },
-    /// The file is synced, or never will be.
-    Synced(io::Result<()>),
+    /// The file is synced, or the extent written, or neither ever will be.
+    Durable { written: Option<Extent>, result: io::Result<()> },
 }
 
 #[derive(Debug)]
@@ -165,9 +168,11 @@ enum Kind {
     Writable,
     Cancel,
     Sync,
+    Write,
 }
 
-const KINDS: [Kind; 5] = [Kind::Bell, Kind::Receive, Kind::Writable, Kind::Cancel, Kind::Sync];
+const KINDS: [Kind; 6] =
+    [Kind::Bell, Kind::Receive, Kind::Writable, Kind::Cancel, Kind::Sync, Kind::Write];
 
 /// More connections than a shard can have descriptors for.
 const SLOTS_MAX: u32 = 1 << 24;
@@ -213,6 +218,23 @@ enum Manner {
     Plain,
 }
 
+/// An extent on its way to a file.
+struct Writing {
+    file: Arc<File>,
+    extent: Extent,
+    /// So much of it is there.
+    written: usize,
+}
+
+impl Writing {
+    fn left(&self) -> &[u8] {
+        &self.extent.bytes()[self.written..]
+    }
+}
+
+/// What one request writes at most; its length is 32 bits wide.
+const WRITE_BYTES_MAX: usize = 1 << 30;
+
 pub(crate) struct Ring {
     ring: IoUring,
     manner: Manner,
@@ -220,6 +242,8 @@ pub(crate) struct Ring {
     is_bell_watched: bool,
     /// Why the ring is of no use any more.
     fault: Option<io::Error>,
+    /// What the kernel reads from at the moment.
+    writing: Option<Writing>,
     /// The kernel takes requests from the thread that made the ring, and from no other.
     _of_one_thread: PhantomData<*const ()>,
 }
@@ -290,6 +314,7 @@ impl Ring {
             bell,
             is_bell_watched: false,
             fault: None,
+            writing: None,
             _of_one_thread: PhantomData,
         })
     }
@@ -336,10 +361,28 @@ impl Ring {
         self.push(entry.user_data(user_data(Kind::Sync, NO_CONNECTION)));
     }
 
+    /// Writes an extent to where it goes in a file. One is on its way at a time.
+    pub(crate) fn write(&mut self, file: Arc<File>, extent: Extent) {
+        assert!(self.writing.is_none(), "one write at a time");
+        self.push_write(Writing { file, extent, written: 0 });
+    }
+
+    fn push_write(&mut self, writing: Writing) {
+        let left = writing.left();
+        let len = u32::try_from(left.len().min(WRITE_BYTES_MAX)).expect("it fits");
+        let entry = opcode::Write::new(Fd(writing.file.as_raw_fd()), left.as_ptr(), len)
+            .offset(writing.extent.offset() + writing.written as u64)
+            .build();
+        // Before it is handed in: the bytes stay in place as long as this holds them.
+        self.writing = Some(writing);
+        self.push(entry.user_data(user_data(Kind::Write, NO_CONNECTION)));
+    }
+
     fn push(&mut self, entry: squeue::Entry) {
         loop {
-            // SAFETY: no entry refers to memory of ours: receives take registered buffers, the
-            // others none.
+            // SAFETY: the only entry that refers to memory of ours is a write's, and `writing`
+            // holds that until the kernel has told its end, or for good. Receives take registered
+            // buffers, the others none.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -410,12 +453,36 @@ impl Ring {
             }
             Kind::Cancel => Event::Bell,
             Kind::Writable => Event::Writable { id },
-            Kind::Sync => Event::Synced(match completion.result() {
-                0.. => Ok(()),
-                failed => Err(io::Error::from_raw_os_error(-failed)),
-            }),
+            Kind::Sync => {
+                Event::Durable { written: None, result: outcome(&completion).map(|_| ()) }
+            }
+            Kind::Write => return Some(self.on_write(outcome(&completion))),
             Kind::Receive => Event::Received { id, what: self.received(&completion), goes_on },
         })
+    }
+
+    fn on_write(&mut self, outcome: io::Result<usize>) -> Event {
+        let mut writing = self.writing.take().expect("a write ends that has begun");
+        let result = match outcome {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(bytes) => {
+                writing.written += bytes;
+                if writing.left().is_empty() {
+                    Ok(())
+                } else {
+                    // As where the disk is full, which the rest is then told. Whole blocks again.
+                    writing.written -= writing.written % BLOCK_BYTES;
+                    self.push_write(writing);
+                    return Event::Bell;
+                }
+            }
+            Err(error) if is_passing(&error) => {
+                self.push_write(writing);
+                return Event::Bell;
+            }
+            Err(error) => Err(error),
+        };
+        Event::Durable { written: Some(writing.extent), result }
     }
 
     fn received(&self, completion: &cqueue::Entry) -> Received {
@@ -452,6 +519,19 @@ impl Ring {
     }
 }
 
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel may still read from it, and would write to the log whatever were there next.
+        mem::forget(self.writing.take());
+    }
+}
+
+/// What a request that counts bytes has come to.
+fn outcome(completion: &cqueue::Entry) -> io::Result<usize> {
+    usize::try_from(completion.result())
+        .map_err(|_| io::Error::from_raw_os_error(-completion.result()))
+}
+
 /// Time is up; a signal; completions to be taken first; no memory at this moment.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN))
@@ -466,10 +546,12 @@ mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::{Shutdown, TcpListener, TcpStream};
     use std::os::fd::AsFd as _;
+    use std::os::unix::fs::FileExt as _;
     use std::thread;
     use std::time::Instant;
 
     use super::*;
+    use crate::storage::blocks::Blocks;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -655,19 +737,56 @@ mod tests {
         for mut ring in rings() {
             let file = tempfile();
             ring.sync(file.as_fd());
-            until(&mut ring, |_, event| matches!(event, Event::Synced(Ok(()))));
+            until(&mut ring, |_, event| {
+                matches!(event, Event::Durable { written: None, result: Ok(()) })
+            });
             let (reader, _writer) = io::pipe().unwrap();
             ring.sync(reader.as_fd());
             until(&mut ring, |_, event| match event {
-                Event::Synced(Err(error)) => error.raw_os_error() == Some(libc::EINVAL),
+                Event::Durable { result: Err(error), .. } => {
+                    error.raw_os_error() == Some(libc::EINVAL)
+                }
                 event => panic!("{event:?}"),
             });
         }
     }
 
-    fn tempfile() -> std::fs::File {
+    #[test]
+    fn an_extent_is_written_or_the_error_told() {
+        for mut ring in rings() {
+            let file = Arc::new(tempfile());
+            let mut blocks = Blocks::create();
+            blocks.append(&[7; 3 * BLOCK_BYTES]);
+            let extent = blocks.take();
+            let expected = extent.bytes().to_vec();
+            ring.write(Arc::clone(&file), extent);
+            until(&mut ring, |_, event| {
+                let Event::Durable { written: Some(extent), result: Ok(()) } = event else {
+                    panic!("{event:?}");
+                };
+                blocks.give_back(extent);
+                true
+            });
+            let mut found = vec![0; expected.len() + 1];
+            assert_eq!(file.read_at(&mut found, 0).unwrap(), expected.len());
+            assert_eq!(found[..expected.len()], expected);
+            let full = File::options().write(true).open("/dev/full").unwrap();
+            blocks.append(b"more");
+            ring.write(Arc::new(full), blocks.take());
+            until(&mut ring, |_, event| match event {
+                Event::Durable { written: Some(_), result: Err(error) } => {
+                    error.raw_os_error() == Some(libc::ENOSPC)
+                }
+                event => panic!("{event:?}"),
+            });
+        }
+    }
+
+    fn tempfile() -> File {
         let scratch = crate::shell::scratch::Scratch::new("ring");
-        let mut file = std::fs::File::create(scratch.path().join("file")).unwrap();
+        let path = scratch.path().join("file");
+        let options = File::options().read(true).write(true).create_new(true).open(path);
+        let mut file = options.unwrap();
         file.write_all(b"something").unwrap();
         // It stays for as long as it is open.
         file

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::accept::AcceptOptions;
 use super::background::SnapshotOptions;
+use super::book::BackEnd;
 use super::cores::Wishes;
 use super::directories::Directories;
 use super::disk::LogOptions;
@@ -16,7 +17,9 @@ use super::ring::Ring;
 use crate::admin::Configuration;
 use crate::admin::four_letter::Whitelist;
 use crate::auth::{self, DigestSettings, Providers, UnknownScheme, digest};
-use crate::config::{self, Config, DigestAlgorithm, DigestMismatch, FourLetterWords, Pin};
+use crate::config::{
+    self, Config, DigestAlgorithm, DigestMismatch, FourLetterWords, Pin, TxnLogBackEnd,
+};
 use crate::pipeline;
 use crate::shard::{self, ConnectThrottle, EarlyDrop};
 use crate::storage;
@@ -92,6 +95,10 @@ pub(crate) fn log(config: &Config, directories: &Directories) -> LogOptions {
     let step = config.txn_log.preallocate_bytes.max(LOG_STEP_BYTES_MIN);
     LogOptions {
         directory: directories.logs().to_path_buf(),
+        back_end: match config.txn_log.back_end {
+            TxnLogBackEnd::Direct if config.txn_log.force_sync => BackEnd::Direct,
+            TxnLogBackEnd::Direct | TxnLogBackEnd::Mapped => BackEnd::Mapped,
+        },
         step_bytes: step.next_multiple_of(PAGE_BYTES),
         force_sync: config.txn_log.force_sync,
         sync_warning: milliseconds(config.txn_log.sync_warning_ms),

@@ -46,6 +46,7 @@ use crate::admin::four_letter::Needs;
 use crate::exchange::{ConnectionId, ShardId};
 use crate::metrics::Recorder;
 use crate::shard::{Close, Counters, Output, Settings, Shard};
+use crate::storage::blocks::Extent;
 use crate::tree::TreeReader;
 use crate::types::Now;
 
@@ -105,8 +106,8 @@ pub(crate) trait Beside {
     /// When time alone gives it something to do, on the monotonic clock.
     fn due_ms(&self) -> i64;
 
-    /// A sync that it asked the ring for is over.
-    fn on_synced(&mut self, result: io::Result<()>);
+    /// A sync or write that it asked the ring for is over.
+    fn on_durable(&mut self, written: Option<Extent>, result: io::Result<()>);
 
     /// Does what there is to do; the shard has just sent it what has gathered.
     fn take_turn(&mut self, now: Now, ring: &mut Ring) -> io::Result<()>;
@@ -124,7 +125,7 @@ impl Beside for () {
         i64::MAX
     }
 
-    fn on_synced(&mut self, _: io::Result<()>) {
+    fn on_durable(&mut self, _: Option<Extent>, _: io::Result<()>) {
         unreachable!("nobody has asked for a sync");
     }
 
@@ -276,7 +277,7 @@ impl ShardCore {
             let now = self.clock.now();
             for _ in 0..EVENTS_MAX {
                 match self.ring.next() {
-                    Some(Event::Synced(result)) => beside.on_synced(result),
+                    Some(Event::Durable { written, result }) => beside.on_durable(written, result),
                     Some(event) => self.on_event(now, event),
                     None => break,
                 }
@@ -362,7 +363,7 @@ impl ShardCore {
     fn on_event(&mut self, now: Now, event: Event) {
         match event {
             Event::Bell => {}
-            Event::Synced(_) => unreachable!("told to who asked for it"),
+            Event::Durable { .. } => unreachable!("told to who asked for it"),
             Event::Writable { id } => {
                 if let Some(socket) = self.socket(id) {
                     socket.is_blocked = false;

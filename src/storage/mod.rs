@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `txnlog.rs` | `append_txn`, `append_record`, `padded_bytes` | the log's bytes |
 //! | `segment.rs` | `Segment`, `cut_after` | one log being written, lengths last; truncation |
+//! | `blocks.rs` | `Blocks`, `Extent` | one log being written, in whole blocks |
 //! | `watermark.rs` | `Watermark` | how far the log is durable |
 //! | `replay.rs` | `Replay`, `replay`, `LogReader` | logs back into transactions; torn or damaged |
 //! | `snapshot.rs` | `SnapshotWriter`, `SnapshotReader` | a snapshot, written and read in chunks |
@@ -34,6 +35,7 @@
 //! - What `Replayed::cuts` names is cut or removed, durably, before a new log is created.
 //! - Truncation moves the watermark back (`Watermark::truncate`), durably, before it cuts.
 
+pub mod blocks;
 pub mod compression;
 #[cfg(test)]
 mod damage;

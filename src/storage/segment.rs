@@ -89,8 +89,14 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Segment<B> {
         self.bytes.as_ref()
     }
 
-    /// The whole of what was handed in, to sync, grow or close it.
-    pub fn storage(&mut self) -> &mut B {
+    /// The whole of what was handed in.
+    #[must_use]
+    pub fn storage(&self) -> &B {
+        &self.bytes
+    }
+
+    /// The same, to grow it.
+    pub fn storage_mut(&mut self) -> &mut B {
         &mut self.bytes
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::client::{Client, now};
-use crate::server::{Folder, Server};
+use crate::server::{Folder, Server, Setup};
 use crate::{PATIENCE, Random};
 
 fn connect(server: &Server) -> Client {
@@ -57,6 +57,19 @@ fn create(client: &mut Client, count: usize) {
     }
 }
 
+/// How the log can be written: by either back end, on the shard's core and on one of its own.
+const MANNERS: [[&str; 2]; 4] = [
+    ["-Dringkeeper.txnLog.backEnd=direct", "-Dringkeeper.shards=1"],
+    ["-Dringkeeper.txnLog.backEnd=mapped", "-Dringkeeper.shards=1"],
+    ["-Dringkeeper.txnLog.backEnd=direct", "-Dringkeeper.shards=2"],
+    ["-Dringkeeper.txnLog.backEnd=mapped", "-Dringkeeper.shards=2"],
+];
+
+fn setup(settings: &[&str], manner: [&str; 2]) -> Setup {
+    manner.into_iter().fold(Setup::new(settings), Setup::flag)
+}
+
+/// Each start goes on with what the one before, of another manner, has left.
 #[test]
 fn sigkill_during_snapshots_and_rolls_of_a_larger_tree_loses_nothing() {
     const ZNODES: usize = 5000;
@@ -71,8 +84,8 @@ fn sigkill_during_snapshots_and_rolls_of_a_larger_tree_loses_nothing() {
     server.kill();
     let mut values = vec![0; ZNODES];
     let mut next = 1;
-    for _ in 0..12 {
-        let server = Server::start(&folder, &settings);
+    for round in 0..16 {
+        let server = setup(&settings, MANNERS[round % MANNERS.len()]).start(&folder);
         let mut client = connect(&server);
         check(&mut client, &values);
         let killer = server.kill_after(Duration::from_micros(20_000 + random.below(300_000)));
@@ -90,8 +103,8 @@ fn sigterm_under_load_keeps_all_that_was_answered() {
     let folder = Folder::new("sigterm-load");
     let mut values = vec![0; ZNODES];
     let mut next = 1;
-    for round in 0..4 {
-        let server = Server::start(&folder, &["snapCount=500"]);
+    for (round, manner) in MANNERS.into_iter().enumerate() {
+        let server = setup(&["snapCount=500"], manner).start(&folder);
         let mut client = connect(&server);
         if round == 0 {
             create(&mut client, ZNODES);
