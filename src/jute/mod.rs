@@ -132,6 +132,16 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What a record that begins with a text or a buffer has there, unchecked; empty where there is
+/// no such thing.
+#[must_use]
+pub fn first_field(record: &[u8]) -> &[u8] {
+    record
+        .split_first_chunk()
+        .and_then(|(length, rest)| rest.get(..u32::from_be_bytes(*length) as usize))
+        .unwrap_or_default()
+}
+
 /// Text as Java reads it, and better: a surrogate pair in two three-byte sequences (as Java
 /// writes characters above U+FFFF) is that character; anything else that is not UTF-8 is U+FFFD.
 #[must_use]
@@ -222,6 +232,17 @@ impl Write for Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_field_is_there_or_empty() {
+        let mut record = Vec::new();
+        record.put_buffer(Some(b"/a"));
+        record.put_i32(7);
+        assert_eq!(first_field(&record), b"/a");
+        assert_eq!(first_field(&record[..5]), b"");
+        assert_eq!(first_field(&record[..3]), b"");
+        assert_eq!(first_field(&[0xff; 20]), b"");
+    }
 
     #[test]
     fn null_and_empty_buffers_differ() {

@@ -51,9 +51,9 @@ use tracker::Tracker;
 
 use crate::auth::Providers;
 use crate::exchange::{Applied, ConnectionId, Outcome, Request, Requests, ShardId, Touched, Want};
-use crate::jute::Reader;
 use crate::jute::Write as _;
 use crate::jute::record::Record as _;
+use crate::jute::{Reader, first_field};
 use crate::record::code::Code;
 use crate::record::data::Stat;
 use crate::record::op::code;
@@ -61,7 +61,7 @@ use crate::record::proto::{Create2Response, PathOnly, ReconfigRequest};
 use crate::record::txn::{CreateKind, DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
 use crate::storage::txnlog;
 use crate::tree::ephemerals::Owner;
-use crate::tree::{self, TreeReader, TreeWriter};
+use crate::tree::{self, PREFETCH_MAX, TreeReader, TreeWriter};
 use crate::types::{Now, ServerId, SessionId, Zxid};
 use crate::zab::standalone::Standalone;
 
@@ -275,8 +275,11 @@ impl Pipeline {
     }
 
     fn on_requests(&mut self, now: Now, requests: &Requests, out: &mut Output) {
-        for request in &requests.requests {
-            self.on_request(now, requests.shard, request, requests.body(request), out);
+        for batch in requests.requests.chunks(PREFETCH_MAX) {
+            self.tree.prefetch(batch.iter().map(|request| first_field(requests.body(request))));
+            for request in batch {
+                self.on_request(now, requests.shard, request, requests.body(request), out);
+            }
         }
         self.seal(out);
     }
@@ -493,7 +496,7 @@ impl Pipeline {
             self.reap(now, &path, out);
         }
         self.seal(out);
-        self.tree.reclaim(RECLAIM_PER_STEP);
+        self.tree.reclaim(RECLAIM_PER_TICK);
     }
 
     fn expire(&mut self, now: Now, out: &mut Output) {
@@ -713,7 +716,8 @@ impl Pipeline {
     fn on_synced(&mut self, zxid: Zxid, out: &mut Output) {
         let committed = self.zab.on_synced(zxid);
         self.release(committed, out);
-        self.tree.reclaim(RECLAIM_PER_STEP);
+        let more = 2 * self.tree.take_replaced();
+        self.tree.reclaim(RECLAIM_PER_COMMIT + more);
     }
 
     fn release(&mut self, committed: Zxid, out: &mut Output) {
@@ -805,9 +809,11 @@ impl Pipeline {
 /// Records beyond this are not kept for their memory.
 const SPARE_BYTES_MAX: usize = 4 << 20;
 
-/// How much is freed after a commit or tick, at most: more than one commit retires, so that what
-/// a long snapshot held back drains, yet never a pause.
-const RECLAIM_PER_STEP: usize = 50_000;
+/// How much is freed after a commit, at most, beyond twice what came to be freed by it: so that
+/// what a long snapshot held back drains, and the next commit waits for microseconds.
+const RECLAIM_PER_COMMIT: usize = 500;
+/// The same after a tick, where there may be no commits.
+const RECLAIM_PER_TICK: usize = 5_000;
 
 /// Reads a request's body. How long its fields may be is said by how long it is.
 fn whole(body: &[u8]) -> Reader<'_> {

@@ -6,16 +6,20 @@
 use crate::auth::AuthFailed;
 use crate::exchange::Want;
 use crate::jute::record::Record as _;
-use crate::jute::{Reader, Write as _, frame};
+use crate::jute::{Reader, Write as _, first_field, frame};
 use crate::record::code::Code;
 use crate::record::data::Id;
 use crate::record::op::code;
 use crate::record::proto::{AuthPacket, RequestHeader, SaslToken};
+use crate::tree::PREFETCH_MAX;
 use crate::types::{Xid, Zxid};
 
 use super::connect::Opening;
 use super::connection::{Answered, Arrived, By, State};
 use super::{Close, Core, Mutant, Step};
+
+/// Of a request's header.
+const HEADER_BYTES: usize = 4 + 4;
 
 /// Where an opcode leads.
 enum Route {
@@ -41,6 +45,7 @@ impl Core {
     /// Acts on as much of `input` as may be acted on; how many bytes that was.
     pub(super) fn take_in(&mut self, step: &mut Step<'_>, input: &[u8]) -> usize {
         let mut used = 0;
+        let mut fetched = 0;
         step.traffic.is_waiting = false;
         loop {
             if step.connection.is_deaf() {
@@ -49,6 +54,9 @@ impl Core {
             let rest = &input[used..];
             if rest.is_empty() {
                 return used;
+            }
+            if fetched <= used {
+                fetched = used + self.prefetch(rest);
             }
             match step.connection.state {
                 State::Connecting => match self.on_opening(step, rest) {
@@ -94,6 +102,20 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Fetches what the next few frames will read; how many bytes those are.
+    fn prefetch(&self, input: &[u8]) -> usize {
+        let mut bytes = 0;
+        let bodies = std::iter::from_fn(|| {
+            let front = frame::cut(&input[bytes..], self.settings.frame_bytes_max);
+            let frame::Front::Frame { body } = front else { return None };
+            bytes += frame::PREFIX_BYTES + body.len();
+            Some(body)
+        });
+        let paths = bodies.map(|body| first_field(body.get(HEADER_BYTES..).unwrap_or_default()));
+        self.tree.prefetch(paths.take(PREFETCH_MAX));
+        bytes.max(1)
     }
 
     /// Ends a connection whose large request is too much, with those under way.

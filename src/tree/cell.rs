@@ -1,4 +1,4 @@
-//! Versions, views, and what may be freed: the one unsafe part of the tree.
+//! Versions, views, and what may be freed: with `arena.rs` the unsafe part of the tree.
 //!
 //! One thread writes (`Store`), any number read (`Snapshot` of one view, within `TreeReader`).
 //! A znode is a `Node` that never moves, and its states are `Version`s, newest first:
@@ -23,9 +23,8 @@
 //!    while its view stands still (`TreeReader::advance` takes `&mut self`), so a view that has
 //!    moved since says that its reader holds none of them.
 //!
-//! All pointers come from `Box::into_raw` and go back to `Box::from_raw` exactly once: in
-//! `reclaim`, or when `Shared` is dropped, which only happens when neither writer nor reader is
-//! left.
+//! Nodes, versions and data live in the tree's arena and go back to it exactly once: in `reclaim`,
+//! or when `Shared` is dropped, which only happens when neither writer nor reader is left.
 
 #![expect(unsafe_code, reason = "readers of other cores follow pointers that one core changes")]
 
@@ -40,6 +39,7 @@ use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
+use super::arena::{self, Arena};
 use crate::record::data::{Acl, StatPersisted};
 
 /// `child_count` of a version that says the znode is gone.
@@ -59,16 +59,14 @@ impl Data {
         Layout::new::<Data>().extend(bytes).expect("a znode's data fits in memory").0
     }
 
-    fn new(bytes: &[u8]) -> *mut Data {
+    /// # Safety
+    /// Writer only.
+    unsafe fn new(arena: &Arena, bytes: &[u8]) -> *mut Data {
         let length = u32::try_from(bytes.len()).expect("a znode's data is below 4 GiB");
-        // SAFETY: the layout has a non-zero size (the header), `data` is checked for null, and
-        // header and bytes are written within the layout just allocated.
+        // SAFETY: by the caller; the layout has a non-zero size (the header), and header and bytes
+        // are written within the layout just allocated.
         unsafe {
-            let layout = Data::layout(bytes.len());
-            let data = std::alloc::alloc(layout).cast::<Data>();
-            if data.is_null() {
-                std::alloc::handle_alloc_error(layout);
-            }
+            let data = arena.allocate(Data::layout(bytes.len())).cast::<Data>().as_ptr();
             data.write(Data { references: Cell::new(1), length });
             ptr::copy_nonoverlapping(bytes.as_ptr(), data.add(1).cast::<u8>(), bytes.len());
             data
@@ -93,7 +91,7 @@ impl Data {
             let references = (*data).references.get() - 1;
             (*data).references.set(references);
             if references == 0 {
-                std::alloc::dealloc(data.cast(), Data::layout((*data).length as usize));
+                arena::free(data.cast(), Data::layout((*data).length as usize));
             }
         }
     }
@@ -179,21 +177,19 @@ impl Version {
 }
 
 impl Version {
-    /// Lets go of what it holds.
-    fn clear(&mut self) {
-        self.acl = None;
-        let data = std::mem::replace(&mut self.data, ptr::null_mut());
-        if !data.is_null() {
-            // SAFETY: versions are cleared by the writer alone (or with `Shared`, when nobody
-            // else is left), and each holds one reference.
-            unsafe { Data::release(data) }
+    /// # Safety
+    /// The version came from `Store::push_version`, and nobody reads it any more; it is freed once,
+    /// by the writer, or with `Shared`, when nobody else is left.
+    unsafe fn free(version: *mut Version) {
+        // SAFETY: by the caller; each version holds one reference to its data.
+        unsafe {
+            let data = (*version).data;
+            if !data.is_null() {
+                Data::release(data);
+            }
+            version.drop_in_place();
+            arena::free(version.cast(), Layout::new::<Version>());
         }
-    }
-}
-
-impl Drop for Version {
-    fn drop(&mut self) {
-        self.clear();
     }
 }
 
@@ -215,7 +211,9 @@ pub(super) struct Next<'a> {
 }
 
 /// A znode's place: its path, its family, and the newest of its versions. The path lies behind it
-/// in the same allocation: a lookup that compares paths touches no further cache line for it.
+/// in the same allocation: a lookup that compares paths touches no further cache line for it. It
+/// begins where the last field ends, in what would be padding.
+#[repr(C)]
 pub(super) struct Node {
     /// Null only while it is being made or was taken back.
     head: AtomicPtr<Version>,
@@ -230,21 +228,21 @@ pub(super) struct Node {
 }
 
 impl Node {
+    const PATH_OFFSET: usize = std::mem::offset_of!(Node, path_length) + size_of::<u32>();
+
     fn layout(path_length: usize) -> Layout {
-        let path = Layout::array::<u8>(path_length).expect("a path fits in memory");
-        Layout::new::<Node>().extend(path).expect("a path fits in memory").0
+        let bytes = (Node::PATH_OFFSET + path_length).max(size_of::<Node>());
+        Layout::from_size_align(bytes, align_of::<Node>()).expect("a path fits in memory")
     }
 
-    fn new(path: &str, parent: *mut Node) -> *mut Node {
+    /// # Safety
+    /// Writer only.
+    unsafe fn new(arena: &Arena, path: &str, parent: *mut Node) -> *mut Node {
         let path_length = u32::try_from(path.len()).expect("a path is below 4 GiB");
-        let layout = Node::layout(path.len());
-        // SAFETY: the layout has a non-zero size (the node), `node` is checked for null, and node
-        // and path are written within the layout just allocated.
+        // SAFETY: by the caller; the layout has a non-zero size (the node), and node and path are
+        // written within the layout just allocated.
         unsafe {
-            let node = std::alloc::alloc(layout).cast::<Node>();
-            if node.is_null() {
-                std::alloc::handle_alloc_error(layout);
-            }
+            let node = arena.allocate(Node::layout(path.len())).cast::<Node>().as_ptr();
             node.write(Node {
                 head: AtomicPtr::default(),
                 first_child: AtomicPtr::default(),
@@ -253,7 +251,8 @@ impl Node {
                 parent,
                 path_length,
             });
-            ptr::copy_nonoverlapping(path.as_ptr(), node.add(1).cast::<u8>(), path.len());
+            let behind = node.cast::<u8>().add(Node::PATH_OFFSET);
+            ptr::copy_nonoverlapping(path.as_ptr(), behind, path.len());
             node
         }
     }
@@ -268,7 +267,8 @@ impl Node {
         // and nobody changes them.
         unsafe {
             let length = (*node).path_length as usize;
-            let bytes = std::slice::from_raw_parts(node.add(1).cast::<u8>(), length);
+            let behind = node.cast::<u8>().add(Node::PATH_OFFSET);
+            let bytes = std::slice::from_raw_parts(behind, length);
             std::str::from_utf8_unchecked(bytes)
         }
     }
@@ -281,7 +281,7 @@ impl Node {
         unsafe {
             let layout = Node::layout((*node).path_length as usize);
             node.drop_in_place();
-            std::alloc::dealloc(node.cast(), layout);
+            arena::free(node.cast(), layout);
         }
     }
 
@@ -311,8 +311,11 @@ impl Drop for Node {
         let mut version = *self.head.get_mut();
         while !version.is_null() {
             // SAFETY: the node owns its chain, and nobody reads a node that is being dropped.
-            let mut owned = unsafe { Box::from_raw(version) };
-            version = *owned.prev.get_mut();
+            unsafe {
+                let doomed = version;
+                version = *(*doomed).prev.get_mut();
+                Version::free(doomed);
+            }
         }
     }
 }
@@ -335,7 +338,8 @@ struct Table {
 impl Table {
     fn new(slots: usize) -> Table {
         assert!(slots.is_power_of_two());
-        Table { slots: (0..slots).map(|_| AtomicU64::new(EMPTY)).collect() }
+        // All zero, which is `EMPTY`: a large one is the kernel's to zero, page by page, when used.
+        Table { slots: bytemuck::zeroed_slice_box(slots) }
     }
 
     fn mask(&self) -> usize {
@@ -414,6 +418,7 @@ struct Shared {
     published: CachePadded<AtomicI64>,
     root: *mut Node,
     hasher: foldhash::fast::RandomState,
+    arena: Arena,
     /// What the writer left behind when it was dropped before the readers.
     left_behind: Mutex<Vec<Garbage>>,
 }
@@ -444,6 +449,65 @@ impl Shared {
             .find(hash, path)
             .or_else(|| tables.outgrown.as_ref().and_then(|table| table.find(hash, path)))
     }
+}
+
+/// For how many paths `prefetch` looks ahead: as many lines as a processor fetches side by side.
+pub const PREFETCH_MAX: usize = 16;
+const CACHE_LINE_BYTES: usize = 64;
+
+impl Shared {
+    /// Fetches what looking up the first `PREFETCH_MAX` of `paths` will go through. In a tree that
+    /// is larger than the caches every step of a lookup waits for memory; here all lookups take
+    /// each step together.
+    fn prefetch<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) {
+        // SAFETY: as in `find`.
+        let table = unsafe { &*(*self.tables.load(Ordering::Acquire)).current };
+        let mut slots = [0; PREFETCH_MAX];
+        let mut count = 0;
+        for (slot, path) in slots.iter_mut().zip(paths) {
+            let mut hasher = self.hasher.build_hasher();
+            hasher.write(path);
+            *slot = hasher.finish() as usize & table.mask();
+            fetch(&raw const table.slots[*slot]);
+            count += 1;
+        }
+        let mut nodes = [ptr::null_mut::<Node>(); PREFETCH_MAX];
+        for (node, slot) in nodes.iter_mut().zip(&slots[..count]) {
+            let slot = table.slots[*slot].load(Ordering::Acquire);
+            if slot > REMOVED {
+                *node = Table::unpack(slot);
+                fetch(*node);
+                fetch(node.wrapping_byte_add(CACHE_LINE_BYTES));
+            }
+        }
+        let mut versions = [None; PREFETCH_MAX];
+        for (version, node) in versions.iter_mut().zip(&nodes[..count]) {
+            // SAFETY: it need not be the node of that path, but it is one in a table (rule 2), and
+            // looking begins at the newest version.
+            *version = unsafe {
+                node.as_ref().and_then(|node| node.head.load(Ordering::Acquire).as_ref())
+            };
+            if let Some(version) = *version {
+                fetch(ptr::from_ref(version));
+                fetch(ptr::from_ref(version).wrapping_byte_add(CACHE_LINE_BYTES));
+            }
+        }
+        for version in versions.into_iter().flatten() {
+            fetch(version.data);
+        }
+    }
+}
+
+/// Asks for the cache line of an address, wherever that is.
+fn fetch<T>(address: *const T) {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    // SAFETY: only a hint: nothing is read that anyone would see.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = address;
 }
 
 impl Drop for Shared {
@@ -483,7 +547,7 @@ impl Drop for Garbage {
         unsafe {
             match *self {
                 Garbage::Node(node) => Node::free(node),
-                Garbage::Version(version) => drop(Box::from_raw(version)),
+                Garbage::Version(version) => Version::free(version),
                 Garbage::Tables(tables) => drop(Box::from_raw(tables)),
             }
         }
@@ -562,30 +626,28 @@ pub(super) struct Store {
     used: usize,
     /// The next slot of the outgrown table to move.
     moved: usize,
-    /// What a commit retires, the next one asks for.
-    spare: Vec<Spare>,
+    /// How many znodes got a successor since it was asked.
+    replaced: usize,
 }
 
-/// A cleared version, to be used again.
-struct Spare(Box<Version>);
-
-// SAFETY: a cleared version points nowhere.
-unsafe impl Send for Spare {}
-
-/// 150 KB of them.
-const SPARE_MAX: usize = 1024;
+/// Room that an empty queue of pieces to be freed keeps.
+const QUEUE_KEPT: usize = 4096;
 
 impl Store {
     /// A tree with nothing but a root in the given state.
     pub(super) fn new(zxid: i64, root: Next<'_>) -> Store {
+        let arena = Arena::new();
+        // SAFETY: the arena is this thread's alone, which becomes the writer.
+        let node = unsafe { Node::new(&arena, "", ptr::null_mut()) };
         let shared = Arc::new(Shared {
             tables: AtomicPtr::new(Box::into_raw(Box::new(Tables {
                 current: Arc::new(Table::new(TABLE_SLOTS_MIN)),
                 outgrown: None,
             }))),
             published: CachePadded::new(AtomicI64::new(zxid)),
-            root: Node::new("", ptr::null_mut()),
+            root: node,
             hasher: foldhash::fast::RandomState::default(),
+            arena,
             left_behind: Mutex::default(),
         });
         let mut store = Store {
@@ -596,7 +658,7 @@ impl Store {
             retired: VecDeque::new(),
             used: 0,
             moved: 0,
-            spare: Vec::new(),
+            replaced: 0,
         };
         let node = store.root();
         store.push(node, zxid, root);
@@ -619,6 +681,11 @@ impl Store {
         self.shared.find(path).map(NodeRef).filter(|node| node.live().is_some())
     }
 
+    /// See [`Shared::prefetch`].
+    pub(super) fn prefetch<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) {
+        self.shared.prefetch(paths);
+    }
+
     /// A linked node's path and newest state, if it lives.
     pub(super) fn borrow(&self, node: NodeRef) -> Option<(&str, &Version)> {
         // SAFETY: the node is linked, and is freed by nothing but `&mut self`.
@@ -631,7 +698,9 @@ impl Store {
         if let Some(node) = self.shared.find(path) {
             return NodeRef(node);
         }
-        let node = NonNull::new(Node::new(path, parent.0.as_ptr())).expect("made, so not null");
+        // SAFETY: this is the writer.
+        let node = unsafe { Node::new(&self.shared.arena, path, parent.0.as_ptr()) };
+        let node = NonNull::new(node).expect("made, so not null");
         self.link_to_parent(node);
         self.insert(node.as_ptr());
         NodeRef(node)
@@ -741,7 +810,8 @@ impl Store {
         assert!(head.is_none_or(|head| head.zxid <= zxid), "versions ascend");
         let data = match next.data {
             NextData::Bytes(None) => ptr::null_mut(),
-            NextData::Bytes(Some(bytes)) => Data::new(bytes),
+            // SAFETY: this is the writer.
+            NextData::Bytes(Some(bytes)) => unsafe { Data::new(&self.shared.arena, bytes) },
             NextData::Same => match head {
                 Some(head) if !head.data.is_null() => {
                     // SAFETY: `head` holds a reference, so the data is alive.
@@ -793,14 +863,14 @@ impl Store {
             digest_prefix: 0,
         };
         finish(&mut version);
-        let version = match self.spare.pop() {
-            Some(Spare(mut spare)) => {
-                *spare = version;
-                spare
-            }
-            None => Box::new(version),
+        // SAFETY: this is the writer, and a version is written into memory of its layout.
+        let pushed = unsafe {
+            let memory = self.shared.arena.allocate(Layout::new::<Version>());
+            let pushed = memory.cast::<Version>().as_ptr();
+            pushed.write(version);
+            pushed
         };
-        node.node().head.store(Box::into_raw(version), Ordering::Release);
+        node.node().head.store(pushed, Ordering::Release);
     }
 
     /// Takes the newest, never published version back. A node that is left without any is
@@ -828,6 +898,13 @@ impl Store {
     /// their parents.
     pub(super) fn settle(&mut self, node: NodeRef, zxid: i64) {
         self.superseded.push_back((zxid, node));
+        self.replaced += 1;
+    }
+
+    /// How many pieces came to be freed, sooner or later, since this was last asked.
+    pub(super) fn take_replaced(&mut self) -> usize {
+        // Of each the version before, and the node where it was deleted.
+        2 * std::mem::take(&mut self.replaced)
     }
 
     /// From now on views may stand at `zxid`.
@@ -866,6 +943,13 @@ impl Store {
             self.retired.pop_front();
             budget -= 1;
         }
+        // What a slow view let gather is not needed again soon.
+        if self.superseded.is_empty() {
+            self.superseded.shrink_to(QUEUE_KEPT);
+        }
+        if self.retired.is_empty() {
+            self.retired.shrink_to(QUEUE_KEPT);
+        }
     }
 
     /// Frees the versions of `node` that no view at or above `lowest_view` can see, and unlinks
@@ -884,13 +968,11 @@ impl Store {
         while !doomed.is_null() {
             // SAFETY: every view is at or above `lowest.zxid`, so no reader follows its `prev`
             // (rule 1); the chain behind it is this writer's to free.
-            let mut owned = unsafe { Box::from_raw(doomed) };
-            doomed = *owned.prev.get_mut();
-            freed += 1;
-            if self.spare.len() < SPARE_MAX {
-                owned.clear();
-                self.spare.push(Spare(owned));
+            unsafe {
+                let before = *(*doomed).prev.get_mut();
+                Version::free(std::mem::replace(&mut doomed, before));
             }
+            freed += 1;
         }
         let is_newest = ptr::eq(lowest, node.node().head.load(Ordering::Relaxed));
         // Only its own entry, the last there is of this node: those before still name it.
@@ -939,6 +1021,11 @@ impl ReaderCell {
         assert!(zxid <= published, "no view shows what may still be undone");
         self.view = zxid;
         self.slot.store(zxid, Ordering::Release);
+    }
+
+    /// See [`Shared::prefetch`].
+    pub(super) fn prefetch<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) {
+        self.shared.prefetch(paths);
     }
 
     pub(super) fn find(&self, path: &str) -> Option<Seen<'_>> {

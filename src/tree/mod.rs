@@ -5,7 +5,8 @@
 //! | `mod.rs` | `TreeWriter` and `TreeReader`: one writes, many read |
 //! | `apply.rs` | a transaction into changes of the tree; total, deterministic |
 //! | `change.rs` | what a transaction touched: the raw material of watches |
-//! | `cell.rs` | versions, views, and what may be freed: the one unsafe part |
+//! | `cell.rs` | versions, views, and what may be freed |
+//! | `arena.rs` | memory for them: these two are the unsafe part |
 //! | `ephemerals.rs` | who owns a znode; what each session, and the server, owns |
 //! | `quota.rs` | limits on subtrees and their running counts |
 //! | `acl_cache.rs` | ACL lists by number |
@@ -21,6 +22,7 @@
 
 mod acl_cache;
 mod apply;
+mod arena;
 mod cell;
 pub mod change;
 pub mod digest;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 
 use acl_cache::AclCache;
 pub use acl_cache::OPEN_ACL_NUMBER;
+pub use cell::PREFETCH_MAX;
 use cell::{Next, NextData, NodeRef, NumberedAcl, ReaderCell, Seen, Store, Version};
 use ephemerals::{Owned, Owner, Types};
 use quota::Quotas;
@@ -112,6 +115,11 @@ impl TreeReader {
     #[must_use]
     pub fn get(&self, path: &str) -> Option<Znode<'_>> {
         self.cell.find(path).map(|seen| Znode { seen, types: self.types })
+    }
+
+    /// Fetches what looking up the first [`PREFETCH_MAX`] of `paths` will wait for.
+    pub fn prefetch<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) {
+        self.cell.prefetch(paths);
     }
 
     /// Every znode, parents before their children, the root (as `""`) first.
@@ -375,6 +383,11 @@ impl TreeWriter {
 
     // ---- the newest state -------------------------------------------------------------------
 
+    /// Fetches what looking up the first [`PREFETCH_MAX`] of `paths` will wait for.
+    pub fn prefetch<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) {
+        self.store.prefetch(paths);
+    }
+
     /// The znode at `path` as the transactions so far leave it.
     #[must_use]
     pub fn newest(&self, path: &str) -> Option<Newest<'_>> {
@@ -484,6 +497,11 @@ impl TreeWriter {
     #[must_use]
     pub fn published(&self) -> Zxid {
         Zxid(self.store.published())
+    }
+
+    /// How many pieces came to be freed, sooner or later, since this was last asked.
+    pub fn take_replaced(&mut self) -> usize {
+        self.store.take_replaced()
     }
 
     /// Frees what no view can reach, at most `budget` pieces.

@@ -295,7 +295,9 @@ fn the_index_grows_and_shrinks_under_readers() {
             tree.reclaim(10);
         }
         assert_eq!(reader.get("/").unwrap().child_count(), znodes + 1, "round {round}");
-        assert!((0..znodes).all(|n| reader.get(&format!("/n{n}")).is_some()));
+        let paths: Vec<String> = (0..znodes).map(|n| format!("/n{n}")).collect();
+        reader.prefetch(paths.iter().map(String::as_bytes));
+        assert!(paths.iter().all(|path| reader.get(path).is_some()));
         drop(reader);
         tree.reclaim(usize::MAX);
         assert_eq!(tree.znode_count(), 4);
@@ -321,6 +323,7 @@ fn readers_on_other_cores_see_whole_transactions() {
                 while !done.load(Ordering::Acquire) {
                     reader.advance(Zxid(published.load(Ordering::Acquire)));
                     for _ in 0..20 {
+                        reader.prefetch(["/l", "/x", "/nowhere"].map(str::as_bytes).into_iter());
                         let left = reader.get("/l").unwrap();
                         let right = reader.get("/r").unwrap();
                         assert_eq!(left.data(), right.data());
