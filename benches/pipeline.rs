@@ -62,7 +62,7 @@ impl Bed {
             close_session_lists_paths: true,
             record_bytes_max: 2 << 20,
             tree: tree::Settings::default(),
-            roll: RollSettings { txns: u64::MAX / 4, bytes: 0, log_bytes: 0 },
+            roll: RollSettings { txns: u64::MAX / 4, bytes: 0, log_bytes: 0, put_off: false },
             reaper: ReaperSettings {
                 check_interval_ms: 60_000,
                 per_minute_max: 10_000,

@@ -137,6 +137,9 @@ pub struct Snapshots {
     /// One is taken between half of this and this many transactions.
     pub txns: u64,
     pub log_bytes: Option<u64>,
+    /// Whether one that is larger than the log since the last may wait. Not where either limit
+    /// was set.
+    pub put_off: bool,
     pub compression: Compression,
     /// Whether a log without any snapshot may be served.
     pub trust_empty: bool,

@@ -628,6 +628,9 @@ impl Parser<'_> {
         Ok(Snapshots {
             txns: natural(self.read(&knobs::SNAP_COUNT)?),
             log_bytes: positive(self.read(&knobs::SNAP_SIZE_LIMIT)?).map(kib),
+            put_off: [&knobs::SNAP_COUNT.about, &knobs::SNAP_SIZE_LIMIT.about]
+                .iter()
+                .all(|limit| self.text(limit).is_none()),
             compression: match self.read(&knobs::SNAPSHOT_COMPRESSION)?.as_str() {
                 "gz" => Compression::Gzip,
                 "snappy" => Compression::Snappy,

@@ -3,6 +3,10 @@
 //! Both happen together, at a random point in the second half of the limits, so that the
 //! servers of an ensemble do not snapshot at the same moment (`SyncRequestProcessor`).
 //!
+//! A snapshot is there to keep a restart short. One that is larger than the log it stands for does
+//! not: so it is put off, unless the operator has set how often it is to be. A tree of a million
+//! znodes would else be written whole for every few megabytes of changes.
+//!
 //! Unlike ZooKeeper's, our snapshots are not fuzzy: a reader of their own holds the tree still at
 //! one committed zxid while writes go on.
 
@@ -13,8 +17,8 @@ use crate::jute::Write as _;
 use crate::jute::record::Record as _;
 use crate::record::data::{Acl, AclBytes};
 use crate::record::txn::DIGEST_VERSION;
-use crate::storage::snapshot::{SnapshotDigest, SnapshotWriter, Trailer};
-use crate::tree::TreeReader;
+use crate::storage::snapshot::{NODE_BYTES_MIN, SnapshotDigest, SnapshotWriter, Trailer};
+use crate::tree::{TreeReader, TreeWriter};
 use crate::types::{SessionId, Zxid};
 
 #[derive(Clone, Copy, Debug)]
@@ -25,11 +29,14 @@ pub struct RollSettings {
     pub bytes: u64,
     /// `zookeeper.txnLogSizeLimitInKb`, in bytes: rolls the log alone; 0: no limit.
     pub log_bytes: u64,
+    /// Whether a snapshot waits until the log since the last is as large as itself. The log rolls
+    /// without it.
+    pub put_off: bool,
 }
 
 impl Default for RollSettings {
     fn default() -> RollSettings {
-        RollSettings { txns: 100_000, bytes: 4 << 30, log_bytes: 0 }
+        RollSettings { txns: 100_000, bytes: 4 << 30, log_bytes: 0, put_off: true }
     }
 }
 
@@ -44,6 +51,8 @@ pub(super) struct Roll {
     limit_bytes: u64,
     /// Of the log file that is being written.
     log_bytes: u64,
+    /// Logged since the last snapshot was asked for.
+    snapshot_bytes: u64,
     new_file: bool,
     snapshot: Snapshot,
 }
@@ -66,6 +75,7 @@ impl Roll {
             limit_txns: 0,
             limit_bytes: 0,
             log_bytes: 0,
+            snapshot_bytes: 0,
             new_file: true,
             snapshot: Snapshot::Idle,
         };
@@ -94,20 +104,29 @@ impl Roll {
         std::mem::take(&mut self.new_file)
     }
 
-    /// A record went into the file that is being written.
-    pub(super) fn on_record(&mut self, bytes: u64) {
+    /// A record went into the file that is being written; a snapshot would take `tree_bytes`.
+    pub(super) fn on_record(&mut self, bytes: u64, tree_bytes: u64) {
         self.txns += 1;
         self.bytes += bytes;
         self.log_bytes += bytes;
+        self.snapshot_bytes += bytes;
         let by_count = self.txns > self.limit_txns;
         let by_size = self.settings.bytes > 0 && self.bytes > self.limit_bytes;
         if by_count || by_size {
             self.draw();
             self.roll_file();
-            self.ask_for_snapshot();
+            if self.is_worth(tree_bytes) {
+                self.ask_for_snapshot();
+            }
         } else if self.settings.log_bytes > 0 && self.log_bytes > self.settings.log_bytes {
             self.roll_file();
         }
+    }
+
+    /// Whether a restart would be shorter for a snapshot.
+    fn is_worth(&self, tree_bytes: u64) -> bool {
+        let by_size = self.settings.bytes > 0 && self.snapshot_bytes > self.settings.bytes;
+        !self.settings.put_off || by_size || self.snapshot_bytes >= tree_bytes
     }
 
     fn roll_file(&mut self) {
@@ -126,6 +145,7 @@ impl Roll {
         let is_due = self.snapshot == Snapshot::Due;
         if is_due {
             self.snapshot = Snapshot::Running;
+            self.snapshot_bytes = 0;
         }
         is_due
     }
@@ -133,6 +153,12 @@ impl Roll {
     pub(super) fn on_snapshot_ended(&mut self) {
         self.snapshot = Snapshot::Idle;
     }
+}
+
+/// About how long a snapshot of the tree would be.
+pub(super) fn expected_bytes(tree: &TreeWriter) -> u64 {
+    let znodes = tree.znode_count() as u64 * NODE_BYTES_MIN as u64;
+    znodes.saturating_add_signed(tree.data_bytes())
 }
 
 /// A snapshot to be written: the committed state at `zxid`, held still by a reader of its own.
@@ -185,17 +211,38 @@ mod tests {
     #[test]
     fn the_log_rolls_in_the_second_half_of_the_limit() {
         for seed in 0..100 {
-            let settings = RollSettings { txns: 100, bytes: 0, log_bytes: 0 };
+            let settings = RollSettings { txns: 100, bytes: 0, log_bytes: 0, put_off: false };
             let mut roll = Roll::new(settings, seed);
             assert!(roll.take_new_file());
             let records = (1..).find(|_| {
-                roll.on_record(1_000_000);
+                roll.on_record(1_000_000, u64::MAX);
                 roll.take_new_file()
             });
             let records = records.unwrap();
             assert!((51..=100).contains(&records), "rolled after {records}");
             assert!(roll.take_snapshot_due());
             assert!(!roll.take_snapshot_due());
+        }
+    }
+    #[test]
+    fn a_snapshot_waits_for_a_log_of_its_size() {
+        let settings = RollSettings { txns: 10, bytes: 5_000, log_bytes: 0, put_off: true };
+        let mut roll = Roll::new(settings, 1);
+        let mut until_due = |tree_bytes| {
+            let records = (1..).find(|_| {
+                roll.on_record(10, tree_bytes);
+                roll.take_snapshot_due()
+            });
+            roll.on_snapshot_ended();
+            records.unwrap()
+        };
+        for _ in 0..20 {
+            assert!((1..=10).contains(&until_due(0)));
+            let records = until_due(1_000);
+            assert!((100..=110).contains(&records), "after {records}");
+            // However large the tree: no more than the limit is replayed.
+            let records = until_due(u64::MAX);
+            assert!((501..=511).contains(&records), "after {records}");
         }
     }
 }

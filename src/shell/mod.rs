@@ -19,6 +19,7 @@
 //! | `recover.rs` | files into the state to go on from |
 //! | `mesh.rs` | the channels between cores |
 //! | `book.rs` | one log file being written: mapped (`map.rs`) or direct (`zeroed.rs`) |
+//! | `unbuffered.rs` | a snapshot's file while it is written |
 //! | `words.rs` | four-letter words: answers gathered from all cores |
 //! | `counts.rs` | a shard's counts into the metrics |
 //! | `settings.rs` | what each part is told, out of the configuration |
@@ -63,6 +64,7 @@ mod scratch;
 mod settings;
 mod shard_core;
 mod sys;
+mod unbuffered;
 mod words;
 mod zeroed;
 

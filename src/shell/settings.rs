@@ -163,6 +163,7 @@ pub(crate) fn pipeline(
             txns: config.snapshots.txns,
             bytes: config.snapshots.log_bytes.unwrap_or(0),
             log_bytes: config.txn_log.file_bytes_max.unwrap_or(0),
+            put_off: config.snapshots.put_off,
         },
         reaper: pipeline::ReaperSettings {
             check_interval_ms: config.znodes.container_check_interval_ms,

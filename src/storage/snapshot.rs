@@ -42,6 +42,8 @@ const SEAL_BYTES: usize = 8 + TERMINATOR.len();
 const SESSION_BYTES: usize = 12;
 /// What follows a node's path and data: its ACL's number and its stat.
 const NODE_TAIL_BYTES: usize = 8 + 60;
+/// Of a znode without path and data: their lengths, and what follows them.
+pub const NODE_BYTES_MIN: usize = 4 + 4 + NODE_TAIL_BYTES;
 const LAST_PROCESSED_BYTES: usize = 8;
 /// Zxid, version and a text of any length that a hexadecimal long may have, sealed, with the last
 /// block: no more than this follows the first seal.

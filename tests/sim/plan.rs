@@ -111,6 +111,7 @@ impl Plan {
                 txns: rng.between(20, 200) as u64,
                 bytes: if rng.coin() { 0 } else { rng.between(4_000, 60_000) as u64 },
                 log_bytes: if rng.coin() { 0 } else { rng.between(2_000, 30_000) as u64 },
+                put_off: rng.coin(),
             },
             reaper: ReaperSettings {
                 check_interval_ms: rng.between(500, 3_000),
