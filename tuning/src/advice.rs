@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::host::{Disk, Host, IoUring, Limit};
-use crate::probe::SyncLatency;
+use crate::probe::{BackEnd, SyncLatency};
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -61,6 +61,10 @@ const OPEN_FILES_ADVISED: u64 = 65_536;
 const KERNEL_NEEDED: (u32, u32) = (5, 8);
 /// A sync of one small batch that takes longer holds back every lone writer.
 const SYNC_US_ADVISED: f64 = 5000.0;
+/// What one sync of a busy log holds is mostly below this.
+const LOG_BATCH_BYTES_MAX: u32 = 64 << 10;
+/// The other log's share of the time from which on a change is worth it.
+const CLEARLY_BETTER: f64 = 0.9;
 
 /// All findings, in the order in which they are to be read.
 #[must_use]
@@ -89,7 +93,8 @@ pub(crate) fn findings(host: &Host, sync: &[SyncLatency]) -> Vec<Finding> {
     }
     for (number, latency) in sync.iter().enumerate() {
         let value = format!(
-            "{} in {:.0} µs, p99 {:.0}, max {:.0} ({} syncs)",
+            "{} {} in {:.0} µs, p99 {:.0}, max {:.0} ({} syncs)",
+            latency.back_end,
             bytes(latency.batch_bytes.into()),
             latency.p50_us,
             latency.p99_us,
@@ -97,6 +102,10 @@ pub(crate) fn findings(host: &Host, sync: &[SyncLatency]) -> Vec<Finding> {
             latency.count
         );
         found("sync", value, if number == 0 { sync_verdict(latency) } else { None });
+    }
+    if !sync.is_empty() {
+        let (value, verdict) = log_verdict(sync);
+        found("log", value, verdict);
     }
     findings
 }
@@ -351,6 +360,30 @@ fn sync_verdict(latency: &SyncLatency) -> Verdict {
     })
 }
 
+/// Which of the log's two manners suits the disk. The default is kept unless the other is clearly
+/// better.
+fn log_verdict(sync: &[SyncLatency]) -> (String, Verdict) {
+    let total = |back_end| {
+        let small = |latency: &&SyncLatency| {
+            latency.back_end == back_end && latency.batch_bytes <= LOG_BATCH_BYTES_MAX
+        };
+        sync.iter().filter(small).map(|latency| latency.p50_us).sum::<f64>()
+    };
+    let (direct, mapped) = (total(BackEnd::Direct), total(BackEnd::Mapped));
+    if direct == 0.0 {
+        let value = "mapped: the file system knows no direct writes, which the server sees itself";
+        (value.to_owned(), None)
+    } else if mapped < CLEARLY_BETTER * direct {
+        let text = format!(
+            "ringkeeper.txnLog.backEnd=mapped: its syncs take {:.2} of the time",
+            mapped / direct
+        );
+        (BackEnd::Direct.to_string(), advice(text))
+    } else {
+        (format!("direct, {:.2} of the mapped log's time", direct / mapped), None)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,13 +412,21 @@ mod tests {
         host
     }
 
-    fn sync(p50_us: f64) -> SyncLatency {
-        SyncLatency { batch_bytes: 1024, count: 9, p50_us, p99_us: p50_us, max_us: p50_us }
+    fn latency(back_end: BackEnd, p50_us: f64) -> SyncLatency {
+        SyncLatency {
+            back_end,
+            batch_bytes: 1024,
+            count: 9,
+            p50_us,
+            p99_us: p50_us,
+            max_us: p50_us,
+        }
     }
 
     #[test]
     fn a_host_that_is_fine_gets_no_advice() {
-        for finding in findings(&fine(), &[sync(200.0)]) {
+        let sync = [BackEnd::Direct, BackEnd::Mapped].map(|back_end| latency(back_end, 200.0));
+        for finding in findings(&fine(), &sync) {
             assert_eq!(finding.weight, Weight::Fine, "{finding}");
         }
     }
@@ -439,15 +480,35 @@ mod tests {
         for (item, weight, change) in cases {
             let mut host = fine();
             change(&mut host);
-            let worst: Vec<_> = findings(&host, &[sync(200.0)])
+            let worst: Vec<_> = findings(&host, &[])
                 .into_iter()
                 .filter(|finding| finding.weight != Weight::Fine)
                 .map(|finding| (finding.item, finding.weight))
                 .collect();
             assert_eq!(worst, [(*item, *weight)]);
         }
-        let slow = findings(&fine(), &[sync(20_000.0)]);
-        assert_eq!(slow.last().map(|finding| finding.weight), Some(Weight::Advice));
+        let slow = [BackEnd::Direct, BackEnd::Mapped].map(|back_end| latency(back_end, 20_000.0));
+        assert_eq!(worst_of(&slow), [("sync", Weight::Advice)]);
+    }
+
+    #[test]
+    fn the_log_that_suits_the_disk_is_named() {
+        let both =
+            |direct, mapped| [latency(BackEnd::Direct, direct), latency(BackEnd::Mapped, mapped)];
+        assert_eq!(worst_of(&both(200.0, 190.0)), []);
+        assert_eq!(worst_of(&both(200.0, 100.0)), [("log", Weight::Advice)]);
+        let log = findings(&fine(), &both(200.0, 100.0)).pop().unwrap();
+        assert!(log.advice.unwrap().contains("backEnd=mapped"));
+        // Where there is no choice there is no advice.
+        assert_eq!(worst_of(&[latency(BackEnd::Mapped, 100.0)]), []);
+    }
+
+    fn worst_of(sync: &[SyncLatency]) -> Vec<(&'static str, Weight)> {
+        findings(&fine(), sync)
+            .into_iter()
+            .filter(|finding| finding.weight != Weight::Fine)
+            .map(|finding| (finding.item, finding.weight))
+            .collect()
     }
 
     #[test]

@@ -54,7 +54,8 @@ pub(crate) enum Fault {
 #[derive(Serialize)]
 struct Report {
     host: Host,
-    /// By the bytes written before each sync; empty where it was not measured.
+    /// By the log's back end and the bytes written before each sync; empty where it was not
+    /// measured.
     sync: Vec<SyncLatency>,
     findings: Vec<Finding>,
 }
