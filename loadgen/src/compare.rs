@@ -13,12 +13,13 @@ use crate::fill::Fill;
 use crate::idle::Idle;
 use crate::limits::{Limits, LimitsReport};
 use crate::recipes::{Locks, Queue};
-use crate::report::{OwnCost, Report, ServerCost, Summary, median};
+use crate::report::{OwnCost, Report, ServerCost, Summary, median, span};
 use crate::scene::{Scene, SceneReport};
-use crate::side::{Directories, Running, Side};
+use crate::side::{Directories, Home, Running, Side};
+use crate::start_time::{StartTime, Starts};
 use crate::storm::Storm;
 use crate::watch::Watch;
-use crate::{Fault, Load, Progress, sys};
+use crate::{Fault, Load, Progress, hold, sys};
 
 /// What can be done on one server and then on another.
 pub trait Trial {
@@ -48,8 +49,9 @@ pub trait Trial {
 pub struct Outcome {
     /// Which side, by its name.
     pub side: String,
+    /// None of a start, which answers one request.
     #[serde(skip)]
-    pub summary: Summary,
+    pub summary: Option<Summary>,
     pub is_clean: bool,
     #[serde(skip)]
     pub figures: Vec<(String, f64)>,
@@ -61,7 +63,35 @@ impl Outcome {
     fn new<R: Serialize>(report: &R, summary: &Summary, is_clean: bool) -> Outcome {
         let report = serde_json::to_value(report).expect("a report has only text keys");
         let figures = figures_of(summary);
-        Outcome { side: String::new(), summary: summary.clone(), is_clean, figures, report }
+        let summary = Some(summary.clone());
+        Outcome { side: String::new(), summary, is_clean, figures, report }
+    }
+
+    fn of_starts(starts: &Starts) -> Outcome {
+        let report = serde_json::to_value(starts).expect("a report has only text keys");
+        let cpu_ms: Vec<_> = starts.cpu_seconds.iter().map(|seconds| seconds * 1e3).collect();
+        let mib = |&bytes: &u64| bytes as f64 / f64::from(1 << 20);
+        let resident_mib: Vec<_> = starts.resident_bytes.iter().map(mib).collect();
+        let none = Outcome {
+            side: String::new(),
+            summary: None,
+            is_clean: true,
+            figures: Vec::new(),
+            report,
+        };
+        none.with("first reply ms", Some(starts.median_ms))
+            .with("first reply: server CPU ms", Some(median(&cpu_ms)))
+            .with("first reply: server resident MiB", Some(median(&resident_mib)))
+            .with("from the signal to the end ms", Some(median(&starts.end_ms)))
+    }
+
+    /// The one figure that is told while pairs are run.
+    fn gist(&self) -> String {
+        match (&self.summary, self.figures.first()) {
+            (Some(summary), _) => format!("{:.0}/s", summary.total_per_second),
+            (None, Some((name, value))) => format!("{name} {value:.1}"),
+            (None, None) => String::new(),
+        }
     }
 
     fn with_costs(mut self, server: Option<&ServerCost>, own: &OwnCost) -> Outcome {
@@ -214,13 +244,35 @@ trial_of_a_scene!(Locks);
 trial_of_a_scene!(Queue);
 trial_of_a_scene!(Storm);
 
+/// What is compared.
+pub enum Subject {
+    /// What is done on a server that runs.
+    Trial(Box<dyn Trial>),
+    /// The start itself: without data, or with what `Compare::prepare` has left.
+    Start(StartTime),
+}
+
+impl Subject {
+    fn command(&self) -> String {
+        match self {
+            Subject::Trial(trial) => trial.command(),
+            Subject::Start(StartTime { server: _, runs, within, command: _ }) => {
+                format!("loadgen start-time --runs {runs} --within {}", span(*within))
+            }
+        }
+    }
+}
+
 /// A comparison as a user asks for it.
 pub struct Compare {
-    pub trial: Box<dyn Trial>,
+    pub subject: Subject,
+    /// What is done, unmeasured, on a server whose data is fresh.
+    pub prepare: Option<Box<dyn Trial>>,
     pub a: Side,
     pub b: Side,
     pub pairs: usize,
-    /// How long each server has the load before the first pair, unmeasured.
+    /// How long each server has the load before the first pair, unmeasured; a start is made once,
+    /// unless this is zero.
     pub rehearsal: Duration,
     /// Start the servers anew for each run, with fresh data, not once.
     pub restart: bool,
@@ -252,6 +304,8 @@ impl Ratio {
 pub struct Comparison {
     /// What was done on each.
     pub command: String,
+    /// What was done before.
+    pub prepare: Option<String>,
     pub a: Side,
     pub b: Side,
     pub pairs: usize,
@@ -277,37 +331,39 @@ impl Comparison {
 impl Compare {
     /// Runs all pairs. `said` is told what is done.
     pub fn run(self, said: &mut dyn FnMut(&str)) -> Result<Comparison, Fault> {
-        if self.pairs == 0 {
-            return Err(Fault::Load("one pair at least".to_owned()));
-        }
-        if self.trial.needs_fresh_data() && 1 < self.pairs && !self.restart {
-            let what = "this cannot be done twice on the same data: --restart, or one pair";
-            return Err(Fault::Load(what.to_owned()));
-        }
+        self.check()?;
         let mut directories = Directories::below(&self.directory);
         let sides = [&self.a, &self.b];
-        let mut running: [Option<Running>; 2] = [None, None];
+        let mut stages: [Option<Stage>; 2] = [None, None];
         let mut is_in_memory = false;
         if !self.restart {
-            for (side, running) in sides.into_iter().zip(&mut running) {
-                *running = Some(self.begin(side, &mut directories, said)?);
+            for (side, stage) in sides.into_iter().zip(&mut stages) {
+                *stage = Some(self.begin(side, &mut directories, said)?);
             }
         }
         let mut figures: BTreeMap<String, Ratio> = BTreeMap::new();
         let mut reports = Vec::new();
         for pair in 1..=self.pairs {
-            for (is_b, (side, running)) in sides.into_iter().zip(&running).enumerate() {
-                let anew = match running {
-                    Some(_) => None,
-                    None => Some(self.begin(side, &mut directories, said)?),
+            for (is_b, (side, stage)) in sides.into_iter().zip(&mut stages).enumerate() {
+                let mut anew = None;
+                let stage = match stage {
+                    Some(stage) => stage,
+                    None => anew.insert(self.begin(side, &mut directories, said)?),
                 };
-                let process = anew.as_ref().or(running.as_ref()).expect("one of the two runs");
-                is_in_memory |= process.is_ours() && self.is_in_memory();
-                let server = process.server.clone();
-                let outcome = self.trial.run_on(server, process.pid, &mut |_, _| {})?;
+                is_in_memory |= stage.is_ours() && self.is_in_memory();
+                let outcome = match (&self.subject, stage) {
+                    (Subject::Trial(trial), Stage::Runs(running)) => {
+                        trial.run_on(running.server.clone(), running.pid, &mut |_, _| {})?
+                    }
+                    (Subject::Start(start_time), Stage::Rests(home)) => {
+                        Outcome::of_starts(&starts(start_time, side, home, &mut directories)?)
+                    }
+                    (Subject::Trial(_), Stage::Rests(_)) | (Subject::Start(_), Stage::Runs(_)) => {
+                        unreachable!("a stage is set for its subject")
+                    }
+                };
                 let outcome = Outcome { side: side.name.clone(), ..outcome };
-                let per_second = outcome.summary.total_per_second;
-                said(&format!("pair {pair}, {}: {per_second:.0}/s", side.name));
+                said(&format!("pair {pair}, {}: {}", side.name, outcome.gist()));
                 for (name, value) in &outcome.figures {
                     let ratio = figures.entry(name.clone()).or_default();
                     let values = if is_b == 0 { &mut ratio.a } else { &mut ratio.b };
@@ -316,10 +372,11 @@ impl Compare {
                 reports.push(outcome);
             }
         }
-        drop(running);
+        drop(stages);
         let limits = self.limits.as_ref().map(Limits::run).transpose()?;
         Ok(Comparison {
-            command: self.trial.command(),
+            command: self.subject.command(),
+            prepare: self.prepare.map(|prepare| prepare.command()),
             a: self.a,
             b: self.b,
             pairs: self.pairs,
@@ -332,19 +389,75 @@ impl Compare {
         })
     }
 
-    /// Starts a side, and has it do the same unmeasured.
+    fn check(&self) -> Result<(), Fault> {
+        hold(&[(0 < self.pairs, "one pair at least")])?;
+        match &self.subject {
+            Subject::Trial(trial) => hold(&[(
+                !trial.needs_fresh_data() || self.pairs == 1 || self.restart,
+                "this cannot be done twice on the same data: --restart, or one pair",
+            )]),
+            Subject::Start(_) => {
+                hold(&[(
+                    self.limits.is_none(),
+                    "no --limits with start-time: they are of a load",
+                )])?;
+                [&self.a, &self.b].into_iter().try_for_each(Side::is_ours_to_start)
+            }
+        }
+    }
+
+    /// Has a side ready for its first run: prepared, and the same done unmeasured.
     fn begin(
         &self,
         side: &Side,
         directories: &mut Directories,
         said: &mut dyn FnMut(&str),
-    ) -> Result<Running, Fault> {
-        let running = side.run(directories, said)?;
-        if !self.rehearsal.is_zero() {
-            said(&format!("{}: rehearsal", side.name));
-            self.trial.rehearse_on(running.server.clone(), self.rehearsal)?;
+    ) -> Result<Stage, Fault> {
+        let rehearses = !self.rehearsal.is_zero();
+        let rehearsal = || format!("{}: rehearsal", side.name);
+        match &self.subject {
+            Subject::Trial(trial) => {
+                let running = side.run(directories, said)?;
+                self.prepare(side, &running, said)?;
+                if rehearses {
+                    said(&rehearsal());
+                    trial.rehearse_on(running.server.clone(), self.rehearsal)?;
+                }
+                Ok(Stage::Runs(running))
+            }
+            Subject::Start(start_time) => {
+                let mut home = None;
+                if self.prepare.is_some() {
+                    let running = side.run(directories, said)?;
+                    self.prepare(side, &running, said)?;
+                    home = running.end();
+                }
+                if rehearses {
+                    said(&rehearsal());
+                    let once = StartTime { runs: 1, ..start_time.clone() };
+                    starts(&once, side, &mut home, directories)?;
+                }
+                Ok(Stage::Rests(home))
+            }
         }
-        Ok(running)
+    }
+
+    fn prepare(
+        &self,
+        side: &Side,
+        running: &Running,
+        said: &mut dyn FnMut(&str),
+    ) -> Result<(), Fault> {
+        let Some(prepare) = &self.prepare else { return Ok(()) };
+        let command = prepare.command();
+        said(&format!("{}: {command}", side.name));
+        let outcome = prepare.run_on(running.server.clone(), running.pid, &mut |_, _| {})?;
+        if outcome.is_clean {
+            return Ok(());
+        }
+        let summary = outcome.summary.map(|summary| summary.to_string()).unwrap_or_default();
+        let what = format!("{}: {command} was not clean:\n{}", side.name, summary.trim_end());
+        Err(Fault::SetUp { what })
     }
 
     fn is_in_memory(&self) -> bool {
@@ -353,10 +466,47 @@ impl Compare {
     }
 }
 
+/// A side between two runs.
+enum Stage {
+    Runs(Running),
+    /// It is started for each run: in this home, or each time in a fresh one.
+    Rests(Option<Home>),
+}
+
+impl Stage {
+    fn is_ours(&self) -> bool {
+        match self {
+            Stage::Runs(running) => running.is_ours(),
+            Stage::Rests(_) => true,
+        }
+    }
+}
+
+/// Starts a side as often as asked.
+fn starts(
+    start_time: &StartTime,
+    side: &Side,
+    home: &mut Option<Home>,
+    directories: &mut Directories,
+) -> Result<Starts, Fault> {
+    let mut fresh = None;
+    start_time.starts(|| {
+        let home = match home {
+            Some(home) => home,
+            // The one before goes, whose server has ended.
+            None => fresh.insert(side.home(directories)?),
+        };
+        side.start(home, start_time.within)
+    })
+}
+
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Comparison { command, a, b, pairs, .. } = self;
         writeln!(f, "{pairs} pairs of: {command}")?;
+        if let Some(prepare) = &self.prepare {
+            writeln!(f, "after: {prepare}")?;
+        }
         let place = |side: &Side| {
             let cpus: Vec<_> = side.cpus.iter().map(ToString::to_string).collect();
             let cpus =
@@ -384,8 +534,9 @@ impl fmt::Display for Comparison {
         if let Some(limits) = &self.limits {
             write!(f, "{limits}")?;
             let of_echo = |is_b: usize| {
-                let rates = self.reports.iter().skip(is_b).step_by(2);
-                let rates: Vec<_> = rates.map(|outcome| outcome.summary.total_per_second).collect();
+                let outcomes = self.reports.iter().skip(is_b).step_by(2);
+                let summaries = outcomes.filter_map(|outcome| outcome.summary.as_ref());
+                let rates: Vec<_> = summaries.map(|summary| summary.total_per_second).collect();
                 median(&rates) / limits.echo.summary.total_per_second
             };
             writeln!(
@@ -396,7 +547,10 @@ impl fmt::Display for Comparison {
             )?;
         }
         for outcome in self.reports.iter().filter(|outcome| !outcome.is_clean) {
-            write!(f, "not clean, {}:\n{}", outcome.side, outcome.summary)?;
+            writeln!(f, "not clean, {}:", outcome.side)?;
+            if let Some(summary) = &outcome.summary {
+                write!(f, "{summary}")?;
+            }
             if let Some(violations) = outcome.report.get("violations") {
                 writeln!(f, "{violations}")?;
             }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use loadgen::compare::{Compare, Trial};
+use loadgen::compare::{Compare, Subject, Trial};
 use loadgen::fill::Fill;
 use loadgen::idle::Idle;
 use loadgen::keys::Keys;
@@ -98,6 +98,8 @@ enum Command {
     /// Make many sessions at once, cut and resume them, close them, and report how quickly
     Storm(StormArguments),
     /// Start a server and report the time until it first answers a read; then end it
+    ///
+    /// Behind `compare`, which starts the servers by its own flags, it takes no command.
     #[command(alias = "first-reply")]
     StartTime {
         /// HOST:PORT where it will listen
@@ -112,13 +114,14 @@ enum Command {
         #[command(flatten)]
         output: OutputArguments,
         /// The program and its arguments; a script ends in `exec`, for costs go by its pid
-        #[arg(last = true, required = true)]
+        #[arg(last = true)]
         command: Vec<String>,
     },
     /// Run the same on two servers in alternating pairs, and report the ratios
     ///
     /// loadgen starts the servers itself, or takes what runs. The flags of `run` say what is run,
-    /// or another command of loadgen after `--`.
+    /// or another command of loadgen after `--`. `-- start-time` compares the starts themselves:
+    /// each with an empty data directory, or with one that `--prepare` has filled once.
     Compare(Box<CompareArguments>),
 }
 
@@ -413,13 +416,17 @@ struct CompareArguments {
     /// How many pairs of runs
     #[arg(long, default_value_t = 5)]
     pairs: usize,
-    /// How long each server has the load once it is started, unmeasured
+    /// How long each server has the load once it is started, unmeasured; start-time is done once
     #[arg(long, default_value = "10s", value_parser = parse_span)]
     rehearsal: Duration,
     /// Start the servers anew for each run, with fresh data, not once
     #[arg(long)]
     restart: bool,
-    /// Where servers that loadgen starts keep their data, in a fresh directory for each start
+    /// A command of loadgen for each server whose data is fresh, unmeasured and without --server:
+    /// "fill --znodes 1000000 --multi 100"
+    #[arg(long, value_name = "COMMAND")]
+    prepare: Option<String>,
+    /// Where servers that loadgen starts keep their data, each in a fresh directory
     /// [default: the directory for temporary files]
     #[arg(long, value_name = "DIRECTORY")]
     data_directory: Option<PathBuf>,
@@ -805,8 +812,11 @@ impl CompareArguments {
         }
         self.limits_of.stay_on_client_cpus()?;
         let load = self.load.load(vec!["SERVER".to_owned()], Mix::only(Op::Get))?;
-        let trial: Box<dyn Trial> =
-            if self.command.is_empty() { Box::new(load.clone()) } else { trial(&self.command)? };
+        let subject = match self.command.as_slice() {
+            [] => Subject::Trial(Box::new(load.clone())),
+            words => subject(words)?,
+        };
+        let prepare = self.prepare.as_deref().map(preparation).transpose()?;
         let directory = self.data_directory.unwrap_or_else(std::env::temp_dir);
         let limits = self.limits.then(|| {
             let mut limits = self.limits_of.clone().limits(load);
@@ -828,7 +838,8 @@ impl CompareArguments {
             false => cpus,
         };
         let compare = Compare {
-            trial,
+            subject,
+            prepare,
             a: Side {
                 name: self.a_name,
                 server: self.a,
@@ -863,12 +874,38 @@ fn play(
     Ok((output, report.is_clean()))
 }
 
-/// What another command of loadgen does, to be done on two servers.
-fn trial(words: &[String]) -> Result<Box<dyn Trial>, Fault> {
+/// Another command of loadgen, to be compared.
+fn subject(words: &[String]) -> Result<Subject, Fault> {
+    Ok(match command(words)? {
+        Command::StartTime { command, .. } if !command.is_empty() => {
+            let what = "the flags of compare start the servers: start-time without a command";
+            return Err(Fault::Load(what.to_owned()));
+        }
+        Command::StartTime { server, runs, within, output: _, command } => {
+            Subject::Start(StartTime { server, runs, within, command })
+        }
+        command => Subject::Trial(trial(command, "start-time or one of")?),
+    })
+}
+
+/// What is done before something else is compared.
+fn preparation(line: &str) -> Result<Box<dyn Trial>, Fault> {
+    let words: Vec<_> = line.split_ascii_whitespace().map(str::to_owned).collect();
+    command(&words)
+        .and_then(|command| trial(command, "one of"))
+        .map_err(|fault| Fault::Load(format!("--prepare '{line}': {fault}")))
+}
+
+fn command(words: &[String]) -> Result<Command, Fault> {
     let name = "loadgen".to_owned();
-    let arguments = Arguments::try_parse_from(std::iter::once(&name).chain(words))
-        .map_err(|error| Fault::Load(error.to_string()))?;
-    Ok(match arguments.command {
+    let arguments = Arguments::try_parse_from(std::iter::once(&name).chain(words));
+    Ok(arguments.map_err(|error| Fault::Load(error.to_string()))?.command)
+}
+
+/// What a command does, to be done on a server that runs. `wanted` begins the list of what it can
+/// be.
+fn trial(command: Command, wanted: &str) -> Result<Box<dyn Trial>, Fault> {
+    Ok(match command {
         Command::Run { server, load, .. } => Box::new(load.load(server, Mix::only(Op::Get))?),
         Command::Fill(fill) => Box::new(fill.fill()),
         Command::Idle(idle) => Box::new(idle.idle()),
@@ -880,8 +917,8 @@ fn trial(words: &[String]) -> Result<Box<dyn Trial>, Fault> {
         | Command::Verify { .. }
         | Command::StartTime { .. }
         | Command::Compare(_) => {
-            let what = "one of run, fill, idle, watch, lock, queue, storm is compared";
-            return Err(Fault::Load(what.to_owned()));
+            let what = format!("wanted is {wanted} run, fill, idle, watch, lock, queue, storm");
+            return Err(Fault::Load(what));
         }
     })
 }
@@ -961,6 +998,35 @@ mod tests {
             assert!(!error.is_empty(), "{wrong}");
         }
         fs::remove_file(&path).unwrap();
+    }
+
+    fn comparison(line: &str) -> Result<Compare, String> {
+        let words = line.split_ascii_whitespace().map(str::to_owned);
+        // Several words in one, as a shell makes them of quotes.
+        let words = words.map(|word| word.replace('_', " "));
+        let arguments = Arguments::try_parse_from(words).map_err(|error| error.to_string())?;
+        let Command::Compare(arguments) = arguments.command else { panic!("{line}") };
+        arguments.compare().map(|(compare, _)| compare).map_err(|fault| fault.to_string())
+    }
+
+    #[test]
+    fn start_times_are_compared_with_and_without_data() {
+        let servers = "loadgen compare --a-ringkeeper a --b-ringkeeper b";
+        let empty = comparison(&format!("{servers} -- start-time --runs 3")).unwrap();
+        assert!(matches!(&empty.subject, Subject::Start(start_time) if start_time.runs == 3));
+        assert!(empty.prepare.is_none());
+        let filled = format!("{servers} --prepare fill_--znodes_5 -- start-time");
+        let filled = comparison(&filled).unwrap();
+        assert!(filled.prepare.unwrap().command().contains("--znodes 5"));
+        for (flags, reason) in [
+            ("-- start-time -- server", "without a command"),
+            ("-- verify", "wanted is start-time or one of run"),
+            ("--prepare start-time -- start-time", "--prepare 'start-time': wanted is one of run"),
+            ("--prepare fill_--znodes_x", "invalid value"),
+        ] {
+            let error = comparison(&format!("{servers} {flags}")).err().unwrap();
+            assert!(error.contains(reason), "{error}");
+        }
     }
 
     #[test]

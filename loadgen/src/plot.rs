@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::compare::Comparison;
+use crate::compare::{Comparison, Outcome};
 use crate::fill::FillReport;
 use crate::idle::IdleReport;
 use crate::limits::LimitsReport;
@@ -305,7 +305,10 @@ impl Plots for StartTimeReport {
 
 impl Plots for Comparison {
     fn plots(&self) -> Vec<Plot> {
-        plots_of(self.reports.iter().map(|outcome| (outcome.side.clone(), &outcome.summary)))
+        fn run(outcome: &Outcome) -> Option<(String, &Summary)> {
+            Some((outcome.side.clone(), outcome.summary.as_ref()?))
+        }
+        plots_of(self.reports.iter().filter_map(run))
     }
 }
 

@@ -38,6 +38,9 @@ pub enum Way {
     ZooKeeper { class_path: String, java_flags: String },
 }
 
+/// In its home.
+const CONFIG_NAME: &str = "zoo.cfg";
+const LOG_NAME: &str = "server.log";
 /// How long a server may take to start.
 const START_WITHIN: Duration = Duration::from_secs(120);
 
@@ -70,31 +73,51 @@ impl Drop for Directories {
     }
 }
 
+/// Where a side that we start listens and keeps its data, over as many starts as wished. The data
+/// goes with it.
+pub struct Home {
+    server: SocketAddr,
+    /// None: its data is up to the line that starts it.
+    directory: Option<PathBuf>,
+}
+
+impl Home {
+    /// Leaves what is there: a failed server's log is of use.
+    fn leave(&mut self) -> Option<PathBuf> {
+        self.directory.take()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Some(directory) = self.directory.take() {
+            // Left-over data does no harm to a run, and the next has a directory of its own.
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
 /// A side while it runs. What we have started ends with this, and its data goes.
 pub struct Running {
     /// `HOST:PORT`.
     pub server: String,
     pub pid: Option<u32>,
-    // In this order: the server ends before its directory goes.
+    // In this order: the server ends before its data goes.
     started: Option<Started>,
-    directory: Option<PathBuf>,
+    home: Option<Home>,
 }
 
 impl Running {
-    /// How long the server took to its first answer, if we started it.
+    /// Whether we started it.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.started.is_some()
     }
-}
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.started.take());
-        if let Some(directory) = self.directory.take() {
-            // Left-over data does no harm to a run, and the next has a directory of its own.
-            let _ = fs::remove_dir_all(directory);
-        }
+    /// Ends the server, if we started it, and keeps its data.
+    pub fn end(self) -> Option<Home> {
+        drop(self.started);
+        self.home
     }
 }
 
@@ -105,19 +128,54 @@ impl Side {
         directories: &mut Directories,
         said: &mut dyn FnMut(&str),
     ) -> Result<Running, Fault> {
-        let (program, arguments) = match &self.way {
-            Way::Runs { pid } => {
-                let server = self.server.clone().ok_or_else(|| self.has_no_address())?;
-                return Ok(Running { server, pid: *pid, started: None, directory: None });
-            }
-            Way::Line(line) => {
+        if let Way::Runs { pid } = &self.way {
+            let server = self.server.clone().ok_or_else(|| self.has_no_address())?;
+            return Ok(Running { server, pid: *pid, started: None, home: None });
+        }
+        let mut home = self.home(directories)?;
+        let (started, took) = self.start(&mut home, START_WITHIN)?;
+        let (name, server, ms) = (&self.name, home.server, took.as_secs_f64() * 1e3);
+        said(&format!("{name}: started at {server} in {ms:.0} ms"));
+        let pid = Some(started.pid());
+        Ok(Running { server: server.to_string(), pid, started: Some(started), home: Some(home) })
+    }
+
+    pub fn is_ours_to_start(&self) -> Result<(), Fault> {
+        match self.way {
+            Way::Runs { .. } => Err(self.runs_already()),
+            Way::Line(_) | Way::Ringkeeper { .. } | Way::ZooKeeper { .. } => Ok(()),
+        }
+    }
+
+    /// A home without data, as far as that is ours to say.
+    pub fn home(&self, directories: &mut Directories) -> Result<Home, Fault> {
+        match self.way {
+            Way::Runs { .. } => Err(self.runs_already()),
+            Way::Line(_) => {
                 let text = self.server.clone().ok_or_else(|| self.has_no_address())?;
                 let server = resolve(std::slice::from_ref(&text))?[0];
-                let arguments = vec!["-c".to_owned(), format!("exec {line}")];
-                let start =
-                    Start { program: "sh".into(), arguments, cpus: self.cpus.clone(), log: None };
-                return self.answered(Started::start(server, start)?, server, None, said);
+                Ok(Home { server, directory: None })
             }
+            Way::Ringkeeper { .. } | Way::ZooKeeper { .. } => {
+                let directory = directories.fresh(&self.name)?;
+                let what = || directory.display().to_string();
+                let fault = |source| Fault::Process { what: what(), source };
+                let server = match &self.server {
+                    Some(server) => resolve(std::slice::from_ref(server))?[0],
+                    None => free_address().map_err(fault)?,
+                };
+                let configuration = self.configuration(&directory, server);
+                fs::write(directory.join(CONFIG_NAME), configuration).map_err(fault)?;
+                Ok(Home { server, directory: Some(directory) })
+            }
+        }
+    }
+
+    /// Starts it and waits for its first answer; the time that took.
+    pub fn start(&self, home: &mut Home, within: Duration) -> Result<(Started, Duration), Fault> {
+        let (program, arguments) = match &self.way {
+            Way::Runs { .. } => return Err(self.runs_already()),
+            Way::Line(line) => ("sh".into(), vec!["-c".to_owned(), format!("exec {line}")]),
             Way::Ringkeeper { program } => (program.clone(), vec!["start-foreground".to_owned()]),
             Way::ZooKeeper { class_path, java_flags } => {
                 let mut arguments: Vec<String> =
@@ -128,37 +186,25 @@ impl Side {
                 ("java".into(), arguments)
             }
         };
-        let directory = directories.fresh(&self.name)?;
-        let fault = |source| Fault::Process { what: directory.display().to_string(), source };
-        let server = match &self.server {
-            Some(server) => resolve(std::slice::from_ref(server))?[0],
-            None => free_address().map_err(fault)?,
-        };
-        let config = directory.join("zoo.cfg");
-        fs::write(&config, self.configuration(&directory, server)).map_err(fault)?;
-        let log = File::create(directory.join("server.log")).map_err(fault)?;
-        let arguments = [arguments, vec![config.display().to_string()]].concat();
-        let start = Start { program, arguments, cpus: self.cpus.clone(), log: Some(log) };
-        self.answered(Started::start(server, start)?, server, Some(directory), said)
-    }
-
-    fn answered(
-        &self,
-        mut started: Started,
-        server: SocketAddr,
-        directory: Option<PathBuf>,
-        said: &mut dyn FnMut(&str),
-    ) -> Result<Running, Fault> {
-        let took = started.first_reply(START_WITHIN).map_err(|fault| match &directory {
-            Some(directory) => {
-                let log = directory.join("server.log");
-                Fault::Load(format!("{fault}; see {}", log.display()))
-            }
-            None => fault,
-        })?;
-        said(&format!("{}: started at {server} in {:.0} ms", self.name, took.as_secs_f64() * 1e3));
-        let pid = Some(started.pid());
-        Ok(Running { server: server.to_string(), pid, started: Some(started), directory })
+        let mut start = Start { program, arguments, cpus: self.cpus.clone(), log: None };
+        if let Some(directory) = &home.directory {
+            start.arguments.push(directory.join(CONFIG_NAME).display().to_string());
+            let log = directory.join(LOG_NAME);
+            let opened = File::create(&log);
+            let what = || log.display().to_string();
+            start.log = Some(opened.map_err(|source| Fault::Process { what: what(), source })?);
+        }
+        let mut started = Started::start(home.server, start)?;
+        match started.first_reply(within) {
+            Ok(took) => Ok((started, took)),
+            Err(fault) => Err(match home.leave() {
+                Some(directory) => {
+                    let log = directory.join(LOG_NAME);
+                    Fault::Load(format!("{fault}; see {}", log.display()))
+                }
+                None => fault,
+            }),
+        }
     }
 
     fn configuration(&self, directory: &Path, server: SocketAddr) -> String {
@@ -177,6 +223,11 @@ impl Side {
 
     fn has_no_address(&self) -> Fault {
         Fault::Load(format!("{}: HOST:PORT is needed where it is not ours to choose", self.name))
+    }
+
+    fn runs_already(&self) -> Fault {
+        let what = "its start can be measured only where loadgen starts it";
+        Fault::Load(format!("{}: {what}", self.name))
     }
 }
 

@@ -1,5 +1,5 @@
 //! What loadgen says of a server that fails: a server of a few lines, which answers as a closure
-//! tells it to.
+//! tells it to, in this process or in one of its own.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -8,17 +8,21 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
+use std::{env, fs, process};
 
 use loadgen::Load;
-use loadgen::compare::Compare;
+use loadgen::compare::{Compare, Subject};
+use loadgen::fill::Fill;
 use loadgen::idle::Idle;
 use loadgen::report::Report;
 use loadgen::scene::Scene;
 use loadgen::side::{Side, Way};
+use loadgen::start_time::StartTime;
 use loadgen::storm::{Kind, Storm};
 use loadgen::workload::{Mix, Op};
 use ringkeeper::jute::frame;
@@ -50,16 +54,22 @@ struct Seen {
 fn server(does: impl Fn(usize) -> Does + Send + Sync + 'static) -> (String, Arc<Seen>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let (seen, does) = (Arc::new(Seen::default()), Arc::new(does));
+    let seen = Arc::new(Seen::default());
     let seen_by_us = Arc::clone(&seen);
-    thread::spawn(move || {
-        for client in listener.incoming() {
-            let (seen, does) = (Arc::clone(&seen), Arc::clone(&does));
-            // A client that goes is no failure of the server.
-            thread::spawn(move || serve(client.unwrap(), &seen, &*does));
-        }
-    });
+    thread::spawn(move || serve_all(&listener, &seen, &Arc::new(does)));
     (address, seen_by_us)
+}
+
+fn serve_all(
+    listener: &TcpListener,
+    seen: &Arc<Seen>,
+    does: &Arc<impl Fn(usize) -> Does + Send + Sync + 'static>,
+) {
+    for client in listener.incoming() {
+        let (seen, does) = (Arc::clone(seen), Arc::clone(does));
+        // A client that goes is no failure of the server.
+        thread::spawn(move || serve(client.unwrap(), &seen, &*does));
+    }
 }
 
 fn serve(mut client: TcpStream, seen: &Seen, does: &dyn Fn(usize) -> Does) -> Option<()> {
@@ -142,7 +152,7 @@ fn load(server: String) -> Load {
 }
 
 fn run(load: &Load) -> Report {
-    load.run(Some(std::process::id()), &mut |_, _| {}).unwrap()
+    load.run(Some(process::id()), &mut |_, _| {}).unwrap()
 }
 
 #[test]
@@ -283,13 +293,14 @@ fn a_comparison_is_of_medians_and_keeps_every_run() {
     let (quick, _) = server(|_| Does::Answers);
     let (slow, _) = server(|_| Does::StallsThenAnswers(Duration::from_millis(5)));
     let compare = Compare {
-        trial: Box::new(load("any:1".to_owned())),
+        subject: Subject::Trial(Box::new(load("any:1".to_owned()))),
+        prepare: None,
         a: side("quick", quick),
         b: side("slow", slow),
         pairs: 3,
         rehearsal: Duration::from_millis(50),
         restart: false,
-        directory: std::env::temp_dir(),
+        directory: env::temp_dir(),
         limits: None,
     };
     let comparison = compare.run(&mut |_| {}).unwrap();
@@ -300,4 +311,163 @@ fn a_comparison_is_of_medians_and_keeps_every_run() {
     assert!(rate.a.iter().zip(&rate.b).all(|(quick, slow)| slow < quick), "{comparison}");
     let sides: Vec<_> = comparison.reports.iter().map(|outcome| outcome.side.as_str()).collect();
     assert_eq!(sides, ["quick", "slow", "quick", "slow", "quick", "slow"]);
+}
+
+/// Where this process is to be a server, if another test has started it for that.
+const SERVES_AT: &str = "LOADGEN_FAKE_SERVER";
+
+#[test]
+fn this_process_serves_if_told_to() {
+    let Ok(address) = env::var(SERVES_AT) else { return };
+    let listener = TcpListener::bind(address).unwrap();
+    serve_all(&listener, &Arc::default(), &Arc::new(|_| Does::Answers));
+}
+
+/// Servers to start, and what each start found in its data directory.
+struct Starts {
+    directory: PathBuf,
+}
+
+impl Starts {
+    fn new(name: &str) -> Starts {
+        let directory = env::temp_dir().join(format!("loadgen-{name}-{}", process::id()));
+        fs::create_dir(&directory).unwrap();
+        Starts { directory }
+    }
+
+    /// A server that takes what ringkeeper takes, notes how many files there are in its data
+    /// directory, and adds one.
+    fn side(&self, name: &str) -> Side {
+        let program = self.directory.join(format!("{name}.sh"));
+        let script = format!(
+            "#!/bin/sh\n\
+             data=$(sed -n 's/^dataDir=//p' \"$2\")\n\
+             ls \"$data\" | wc -l >>'{}'\n\
+             touch \"$data/$$\"\n\
+             {SERVES_AT}=127.0.0.1:$(sed -n 's/^clientPort=//p' \"$2\") \\\n\
+             exec '{}' this_process_serves_if_told_to --exact\n",
+            self.found_by(name).display(),
+            env::current_exe().unwrap().display(),
+        );
+        fs::write(&program, script).unwrap();
+        let made = process::Command::new("chmod").arg("+x").arg(&program).status();
+        assert!(made.unwrap().success());
+        Side {
+            name: name.to_owned(),
+            server: None,
+            way: Way::Ringkeeper { program },
+            cpus: Vec::new(),
+            config: Vec::new(),
+        }
+    }
+
+    fn found_by(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.found"))
+    }
+
+    fn found(&self, name: &str) -> Vec<u32> {
+        let found = fs::read_to_string(self.found_by(name)).unwrap();
+        found.split_ascii_whitespace().map(|count| count.parse().unwrap()).collect()
+    }
+
+    fn compare(&self, runs: usize) -> Compare {
+        let within = Duration::from_secs(60);
+        let start_time = StartTime { server: "any:1".to_owned(), runs, within, command: vec![] };
+        Compare {
+            subject: Subject::Start(start_time),
+            prepare: None,
+            a: self.side("a"),
+            b: self.side("b"),
+            pairs: 2,
+            rehearsal: Duration::ZERO,
+            restart: false,
+            directory: self.directory.clone(),
+            limits: None,
+        }
+    }
+
+    /// Nothing is left of any data.
+    fn end(self) {
+        let left = fs::read_dir(&self.directory).unwrap().map(|entry| entry.unwrap().path());
+        assert_eq!(left.filter(|path| path.is_dir()).count(), 0);
+        fs::remove_dir_all(&self.directory).unwrap();
+    }
+}
+
+#[test]
+fn starts_are_compared_each_with_an_empty_directory() {
+    let starts = Starts::new("empty");
+    let compare = Compare { rehearsal: Duration::from_secs(1), ..starts.compare(2) };
+    let comparison = compare.run(&mut |_| {}).unwrap();
+    assert!(comparison.is_clean(), "{comparison}");
+    let first_reply = &comparison.figures["first reply ms"];
+    assert_eq!((first_reply.a.len(), first_reply.b.len()), (2, 2), "{comparison}");
+    assert_eq!(comparison.reports[0].report["first_reply_ms"].as_array().unwrap().len(), 2);
+    // A rehearsal, and two pairs of two.
+    assert_eq!((starts.found("a"), starts.found("b")), (vec![0; 5], vec![0; 5]));
+    starts.end();
+}
+
+fn fill() -> Fill {
+    Fill {
+        servers: vec!["any:1".to_owned()],
+        znodes: 10,
+        value_bytes: 4.into(),
+        path_length: 33,
+        fan_out: 1000,
+        levels: 1,
+        multi: 1,
+        connections: 2,
+        depth: 2,
+        threads: 1,
+        root: "/fill".to_owned(),
+        seed: 1,
+    }
+}
+
+#[test]
+fn starts_are_compared_with_data_that_was_prepared_once() {
+    let starts = Starts::new("prepared");
+    let rehearsal = Duration::from_secs(1);
+    let compare = Compare { prepare: Some(Box::new(fill())), rehearsal, ..starts.compare(1) };
+    let comparison = compare.run(&mut |_| {}).unwrap();
+    assert!(comparison.is_clean(), "{comparison}");
+    assert!(comparison.to_string().contains("after: loadgen fill"), "{comparison}");
+    // Filled, rehearsed, and started in two pairs.
+    assert_eq!((starts.found("a"), starts.found("b")), (vec![0, 1, 2, 3], vec![0, 1, 2, 3]));
+    starts.end();
+}
+
+#[test]
+fn each_pair_has_data_of_its_own_if_asked_for() {
+    let starts = Starts::new("restart");
+    let compare = Compare { prepare: Some(Box::new(fill())), restart: true, ..starts.compare(1) };
+    compare.run(&mut |_| {}).unwrap();
+    assert_eq!((starts.found("a"), starts.found("b")), (vec![0, 1, 0, 1], vec![0, 1, 0, 1]));
+    starts.end();
+}
+
+#[test]
+fn a_preparation_that_fails_is_told() {
+    let starts = Starts::new("unprepared");
+    let compare =
+        Compare { prepare: Some(Box::new(Fill { znodes: 0, ..fill() })), ..starts.compare(1) };
+    let error = compare.run(&mut |_| {}).unwrap_err().to_string();
+    assert!(error.contains("one znode at least"), "{error}");
+    starts.end();
+}
+
+#[test]
+fn starts_that_cannot_be_compared_are_refused() {
+    let starts = Starts::new("refused");
+    let runs = Side { way: Way::Runs { pid: None }, ..starts.side("b") };
+    for (compare, reason) in [
+        (Compare { b: runs, ..starts.compare(1) }, "only where loadgen starts it"),
+        (starts.compare(0), "one run at least"),
+        (Compare { pairs: 0, ..starts.compare(1) }, "one pair at least"),
+    ] {
+        let error = compare.run(&mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    starts.end();
 }
