@@ -27,6 +27,7 @@ use tracing::{info, warn};
 
 use super::directories::{Directories, sync_directory};
 use super::recover::{is_quick_valid, list};
+use super::sys;
 use super::unbuffered::UnbufferedFile;
 use crate::metrics::{Counter, Recorder, Summary};
 use crate::pipeline::SnapshotJob;
@@ -37,6 +38,10 @@ use crate::types::Zxid;
 
 /// The name of a snapshot before it has one; ZooKeeper does not look at it, and a start removes it.
 pub(crate) const TEMPORARY_NAME: &str = "ringkeeper-snapshot.tmp";
+
+/// Where CPUs are short, clients come first. Not by more: what a snapshot shows is kept in memory
+/// until it is written.
+const NICENESS: i32 = 5;
 
 /// How snapshots are written and kept.
 #[derive(Clone, Copy, Debug)]
@@ -152,6 +157,9 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, inbox: &channel::Receiver<Job>, mut say: impl FnMut(Said)) {
+        if let Err(error) = sys::give_way(NICENESS) {
+            warn!(%error, "snapshots compete with clients for the CPU");
+        }
         let mut next_purge = self.options.purge_every.map(|_| Instant::now());
         let mut retry = None;
         while !self.stopping.load(Ordering::Relaxed) {

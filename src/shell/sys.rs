@@ -41,6 +41,14 @@ pub(crate) fn pin_to(cpu: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes the calling thread nicer to all others, by so much.
+pub(crate) fn give_way(niceness: libc::c_int) -> io::Result<()> {
+    // SAFETY: two numbers; a thread may always ask for its own priority.
+    let now = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+    // SAFETY: three numbers.
+    checked(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, now + niceness) }).map(drop)
+}
+
 /// A soft and a hard limit, in the units of the resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limit {
