@@ -61,11 +61,29 @@ pub enum Arrival<'a, T> {
     Ended,
 }
 
-/// What a session is resumed by; all zero for a new one.
+/// What a connection goes on from; all zero for a client that has seen nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resume {
+    /// 0: a new session is asked for.
     session: i64,
     password: [u8; 16],
+    /// The last zxid seen, which a server that serves us has reached.
+    zxid: i64,
+    /// The last xid asked with. Servers tell a session's requests apart by it.
+    xid: i32,
+}
+
+impl Resume {
+    #[must_use]
+    pub fn has_session(self) -> bool {
+        self.session != 0
+    }
+
+    /// The same with a new session, for one that has expired.
+    #[must_use]
+    pub fn without_session(self) -> Resume {
+        Resume { session: 0, password: [0; 16], ..self }
+    }
 }
 
 /// The xid of our closeSession. Requests count from 1.
@@ -83,6 +101,9 @@ pub struct Connection<T> {
     tail: Vec<u8>,
     in_flight: VecDeque<(i32, T)>,
     xid: i32,
+    from: Resume,
+    /// The last that a reply has told.
+    zxid: i64,
 }
 
 impl<T> AsRawFd for Connection<T> {
@@ -118,15 +139,15 @@ impl<T> Connection<T> {
         resume: Option<Resume>,
     ) -> Result<Connection<T>, Lost> {
         socket.set_nodelay(true)?;
-        let Resume { session, password } = resume.unwrap_or_default();
+        let from = resume.unwrap_or_default();
         let mut output = Vec::new();
         frame::write(&mut output, |out| {
             ConnectRequest {
                 protocol_version: 0,
-                last_zxid_seen: 0,
+                last_zxid_seen: from.zxid,
                 timeout_ms: session_timeout_ms,
-                session,
-                password: Some(&password),
+                session: from.session,
+                password: Some(&from.password),
                 read_only: Some(false),
             }
             .write(out);
@@ -138,7 +159,9 @@ impl<T> Connection<T> {
             written: 0,
             tail: Vec::new(),
             in_flight: VecDeque::new(),
-            xid: 0,
+            xid: from.xid,
+            from,
+            zxid: from.zxid,
         })
     }
 
@@ -146,7 +169,8 @@ impl<T> Connection<T> {
     #[must_use]
     pub fn resume(&self) -> Option<Resume> {
         let greeting = self.greeting.as_ref()?;
-        Some(Resume { session: greeting.session, password: greeting.password })
+        let ConnectResponse { session, password, .. } = *greeting;
+        Some(Resume { session, password, zxid: self.zxid, xid: self.xid })
     }
 
     pub fn set_nonblocking(&self) -> Result<(), Lost> {
@@ -252,6 +276,10 @@ impl<T> Connection<T> {
             if greeting.timeout_ms <= 0 {
                 return Err(Lost::Refused);
             }
+            if self.from.has_session() && greeting.session != self.from.session {
+                let (asked, given) = (self.from.session, greeting.session);
+                return Err(Lost::Protocol(format!("session {asked:#x} resumed as {given:#x}")));
+            }
             self.greeting = Some(greeting);
             return Ok(Some(Arrival::Connected));
         }
@@ -262,6 +290,7 @@ impl<T> Connection<T> {
             xid::NOTIFICATION => Arrival::Event { zxid: header.zxid, body: reader.rest() },
             found => match self.in_flight.pop_front() {
                 Some((expected, tag)) if expected == found => {
+                    self.zxid = self.zxid.max(header.zxid);
                     Arrival::Reply { tag, zxid: header.zxid, err: header.err, body: reader.rest() }
                 }
                 Some((expected, _)) => {

@@ -10,6 +10,8 @@
 //! was answered between begin and end. In an open loop requests are due at fixed moments,
 //! whatever the server does; what is counted is what was due between begin and end, and its
 //! latency runs from the moment it was due, so that a stall is charged to all it delayed.
+//!
+//! A connection that is lost is told and stays lost, unless the plan says that it reconnects.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -20,9 +22,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
 use crate::Fault;
-use crate::client::{Arrival, Connection, Lost};
+use crate::client::{Arrival, Connection, Lost, Resume};
+use crate::keys::Random;
 use crate::sys::{self, Interest, Poll, Ready};
 use crate::workload::{Achieved, Asked, Heard, Next, Op, Source, multi_error};
 
@@ -39,6 +43,11 @@ const TURN_MAX: Duration = Duration::from_millis(20);
 
 /// How soon those are asked again that had nothing to ask.
 const LATER: Duration = Duration::from_millis(1);
+/// How soon a server is tried again that refuses a connection.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+/// How long an attempt to reconnect may take; after one that took longer, twice as long.
+const ATTEMPT_WITHIN: Duration = Duration::from_secs(1);
+const ATTEMPT_WITHIN_MAX: Duration = Duration::from_secs(16);
 
 /// When requests are made.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,6 +81,16 @@ pub struct Plan {
     pub session_timeout_ms: i32,
     pub pace: Pace,
     pub span: Span,
+    /// None: a connection that is lost stays lost.
+    pub reconnect: Option<Reconnect>,
+}
+
+/// Connections that are lost come back, with their session or, once it has expired, a new one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reconnect {
+    /// At random moments, this far apart on average, we drop a connection of all.
+    pub drop_every: Option<Duration>,
+    pub seed: u64,
 }
 
 /// A thread's connections, by their numbers over all threads, and what they ask.
@@ -124,6 +143,20 @@ pub struct Tally {
     pub unanswered: u64,
     /// Watch events.
     pub events: u64,
+    pub reconnects: Reconnects,
+}
+
+/// What became of connections that may come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Reconnects {
+    /// Connections that we dropped.
+    pub dropped: u64,
+    /// Others that were lost.
+    pub lost: u64,
+    /// Connections that came back with their session.
+    pub resumed: u64,
+    /// Sessions that had expired.
+    pub expired: u64,
 }
 
 impl Tally {
@@ -158,6 +191,10 @@ impl Tally {
         }
         self.unanswered += other.unanswered;
         self.events += other.events;
+        self.reconnects.dropped += other.reconnects.dropped;
+        self.reconnects.lost += other.reconnects.lost;
+        self.reconnects.resumed += other.reconnects.resumed;
+        self.reconnects.expired += other.reconnects.expired;
     }
 }
 
@@ -316,7 +353,9 @@ struct Worker<'a, S> {
     poll: Poll,
     /// By token; `None` once lost.
     lines: Vec<Option<Line>>,
-    /// How many are not lost.
+    /// By token: those that were lost and are to come back.
+    away: BTreeMap<usize, Away>,
+    /// How many are not lost, or are to come back.
     live: usize,
     chunk: Vec<u8>,
     /// Those with new requests in this turn.
@@ -328,17 +367,45 @@ struct Worker<'a, S> {
     clock: Clock,
     dues: Dues,
     pings: Pings,
+    drops: Drops,
     tally: Tally,
     replies: &'a AtomicU64,
 }
 
 /// A connection, and what epoll waits for on it.
 struct Line {
-    server: SocketAddr,
+    /// Which of the plan's servers it goes to.
+    place: usize,
     connection: Connection<Asked>,
     interest: Interest,
     /// Whether it is to be asked again though nothing is heard on it.
     is_later: bool,
+}
+
+impl Line {
+    /// Whether another request may be put into it.
+    fn has_room(&self, depth: usize) -> bool {
+        self.connection.greeting().is_some() && self.connection.in_flight() < depth
+    }
+}
+
+/// A connection on its way back. An attempt that is under way has its line.
+struct Away {
+    resume: Resume,
+    /// How long the lost session was to live.
+    timeout_ms: i32,
+    /// Which server is tried next.
+    place: usize,
+    /// When that is, and an attempt under way is given up.
+    next_ns: u64,
+    /// How long the next attempt may take.
+    within: Duration,
+}
+
+impl Away {
+    fn new(resume: Resume, timeout_ms: i32, place: usize, next_ns: u64) -> Away {
+        Away { resume, timeout_ms, place, next_ns, within: ATTEMPT_WITHIN }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -435,6 +502,36 @@ impl Pings {
     }
 }
 
+/// The moments at which we drop connections, of one thread.
+struct Drops {
+    /// None: never.
+    every_ns: Option<f64>,
+    next_ns: u64,
+    random: Random,
+}
+
+impl Drops {
+    fn of(reconnect: Option<Reconnect>, share: Share) -> Drops {
+        let every = reconnect.and_then(|reconnect| reconnect.drop_every);
+        let seed = reconnect.map_or(0, |reconnect| reconnect.seed);
+        let mut drops = Drops {
+            every_ns: every.map(|every| every.as_nanos() as f64 * share.threads as f64),
+            next_ns: u64::MAX,
+            random: Random::new(seed ^ (share.thread as u64).wrapping_mul(0xa076_1d64_78bd_642f)),
+        };
+        drops.set_after(0);
+        drops
+    }
+
+    /// Moments that know nothing of each other lie exponentially apart.
+    fn set_after(&mut self, now_ns: u64) {
+        if let Some(every_ns) = self.every_ns {
+            let apart_ns = -(1.0 - self.random.unit()).ln() * every_ns;
+            self.next_ns = now_ns.saturating_add(apart_ns as u64);
+        }
+    }
+}
+
 impl<'a, S: Source> Worker<'a, S> {
     /// Opens the connections and waits for all their sessions.
     fn connect(
@@ -448,6 +545,7 @@ impl<'a, S: Source> Worker<'a, S> {
             source: crew.source,
             poll: Poll::new().map_err(Fault::Poll)?,
             lines: Vec::with_capacity(crew.connections.len()),
+            away: BTreeMap::new(),
             live: 0,
             chunk: Vec::new(),
             touched: Vec::new(),
@@ -457,12 +555,13 @@ impl<'a, S: Source> Worker<'a, S> {
             clock: Clock { start: Instant::now(), begin_ns: 0, end_ns: u64::MAX },
             dues: Dues::of(plan.pace, share),
             pings: Pings::new(plan.session_timeout_ms),
+            drops: Drops::of(plan.reconnect, share),
             tally: Tally::default(),
             replies,
         };
         let all = crew.connections.len();
         for number in crew.connections {
-            worker.open(plan.servers[number % plan.servers.len()])?;
+            worker.open(number % plan.servers.len())?;
             worker.wait_for_sessions((worker.live + 1).saturating_sub(CONNECTING_MAX))?;
         }
         worker.wait_for_sessions(all)?;
@@ -471,15 +570,27 @@ impl<'a, S: Source> Worker<'a, S> {
         Ok(worker)
     }
 
-    fn open(&mut self, server: SocketAddr) -> Result<(), Fault> {
-        let fault = |source| Fault::Connect { server, source };
-        let mut connection = Connection::open(server, self.plan.session_timeout_ms, CONNECT_WITHIN)
-            .map_err(fault)?;
-        connection.set_nonblocking().map_err(fault)?;
-        connection.flush().map_err(fault)?;
+    fn open(&mut self, place: usize) -> Result<(), Fault> {
+        let server = self.plan.servers[place];
+        let opened = Connection::open(server, self.plan.session_timeout_ms, CONNECT_WITHIN)
+            .and_then(|mut connection| {
+                connection.set_nonblocking()?;
+                connection.flush()?;
+                Ok(connection)
+            });
+        let connection = match opened {
+            Ok(connection) => connection,
+            Err(_) if self.plan.reconnect.is_some() => {
+                self.away.insert(self.lines.len(), Away::new(Resume::default(), 0, place, 0));
+                self.lines.push(None);
+                self.live += 1;
+                return Ok(());
+            }
+            Err(source) => return Err(Fault::Connect { server, source }),
+        };
         let interest = Interest::Read;
         self.poll.add(&connection, self.lines.len(), interest).map_err(Fault::Poll)?;
-        self.lines.push(Some(Line { server, connection, interest, is_later: false }));
+        self.lines.push(Some(Line { place, connection, interest, is_later: false }));
         self.live += 1;
         Ok(())
     }
@@ -490,6 +601,7 @@ impl<'a, S: Source> Worker<'a, S> {
         while let Phase::Connecting { greeted } = self.phase
             && greeted < count
         {
+            self.reconnect_due(self.clock.now_ns());
             self.turn(TURN_MAX)?;
             if CONNECT_WITHIN <= since.elapsed() {
                 let (sessions, within) = (count - greeted, CONNECT_WITHIN);
@@ -523,6 +635,10 @@ impl<'a, S: Source> Worker<'a, S> {
             Span::UntilDone => (0, u64::MAX),
         };
         self.clock = Clock { start, begin_ns, end_ns };
+        for away in self.away.values_mut() {
+            // Its time was by another clock.
+            away.next_ns = 0;
+        }
         if self.plan.pace == Pace::Closed {
             self.ask_first()?;
         }
@@ -531,6 +647,8 @@ impl<'a, S: Source> Worker<'a, S> {
             if self.phase == Phase::Asking && (end_ns <= now_ns || self.source.is_done()) {
                 self.drain();
             }
+            self.drop_due(now_ns);
+            self.reconnect_due(now_ns);
             self.ask_later()?;
             self.ask_due(now_ns)?;
             if matches!(self.phase, Phase::Draining { .. }) && self.is_quiet() {
@@ -544,6 +662,7 @@ impl<'a, S: Source> Worker<'a, S> {
                 break;
             }
         }
+        self.give_up_those_away();
         self.tally.unanswered += self.dues.left(&self.clock);
         for line in self.lines.iter().flatten() {
             self.tally.unanswered += unanswered(&line.connection, self.plan.pace, &self.clock);
@@ -588,7 +707,7 @@ impl<'a, S: Source> Worker<'a, S> {
         while self.phase == Phase::Asking
             && self.plan.pace == Pace::Closed
             && now_ns < self.clock.end_ns
-            && line.connection.in_flight() < self.plan.depth
+            && line.has_room(self.plan.depth)
         {
             match self.source.ask(token, now_ns, &mut line.connection) {
                 Next::Asked => {}
@@ -614,7 +733,7 @@ impl<'a, S: Source> Worker<'a, S> {
             && due_ns < self.clock.end_ns
         {
             let (count, depth) = (self.lines.len(), self.plan.depth);
-            let has_room = |line: &Line| line.connection.in_flight() < depth;
+            let has_room = |line: &Line| line.has_room(depth);
             let next = (0..count)
                 .map(|step| (self.dues.turn + step) % count)
                 .find(|&token| self.lines[token].as_ref().is_some_and(has_room));
@@ -655,9 +774,10 @@ impl<'a, S: Source> Worker<'a, S> {
         self.phase = Phase::Draining { until_ns };
     }
 
-    /// Nothing is in flight, and nothing due is left to make.
+    /// Nothing is in flight or on its way back, and nothing due is left to make.
     fn is_quiet(&self) -> bool {
         self.dues.left(&self.clock) == 0
+            && self.away.is_empty()
             && self.lines.iter().flatten().all(|line| line.connection.in_flight() == 0)
     }
 
@@ -686,6 +806,11 @@ impl<'a, S: Source> Worker<'a, S> {
                     Arrival::Connected => {
                         if let Phase::Connecting { greeted } = &mut self.phase {
                             *greeted += 1;
+                        }
+                        if let Some(away) = self.away.remove(&connection)
+                            && away.resume.has_session()
+                        {
+                            self.tally.reconnects.resumed += 1;
                         }
                     }
                     Arrival::Reply { tag, zxid, err, body } => {
@@ -730,10 +855,23 @@ impl<'a, S: Source> Worker<'a, S> {
     fn on_lost(&mut self, token: usize, lost: Lost) -> Result<(), Fault> {
         // Its socket closes with it, which takes it out of the epoll set.
         let Some(line) = self.lines[token].take() else { return Ok(()) };
+        // A server that breaks the protocol is not asked again.
+        let is_final = self.phase == Phase::Closing || matches!(lost, Lost::Protocol(_));
+        if self.plan.reconnect.is_some() && !is_final {
+            if self.away.contains_key(&token) {
+                self.on_failed_attempt(token, &lost);
+            } else {
+                self.tally.reconnects.lost += 1;
+                self.set_out(token, &line);
+            }
+            return Ok(());
+        }
+        self.away.remove(&token);
         self.live -= 1;
         match self.phase {
             Phase::Connecting { .. } => {
-                return Err(Fault::Connect { server: line.server, source: lost });
+                let server = self.plan.servers[line.place];
+                return Err(Fault::Connect { server, source: lost });
             }
             Phase::Asking | Phase::Draining { .. } => {
                 *self.tally.dropped.entry(lost.to_string()).or_default() += 1;
@@ -742,6 +880,87 @@ impl<'a, S: Source> Worker<'a, S> {
             Phase::Closing => {}
         }
         Ok(())
+    }
+
+    /// Has a lost connection come back, from another server if there is one.
+    fn set_out(&mut self, token: usize, line: &Line) {
+        let timeout_ms = line.connection.greeting().map(|greeting| greeting.timeout_ms);
+        if let Phase::Connecting { greeted } = &mut self.phase
+            && timeout_ms.is_some()
+        {
+            *greeted -= 1;
+        }
+        self.source.on_lost(token);
+        // One that was never greeted asks for its first session again.
+        let resume = line.connection.resume().unwrap_or_default();
+        let (timeout_ms, now_ns) = (timeout_ms.unwrap_or(0), self.clock.now_ns());
+        self.away.insert(token, Away::new(resume, timeout_ms, line.place + 1, now_ns));
+    }
+
+    fn on_failed_attempt(&mut self, token: usize, lost: &Lost) {
+        let Some(away) = self.away.get_mut(&token) else { return };
+        let now_ns = self.clock.now_ns();
+        away.next_ns = now_ns + nanos(RETRY_AFTER);
+        if matches!(lost, Lost::Refused) && away.resume.has_session() {
+            away.resume = away.resume.without_session();
+            self.tally.reconnects.expired += 1;
+            self.source.on_expired(token, now_ns, away.timeout_ms);
+        }
+    }
+
+    /// Makes an attempt for each that is away and whose time it is.
+    fn reconnect_due(&mut self, now_ns: u64) {
+        for (&token, away) in &mut self.away {
+            if now_ns < away.next_ns {
+                continue;
+            }
+            let place = away.place % self.plan.servers.len();
+            away.place = place + 1;
+            let begun = Connection::begin(
+                self.plan.servers[place],
+                self.plan.session_timeout_ms,
+                Some(away.resume),
+            )
+            .and_then(|connection| {
+                let interest = Interest::ReadWrite;
+                self.poll.add(&connection, token, interest)?;
+                Ok(Line { place, connection, interest, is_later: false })
+            });
+            let within = if begun.is_ok() { away.within } else { RETRY_AFTER };
+            away.next_ns = now_ns + nanos(within);
+            if mem::replace(&mut self.lines[token], begun.ok()).is_some() {
+                // The attempt before has had no answer in its time.
+                away.within = (away.within * 2).min(ATTEMPT_WITHIN_MAX);
+            }
+        }
+    }
+
+    /// Drops a connection, if it is time for that.
+    fn drop_due(&mut self, now_ns: u64) {
+        if self.phase != Phase::Asking || now_ns < self.drops.next_ns {
+            return;
+        }
+        self.drops.set_after(now_ns);
+        let is_here =
+            |token: &usize| self.lines[*token].is_some() && !self.away.contains_key(token);
+        let here: Vec<_> = (0..self.lines.len()).filter(is_here).collect();
+        if here.is_empty() {
+            return;
+        }
+        let token = here[self.drops.random.below(here.len() as u64) as usize];
+        if let Some(line) = self.lines[token].take() {
+            self.tally.reconnects.dropped += 1;
+            self.set_out(token, &line);
+        }
+    }
+
+    /// What has not come back stays lost.
+    fn give_up_those_away(&mut self) {
+        for token in mem::take(&mut self.away).into_keys() {
+            self.lines[token] = None;
+            self.live -= 1;
+            *self.tally.dropped.entry("did not come back".to_owned()).or_default() += 1;
+        }
     }
 
     /// Pings the connections whose turn it is and that have nothing in flight.

@@ -74,6 +74,7 @@ impl Fill {
             session_timeout_ms: LIST_TIMEOUT_MS,
             pace: Pace::Closed,
             span: Span::UntilDone,
+            reconnect: None,
         };
         let crews = |task, end| -> Vec<Crew<Listed>> {
             let connections = split(self.connections, self.threads);

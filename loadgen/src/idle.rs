@@ -54,6 +54,7 @@ impl Idle {
             session_timeout_ms: self.session_timeout_ms,
             pace: Pace::Idle,
             span: Span::Timed { warmup: Duration::ZERO, duration: self.hold },
+            reconnect: None,
         };
         let crews = split(self.connections, self.threads)
             .into_iter()

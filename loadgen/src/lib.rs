@@ -76,6 +76,8 @@ pub enum Fault {
     NoAnswer { server: SocketAddr, within: Duration },
     #[error("setting up: {what}")]
     SetUp { what: String },
+    #[error("setting up: {requests} requests unanswered: {reason}")]
+    Unanswered { requests: u64, reason: String },
     /// Another thread has the reason.
     #[error("given up")]
     GivenUp,
@@ -188,6 +190,7 @@ impl Load {
             session_timeout_ms: self.session_timeout_ms,
             pace: self.rate.map_or(Pace::Closed, |per_second| Pace::Open { per_second }),
             span: Span::Timed { warmup: self.warmup, duration: self.duration },
+            reconnect: None,
         };
         let driven = drive(&plan, crews, &mut |moment| costs.progress(moment, progress))?;
         if creates && !self.keep {
@@ -313,8 +316,8 @@ impl Listing {
         match (self.tally.unanswered, self.tally.dropped.first_key_value()) {
             (0, None) => Ok(any),
             (unanswered, dropped) => {
-                let reason = dropped.map_or("no answer in time", |(reason, _)| reason);
-                Err(Fault::SetUp { what: format!("{unanswered} requests unanswered: {reason}") })
+                let reason = dropped.map_or("no answer in time", |(reason, _)| reason).to_owned();
+                Err(Fault::Unanswered { requests: unanswered, reason })
             }
         }
     }
@@ -336,6 +339,7 @@ fn run_list<S: workload::Source>(
         session_timeout_ms: LIST_TIMEOUT_MS,
         pace: Pace::Closed,
         span: Span::UntilDone,
+        reconnect: None,
     };
     let driven = drive(&plan, crews, &mut |_| Ok(()))?;
     Ok(Listing { tally: driven.tally })

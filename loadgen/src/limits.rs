@@ -126,6 +126,7 @@ impl Limits {
             // As quickly as it goes, whatever the load's own rate.
             pace: Pace::Closed,
             span: Span::Timed { warmup, duration: self.duration },
+            reconnect: None,
         };
         let mut costs = Costs::new(None);
         let driven = drive(&plan, crews, &mut |moment| costs.progress(moment, &mut |_, _| {}))?;

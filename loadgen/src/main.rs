@@ -27,7 +27,7 @@ use loadgen::sizes::Sizes;
 use loadgen::start_time::StartTime;
 use loadgen::storm::{Kind, Storm};
 use loadgen::sys;
-use loadgen::verify::usual_mix;
+use loadgen::verify::{Verify, usual_mix};
 use loadgen::watch::Watch;
 use loadgen::workload::{Mix, Op};
 use loadgen::{Fault, Load, Progress};
@@ -72,13 +72,19 @@ enum Command {
     },
     /// Make requests for a while and check every reply against what ZooKeeper promises
     ///
-    /// The mix, where none is given, has some of everything.
+    /// The mix, where none is given, has some of everything. A connection that is lost comes back,
+    /// with its session or, once that has expired, a new one: a server may be killed and started
+    /// again meanwhile. A write without a reply may have been done or not, and nothing else may be
+    /// missing or new.
     Verify {
         #[arg(long, short, value_delimiter = ',', default_value = "127.0.0.1:2181")]
         /// HOST:PORT of a server; connections go to several in turn
         server: Vec<String>,
         #[command(flatten)]
         load: LoadArguments,
+        /// Drop a connection at random moments, so long apart on average: 200ms
+        #[arg(long, value_name = "SPAN", value_parser = parse_span)]
+        drop_every: Option<Duration>,
         /// Report the CPU time and memory of this process, the server
         #[arg(long)]
         pid: Option<u32>,
@@ -752,9 +758,9 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             output.print(&limits.limits(load).run()?)?;
             (output, true)
         }
-        Command::Verify { server, load, pid, output } => {
-            let load = load.load(server, usual_mix())?;
-            let verdict = load.verify(pid, &mut output.progress())?;
+        Command::Verify { server, load, drop_every, pid, output } => {
+            let verify = Verify { load: load.load(server, usual_mix())?, drop_every };
+            let verdict = verify.run(pid, &mut output.progress())?;
             output.print(&verdict)?;
             (output, verdict.is_clean())
         }

@@ -234,6 +234,7 @@ fn plan(scene: &Scene, servers: Vec<std::net::SocketAddr>, timing: Timing) -> Pl
         session_timeout_ms: scene.session_timeout_ms,
         pace: Pace::Closed,
         span: Span::Timed { warmup, duration },
+        reconnect: None,
     }
 }
 

@@ -9,7 +9,7 @@ use ringkeeper::record::code::Code;
 use serde::{Serialize, Serializer};
 
 use crate::Load;
-use crate::driver::Tally;
+use crate::driver::{Reconnects, Tally};
 use crate::keys::Keys;
 use crate::limits::Fractions;
 use crate::workload::Op;
@@ -35,11 +35,12 @@ pub struct Summary {
     pub total_per_second: f64,
     /// Right replies in each second.
     pub per_second: Vec<u64>,
-    /// Lost connections by reason.
+    /// Connections that were lost for good, by reason.
     pub dropped: BTreeMap<String, u64>,
     /// Requests that never had a reply.
     pub unanswered: u64,
     pub events: u64,
+    pub reconnects: Reconnects,
 }
 
 /// What the replies to one operation were.
@@ -158,6 +159,7 @@ impl Summary {
             dropped: tally.dropped.clone(),
             unanswered: tally.unanswered,
             events: tally.events,
+            reconnects: tally.reconnects,
         }
     }
 
@@ -241,7 +243,9 @@ impl fmt::Display for Summary {
             writeln!(f, "ERRORS: {} requests unanswered", self.unanswered)?;
         }
         if self.is_clean() {
-            writeln!(f, "no errors, no connection lost")?;
+            let is_calm = self.reconnects == Reconnects::default();
+            let lost = if is_calm { "no connection lost" } else { "every connection came back" };
+            writeln!(f, "no errors, {lost}")?;
         }
         Ok(())
     }

@@ -1,27 +1,36 @@
 //! The same load with every reply checked, so that speed is never bought with wrong answers.
 //!
-//! Every value says who wrote it, and with what others. While the load runs, each session is
-//! held to what ZooKeeper promises a session; afterwards, what all sessions were told is put
+//! Every value says who wrote it, and with what others. While the load runs, each client is
+//! held to what ZooKeeper promises a session; afterwards, what all clients were told is put
 //! together and held against what is there.
+//!
+//! A client that loses its connection goes on over another: with its session, or with a new one
+//! once that has expired, and in both cases with the last zxid it has seen, so that it is never
+//! shown less. What it had asked and not heard is of unknown outcome: each of these writes may be
+//! done once, at any time, or never.
 //!
 //! | checked | where |
 //! |---|---|
 //! | replies in the order of requests | `client`, which gives the connection up |
 //! | zxids of a session never fall, and a write's is new | each reply |
-//! | a session never sees a znode older than it has: its own writes, and what it has read | each reply |
-//! | a read that shows one znode of a multi is followed by none that misses another | each reply |
+//! | a session never sees a znode older than it has: its own writes, and what it has read | each reply, over reconnects |
+//! | a read that shows one znode of a multi is followed by none that misses another | each reply, and afterwards |
 //! | a multi that cannot succeed changes nothing | each value read |
-//! | children are exactly those that the session has made | each listing |
+//! | children are exactly those that the session has made; of unknown outcomes, once it shows | each listing, over reconnects |
+//! | a session lives for its timeout | each reconnect |
 //! | a watch's event comes before newer data | each read, and a last one of each watched znode |
 //! | a version has one zxid and one writer, whoever looks | reads of all sessions together |
 //! | versions grow by one with each acknowledged set, in the order of zxids | afterwards |
-//! | what was acknowledged is there, and nothing else | afterwards |
+//! | a write of unknown outcome is done once at most | afterwards |
+//! | what was acknowledged or read is there, and nothing else | afterwards |
 //!
-//! Histories are kept in memory: about 100 bytes for each write and each version that was read.
+//! Histories are kept in memory: 100 to 200 bytes for each write and each version that was read.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ringkeeper::jute::record::Record as _;
@@ -31,23 +40,27 @@ use ringkeeper::record::op::{CreateMode, EventType, code};
 use ringkeeper::record::proto::{GetDataResponse, MULTI_END, MultiHeader, WatcherEvent};
 use serde::Serialize;
 
-use crate::client::{Connection, names};
-use crate::driver::{Crew, Pace, Plan, Span, drive, split};
+use crate::client::{Connection, Lost, names};
+use crate::driver::{Crew, Pace, Plan, Reconnect, Reconnects, Span, drive, split};
 use crate::keys::{Chooser, Random};
 use crate::paths::{NAME_DIGITS, Paths};
-use crate::report::{OwnCost, ServerCost, Summary, code_name};
+use crate::report::{OwnCost, ServerCost, Summary, code_name, span};
 use crate::sizes::Sizes;
 use crate::workload::{
-    ANY_LENGTH, Achieved, Asked, Heard, Mix, Next, Op, Shape, Source, created_parent, put_created,
-    put_new_znode,
+    ANY_LENGTH, Achieved, Asked, Created, Heard, Mix, Next, Op, Shape, Source, created_parent,
+    put_created, put_new_znode,
 };
-use crate::{Costs, Fault, LIST_TIMEOUT_MS, Load, Progress, connect, resolve};
+use crate::{Costs, Fault, LIST_TIMEOUT_MS, Load, Progress, connect, hold, resolve};
 
 /// What is asked where nothing else is: some of everything.
-pub const USUAL_MIX: &str = "get=40,exists=5,children=5,set=20,create=10,delete=8,multi=12";
+pub const USUAL_MIX: &str =
+    "get=40,exists=5,children=5,set=20,create=7,ephemeral=3,delete=8,multi=12";
 
 /// How long the last replies may take once all has been asked.
 const END_WITHIN: Duration = Duration::from_secs(15);
+/// How long a server that has gone may take to be there for the last look.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
+const TRY_EVERY: Duration = Duration::from_millis(50);
 /// The most violations that are told in full.
 const EXAMPLES_MAX: usize = 20;
 /// What a connection creates beyond this many it deletes first, so that listings stay short.
@@ -58,9 +71,19 @@ const WATCH_EVERY: u64 = 4;
 const DOOMED_EVERY: u64 = 4;
 const BAD_VERSION: i32 = -103;
 
+/// A load to be checked.
+#[derive(Clone, Debug)]
+pub struct Verify {
+    pub load: Load,
+    /// At random moments, this far apart on average, a connection is dropped.
+    pub drop_every: Option<Duration>,
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
+    /// The command that does the same again.
+    pub command: String,
     pub load: Load,
     #[serde(flatten)]
     pub summary: Summary,
@@ -84,6 +107,10 @@ pub struct Checked {
     pub versions_read: u64,
     /// Created, not deleted, and looked for at the end.
     pub created: u64,
+    /// Writes that had no reply when their connection was lost.
+    pub unknown: u64,
+    /// Sets and multis of these that were seen to be done.
+    pub unknown_done: u64,
 }
 
 impl Verdict {
@@ -173,6 +200,17 @@ enum What {
     },
 }
 
+impl What {
+    fn writes(self) -> bool {
+        match self {
+            What::Get { .. } | What::Exists { .. } | What::Children { .. } => false,
+            What::Set { .. } | What::Create { .. } | What::Delete { .. } | What::Multi { .. } => {
+                true
+            }
+        }
+    }
+}
+
 /// The least that a session may see of a znode.
 #[derive(Clone, Copy, Debug, Default)]
 struct Floor {
@@ -180,23 +218,115 @@ struct Floor {
     mzxid: i64,
 }
 
-/// What one session has been told.
+/// What one client has been told, in one session or several.
 struct Told {
     /// Its number over all threads.
     number: usize,
     asked: VecDeque<What>,
     zxid: i64,
+    /// When it asked the newest of what has a reply: the server has heard of it since.
+    heard_ns: u64,
     serial: u32,
     floors: HashMap<u64, Floor>,
     /// The znodes watched, and the mzxid that each had.
     watches: HashMap<u64, i64>,
-    /// The znodes it has made: `first..next`.
+    /// The znodes it has made: `first..next`, but those of unknown outcome.
     first: u64,
     next: u64,
+    /// Which of those that it has not deleted are ephemeral.
+    ephemerals: BTreeSet<u64>,
+    /// What it has asked to create or delete, and no reply has told of.
+    fates: BTreeMap<u64, Fate>,
+    /// Sets and multis that no reply has told of.
+    unknown: Vec<Mark>,
+    /// How many writes no reply has told of.
+    unknown_writes: u64,
     end: End,
 }
 
-/// How a session comes to its end.
+/// What may be true of a znode whose create or delete has an unknown outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It is created later or never.
+    MayCome,
+    /// The same, and deleted after that or not.
+    MayComeAndGo,
+    /// It is there, and deleted later or never.
+    MayGo,
+    There,
+    Gone,
+}
+
+impl Fate {
+    /// What is true after a look. None: that cannot be.
+    fn on_look(self, is_there: bool) -> Option<Fate> {
+        match (self, is_there) {
+            (Fate::MayCome, true) => Some(Fate::There),
+            (Fate::MayComeAndGo, true) => Some(Fate::MayGo),
+            (Fate::MayGo, false) => Some(Fate::Gone),
+            (Fate::There, false) | (Fate::Gone, true) => None,
+            (Fate::MayCome | Fate::MayComeAndGo | Fate::Gone, false)
+            | (Fate::MayGo | Fate::There, true) => Some(self),
+        }
+    }
+
+    /// What is true once it may be deleted.
+    fn on_doubt(self) -> Fate {
+        match self {
+            Fate::MayCome | Fate::MayComeAndGo => Fate::MayComeAndGo,
+            Fate::There | Fate::MayGo => Fate::MayGo,
+            Fate::Gone => Fate::Gone,
+        }
+    }
+}
+
+impl Told {
+    /// Takes note of what was asked and will have no reply.
+    fn give_up_asked(&mut self) {
+        for what in self.asked.drain(..) {
+            self.unknown_writes += u64::from(what.writes());
+            match what {
+                What::Create { name } => {
+                    self.fates.insert(name, Fate::MayCome);
+                }
+                What::Delete { name } => {
+                    let fate = self.fates.get(&name).map_or(Fate::MayGo, |fate| fate.on_doubt());
+                    self.fates.insert(name, fate);
+                }
+                What::Set { mark } | What::Multi { mark } => self.unknown.push(mark),
+                What::Get { .. } | What::Exists { .. } | What::Children { .. } => {}
+            }
+        }
+        self.watches.clear();
+    }
+
+    /// The znodes `first..next` that are there for certain.
+    fn certain(&self, first: u64, next: u64) -> impl Iterator<Item = u64> {
+        (first..next).filter(|name| !self.fates.contains_key(name))
+    }
+
+    /// What is wrong with a listing of what it has made when that was `first..next`.
+    fn look(&mut self, first: u64, next: u64, found: &HashSet<String>) -> Option<String> {
+        let mut certain = 0;
+        for number in self.certain(first, next) {
+            certain += 1;
+            if !found.contains(&name(number)) {
+                return Some(format!("{number} was created, and is not there"));
+            }
+        }
+        for (&number, fate) in &mut self.fates {
+            let is_there = found.contains(&name(number));
+            certain += usize::from(is_there);
+            match fate.on_look(is_there) {
+                Some(next) => *fate = next,
+                None => return Some(format!("{number} is {fate:?}, and then it is not")),
+            }
+        }
+        (certain != found.len()).then(|| format!("{} are there, not {certain}", found.len()))
+    }
+}
+
+/// How a client comes to its end.
 enum End {
     NotYet,
     /// These watched znodes are read once more.
@@ -257,6 +387,8 @@ const UNASKED: &str = "an event belongs to a watch";
 const LISTED: &str = "children are what was created and not deleted";
 const STEPS: &str = "versions grow by one with each set";
 const LOST: &str = "what was acknowledged stays";
+const ONCE: &str = "a write is done once at most";
+const FORGOTTEN: &str = "a session lives for its timeout";
 const ODD: &str = "a reply is what its request asks for";
 
 /// One thread's load.
@@ -290,6 +422,10 @@ impl Checking {
     fn next_what(&mut self, connection: usize) -> (Op, What) {
         let op = self.shape.mix.draw(&mut self.random);
         let told = &mut self.told[connection];
+        // What is unknown is left alone: no reply to a delete of it would be wrong.
+        while told.fates.contains_key(&told.first) {
+            told.first += 1;
+        }
         let op = match op {
             Op::Delete if told.first == told.next => Op::Create,
             Op::Create | Op::Ephemeral if CREATED_MAX <= told.next - told.first => Op::Delete,
@@ -318,10 +454,14 @@ impl Checking {
             Op::Children => What::Children { first: told.first, next: told.next },
             Op::Create | Op::Ephemeral => {
                 told.next += 1;
+                if op == Op::Ephemeral {
+                    told.ephemerals.insert(told.next - 1);
+                }
                 What::Create { name: told.next - 1 }
             }
             Op::Delete => {
                 told.first += 1;
+                told.ephemerals.remove(&(told.first - 1));
                 What::Delete { name: told.first - 1 }
             }
             _ => What::Get { znode, watches: self.random.below(WATCH_EVERY) == 0 },
@@ -502,19 +642,12 @@ impl Checking {
         first: u64,
         next: u64,
     ) -> Result<(), &'static str> {
-        let mut found = names(heard.body).map_err(|_| "a listing cannot be read")?;
-        found.sort_unstable();
-        let expected = (first..next).map(name);
-        if !expected.eq(found.iter().cloned()) {
-            let number = self.told[heard.connection].number;
+        let found = names(heard.body).map_err(|_| "a listing cannot be read")?;
+        let told = &mut self.told[heard.connection];
+        if let Some(wrong) = told.look(first, next, &found.into_iter().collect()) {
+            let number = told.number;
             self.violations.note(LISTED, || {
-                format!(
-                    "connection {number} has made {first} to {next} and sees {} of them, {:?} to \
-                     {:?}",
-                    found.len(),
-                    found.first(),
-                    found.last()
-                )
+                format!("connection {number} has made {first} to {next}, and sees: {wrong}")
             });
         }
         Ok(())
@@ -618,14 +751,37 @@ impl Source for Checking {
         Next::Asked
     }
 
-    fn on_reply(&mut self, heard: &Heard<'_>, _asked: &Asked, _achieved: &mut Vec<Achieved>) {
+    fn on_lost(&mut self, connection: usize) {
+        self.told[connection].give_up_asked();
+    }
+
+    fn on_expired(&mut self, connection: usize, now_ns: u64, timeout_ms: i32) {
+        let told = &mut self.told[connection];
+        for &number in &told.ephemerals {
+            let fate = told.fates.get(&number).map_or(Fate::MayGo, |fate| fate.on_doubt());
+            told.fates.insert(number, fate);
+        }
+        let lived_ms = now_ns.saturating_sub(told.heard_ns) / 1_000_000;
+        // A follower that dies takes with it whom it has heard of in the last half of a tick, and
+        // no timeout is below two ticks.
+        if lived_ms < u64::from(timeout_ms.unsigned_abs()) * 3 / 4 {
+            let number = told.number;
+            self.violations.note(FORGOTTEN, || {
+                format!(
+                    "the session of connection {number} has expired {lived_ms} ms after the \
+                     server has heard of it, and was to live for {timeout_ms} ms"
+                )
+            });
+        }
+    }
+
+    fn on_reply(&mut self, heard: &Heard<'_>, asked: &Asked, _achieved: &mut Vec<Achieved>) {
         self.checked.replies += 1;
         let told = &mut self.told[heard.connection];
+        told.heard_ns = asked.due_ns;
         let (number, before) = (told.number, told.zxid);
         let what = told.asked.pop_front().expect("what was asked is remembered until its reply");
-        let writes =
-            !matches!(what, What::Get { .. } | What::Exists { .. } | What::Children { .. });
-        if heard.zxid < before || (writes && heard.err == 0 && heard.zxid == before) {
+        if heard.zxid < before || (what.writes() && heard.err == 0 && heard.zxid == before) {
             let promise = if heard.zxid < before { FELL } else { NOT_NEW };
             self.violations.note(promise, || {
                 format!("connection {number} has {what:?} at {:#x} after {before:#x}", heard.zxid)
@@ -670,13 +826,14 @@ struct Survey {
 }
 
 impl Survey {
-    fn of(server: std::net::SocketAddr, shape: &Shape) -> Result<Survey, Fault> {
+    fn of(server: SocketAddr, shape: &Shape) -> Result<Survey, Fault> {
         let plan = Plan {
             servers: vec![server],
             depth: 256,
             session_timeout_ms: LIST_TIMEOUT_MS,
             pace: Pace::Closed,
             span: Span::UntilDone,
+            reconnect: None,
         };
         let source = Survey {
             paths: shape.paths.clone(),
@@ -686,6 +843,10 @@ impl Survey {
             odd: 0,
         };
         let driven = drive(&plan, vec![Crew { connections: vec![0], source }], &mut |_| Ok(()))?;
+        if let Some((reason, _)) = driven.tally.dropped.first_key_value() {
+            let (requests, reason) = (driven.tally.unanswered, reason.clone());
+            return Err(Fault::Unanswered { requests, reason });
+        }
         let survey = driven.sources.into_iter().next().expect("the source of the one thread");
         if survey.odd != 0 || survey.seen.len() as u64 != shape.znodes {
             let what = format!(
@@ -729,25 +890,54 @@ impl Source for Survey {
     }
 }
 
-impl Load {
-    /// Makes the load with every reply checked. Its rate is not kept: the loop is closed.
-    pub fn verify(&self, pid: Option<u32>, progress: Progress<'_>) -> Result<Verdict, Fault> {
-        self.check()?;
-        if self.rate.is_some() {
-            return Err(Fault::Load(
-                "verify asks as quickly as it is answered: no rate".to_owned(),
-            ));
+/// Does something for which the server has to be there; again, if it goes meanwhile.
+fn persist<T>(mut attempt: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+    let since = Instant::now();
+    loop {
+        match attempt() {
+            Err(
+                Fault::Connect { source: Lost::Closed | Lost::Io(_), .. }
+                | Fault::Unanswered { .. }
+                | Fault::NoSession { .. },
+            ) if since.elapsed() < BACK_WITHIN => thread::sleep(TRY_EVERY),
+            done => return done,
         }
-        let servers = resolve(&self.servers)?;
+    }
+}
+
+impl Verify {
+    #[must_use]
+    pub fn command(&self) -> String {
+        let command = self.load.to_string().replacen("loadgen run", "loadgen verify", 1);
+        match self.drop_every {
+            Some(every) => format!("{command} --drop-every {}", span(every)),
+            None => command,
+        }
+    }
+
+    /// Makes the load with every reply checked. Its rate is not kept: the loop is closed.
+    pub fn run(&self, pid: Option<u32>, progress: Progress<'_>) -> Result<Verdict, Fault> {
+        let Verify { load, drop_every } = self;
+        load.check()?;
+        hold(&[
+            (load.rate.is_none(), "verify asks as quickly as it is answered: no rate"),
+            (
+                drop_every.is_none_or(|every| !every.is_zero()),
+                "connections are dropped some time apart, not 0s",
+            ),
+        ])?;
+        let servers = resolve(&load.servers)?;
+        // From here on the server is known to be one that can go and come back.
+        catch_up(servers[0])?;
         let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let shape = Shape { checks_lengths: false, ..self.shape(run) };
+        let shape = Shape { checks_lengths: false, ..load.shape(run) };
         let mut costs = Costs::new(pid);
         costs.look_unconnected()?;
-        self.set_up(&servers, &shape, true)?;
-        let base = Survey::of(servers[0], &shape)?;
+        persist(|| load.set_up(&servers, &shape, true))?;
+        let base = persist(|| Survey::of(servers[0], &shape))?;
         let base = Arc::new(base.seen.into_iter().map(|(floor, _)| floor).collect::<Vec<_>>());
-        let span = self.warmup + self.duration;
-        let crews = split(self.connections, self.threads)
+        let span = load.warmup + load.duration;
+        let crews = split(load.connections, load.threads)
             .into_iter()
             .map(|connections| {
                 let source = Checking::new(&shape, &connections, &base, span);
@@ -756,23 +946,27 @@ impl Load {
             .collect();
         let plan = Plan {
             servers: servers.clone(),
-            depth: self.depth,
-            session_timeout_ms: self.session_timeout_ms,
+            depth: load.depth,
+            session_timeout_ms: load.session_timeout_ms,
             pace: Pace::Closed,
             span: Span::UntilDone,
+            reconnect: Some(Reconnect { drop_every: *drop_every, seed: load.seed }),
         };
         let driven = drive(&plan, crews, &mut |moment| costs.progress(moment, progress))?;
         let (server, own) = (costs.server(&driven), costs.own(&driven));
         let summary = Summary::new(&driven.tally, driven.seconds);
-        let mut audit = Audit::of(&servers, &shape, &base, driven.sources)?;
-        audit.look_for_created(&servers, &shape)?;
-        audit.hold_versions_against(&Survey::of(servers[0], &shape)?);
-        if !self.keep {
-            let created = audit.created();
-            self.clean_up(&servers, shape.created_below, created)?;
+        persist(|| catch_up(servers[0]))?;
+        let mut audit = Audit::of(&shape, &base, driven.sources);
+        let listings = persist(|| audit.list_created(servers[0], &shape))?;
+        audit.look_for_created(&listings);
+        audit.hold_versions_against(&persist(|| Survey::of(servers[0], &shape))?);
+        if !load.keep {
+            let below = || shape.created_below.clone();
+            persist(|| load.clean_up(&servers, below(), audit.created()))?;
         }
         Ok(Verdict {
-            load: self.clone(),
+            command: self.command(),
+            load: load.clone(),
             summary,
             server,
             own,
@@ -803,11 +997,16 @@ impl Checking {
                     number,
                     asked: VecDeque::new(),
                     zxid: 0,
+                    heard_ns: 0,
                     serial: 0,
                     floors: HashMap::new(),
                     watches: HashMap::new(),
                     first: 0,
                     next: 0,
+                    ephemerals: BTreeSet::new(),
+                    fates: BTreeMap::new(),
+                    unknown: Vec::new(),
+                    unknown_writes: 0,
                     end: End::NotYet,
                 })
                 .collect(),
@@ -822,49 +1021,54 @@ impl Checking {
     }
 }
 
+/// Has a server catch up with what another has acknowledged.
+fn catch_up(server: SocketAddr) -> Result<(), Fault> {
+    let mut session = connect(server)?;
+    let synced = session.sync("/").map_err(|source| Fault::Connect { server, source })?;
+    session.close();
+    synced.map(drop).map_err(|err| Fault::SetUp { what: format!("sync: {}", code_name(err)) })
+}
+
 /// All that was told, put together.
 struct Audit {
     base: Arc<Vec<Floor>>,
+    znodes: u64,
     /// By znode and version.
     written: BTreeMap<(u64, i32), Written>,
     /// How many sets of a znode were acknowledged.
     acknowledged: HashMap<u64, i64>,
     read: BTreeMap<(u64, i32), ReadAs>,
-    /// How many sets of a znode may or may not have happened.
-    unknown: HashMap<u64, u64>,
-    sessions: Vec<Made>,
+    /// The sets of a znode that may or may not have happened, by writer and serial.
+    unknown: HashMap<u64, BTreeSet<(u32, u32)>>,
+    told: Vec<Told>,
     violations: Violations,
     checked: Checked,
 }
 
-/// What a session has made: `first..next` for certain, but what is unknown.
-struct Made {
-    number: usize,
-    first: u64,
-    next: u64,
-    unknown: Vec<u64>,
+/// All that is known of a znode beyond what it had before, by version.
+type Life = Vec<(i32, ReadAs)>;
+
+/// Who wrote what, over all znodes.
+#[derive(Default)]
+struct Writers {
+    by_zxid: BTreeMap<i64, (u32, u32)>,
+    /// Whose write had an unknown outcome, and was done.
+    done: BTreeSet<(u32, u32)>,
 }
 
+/// The children of a client's parent, or an error's number.
+type ListedChildren = Result<HashSet<String>, i32>;
+
 impl Audit {
-    fn of(
-        servers: &[std::net::SocketAddr],
-        shape: &Shape,
-        base: &Arc<Vec<Floor>>,
-        sources: Vec<Checking>,
-    ) -> Result<Audit, Fault> {
-        let server = servers[0];
-        // Another server than the one that acknowledged may be behind it.
-        let mut session = connect(server)?;
-        let synced = session.sync("/").map_err(|source| Fault::Connect { server, source })?;
-        session.close();
-        synced.map_err(|err| Fault::SetUp { what: format!("sync: {}", code_name(err)) })?;
+    fn of(shape: &Shape, base: &Arc<Vec<Floor>>, sources: Vec<Checking>) -> Audit {
         let mut audit = Audit {
             base: Arc::clone(base),
+            znodes: shape.znodes,
             written: BTreeMap::new(),
             acknowledged: HashMap::new(),
             read: BTreeMap::new(),
             unknown: HashMap::new(),
-            sessions: Vec::new(),
+            told: Vec::new(),
             violations: Violations::default(),
             checked: Checked::default(),
         };
@@ -875,7 +1079,7 @@ impl Audit {
             audit.checked.events += source.checked.events;
             audit.checked.versions_written += source.checked.versions_written;
             for told in source.told {
-                audit.take_session(&told, shape.znodes);
+                audit.take_told(told);
             }
             for written in source.written {
                 audit.take_written(written);
@@ -891,24 +1095,19 @@ impl Audit {
             }
         }
         audit.checked.versions_read = audit.read.len() as u64;
-        Ok(audit)
+        audit
     }
 
-    fn take_session(&mut self, told: &Told, znodes: u64) {
-        let mut unknown = Vec::new();
-        for what in &told.asked {
-            match *what {
-                What::Create { name } | What::Delete { name } => unknown.push(name),
-                What::Set { mark } | What::Multi { mark } => {
-                    for znode in Checking::group(mark, znodes) {
-                        *self.unknown.entry(znode).or_default() += 1;
-                    }
-                }
-                What::Get { .. } | What::Exists { .. } | What::Children { .. } => {}
+    fn take_told(&mut self, mut told: Told) {
+        told.give_up_asked();
+        self.checked.unknown += told.unknown_writes;
+        // What is doomed is done at no time.
+        for mark in told.unknown.iter().filter(|mark| !mark.is_doomed) {
+            for znode in Checking::group(*mark, self.znodes) {
+                self.unknown.entry(znode).or_default().insert((mark.writer, mark.serial));
             }
         }
-        let Told { number, first, next, .. } = *told;
-        self.sessions.push(Made { number, first, next, unknown });
+        self.told.push(told);
     }
 
     fn take_written(&mut self, written: Written) {
@@ -922,140 +1121,245 @@ impl Audit {
     }
 
     fn take_read(&mut self, (znode, version): (u64, i32), seen: ReadAs) {
-        let known = *self.read.entry((znode, version)).or_insert(seen);
+        let known = self.read.entry((znode, version)).or_insert(seen);
         if let Some(difference) = known.differs(seen) {
             self.violations.note(TWO_FACES, || format!("znode {znode}: {difference}"));
         }
+        known.mark = known.mark.or(seen.mark);
         let Some(written) = self.written.get(&(znode, version)) else { return };
-        let as_written = ReadAs { mzxid: written.mzxid, mark: Some(written.mark) };
-        if let Some(difference) = as_written.differs(seen) {
+        if let Some(difference) = written.seen().differs(seen) {
             self.violations.note(TWO_FACES, || format!("znode {znode}, as written: {difference}"));
         }
     }
 
-    /// Lists what each session has created.
-    fn look_for_created(
-        &mut self,
-        servers: &[std::net::SocketAddr],
+    /// Lists what each client has created.
+    fn list_created(
+        &self,
+        server: SocketAddr,
         shape: &Shape,
-    ) -> Result<(), Fault> {
-        let server = servers[0];
+    ) -> Result<Vec<ListedChildren>, Fault> {
         let mut session = connect(server)?;
-        for made in &self.sessions {
-            // Ephemeral znodes have gone with their session; a mix of both kinds is not told
-            // apart here.
-            if shape.mix.ops().any(|op| op == Op::Ephemeral) {
-                continue;
-            }
-            let path = created_parent(&shape.created_below, made.number);
-            let found =
-                session.children(&path).map_err(|source| Fault::Connect { server, source })?;
+        let mut list = |told: &Told| {
+            let path = created_parent(&shape.created_below, told.number);
+            session.children(&path).map(|found| found.map(|names| names.into_iter().collect()))
+        };
+        let listings: Result<Vec<_>, Lost> = self.told.iter().map(&mut list).collect();
+        let listings = listings.map_err(|source| Fault::Connect { server, source })?;
+        session.close();
+        Ok(listings)
+    }
+
+    fn look_for_created(&mut self, listings: &[ListedChildren]) {
+        for (told, found) in self.told.iter_mut().zip(listings) {
+            let number = told.number;
             let found = match found {
                 Ok(found) => found,
                 Err(err) => {
-                    self.violations.note(LOST, || format!("{path}: {}", code_name(err)));
+                    let err = *err;
+                    self.violations.note(LOST, || {
+                        format!("the parent of connection {number}: {}", code_name(err))
+                    });
                     continue;
                 }
             };
-            let certain = |number: &u64| !made.unknown.contains(number);
-            let expected: Vec<_> = (made.first..made.next).filter(certain).map(name).collect();
-            self.checked.created += expected.len() as u64;
-            for lost in expected.iter().filter(|name| !found.contains(name)) {
-                self.violations
-                    .note(LOST, || format!("{path}/{lost} was created, and is not there"));
+            // Ephemeral znodes go with their session, which may not have ended yet.
+            for &ephemeral in &told.ephemerals {
+                let fate = told.fates.get(&ephemeral).map_or(Fate::MayGo, |fate| fate.on_doubt());
+                told.fates.insert(ephemeral, fate);
             }
-            let unknown: Vec<_> = made.unknown.iter().copied().map(name).collect();
-            let is_known = |name: &&String| !expected.contains(name) && !unknown.contains(name);
-            for extra in found.iter().filter(is_known) {
-                self.violations.note(LISTED, || format!("{path}/{extra} is there, and should not"));
+            let (first, next) = (told.first, told.next);
+            self.checked.created += told.certain(first, next).count() as u64;
+            for lost in told.certain(first, next).filter(|&it| !found.contains(&name(it))) {
+                self.violations.note(LOST, || {
+                    format!("{lost} of connection {number} was created, and is not there")
+                });
+            }
+            if let Some(wrong) = told.look(first, next, found) {
+                self.violations
+                    .note(LISTED, || format!("connection {number}, at the end: {wrong}"));
             }
         }
-        session.close();
-        Ok(())
     }
 
     /// Each znode's versions, from what it had before to what it has.
     fn hold_versions_against(&mut self, survey: &Survey) {
-        let mut zxids: BTreeMap<i64, (u32, u32)> = BTreeMap::new();
-        for (znode, (last, mark)) in survey.seen.iter().enumerate() {
-            let base = self.base[znode];
-            let znode = znode as u64;
-            let unknown = self.unknown.get(&znode).copied().unwrap_or(0);
-            let versions = self.written.range((znode, i32::MIN)..=(znode, i32::MAX));
-            let written: Vec<_> = versions.map(|(_, written)| *written).collect();
-            let steps = i64::from(last.version) - i64::from(base.version);
-            let known = self.acknowledged.get(&znode).copied().unwrap_or(0);
-            if steps < known || known + (unknown as i64) < steps {
-                self.violations.note(if steps < known { LOST } else { STEPS }, || {
-                    format!(
-                        "znode {znode} went from version {} to {} by {known} acknowledged sets \
-                         and up to {unknown} others",
-                        base.version, last.version
-                    )
-                });
+        let mut writers = Writers::default();
+        let mut lives: Vec<Life> = Vec::new();
+        for (znode, &(last, mark)) in (0..).zip(&survey.seen) {
+            let mut versions = self.versions_of(znode);
+            self.hold_end(znode, &versions, last, mark);
+            if self.base[znode as usize].version < last.version {
+                versions.entry(last.version).or_insert(ReadAs { mzxid: last.mzxid, mark });
             }
-            let mut before = base;
-            for one in &written {
-                let is_step = unknown != 0 || one.version == before.version + 1;
-                if one.mzxid <= before.mzxid || !is_step {
-                    self.violations
-                        .note(STEPS, || format!("znode {znode}: after {before:?} comes {one:?}"));
-                }
-                before = Floor { version: one.version, mzxid: one.mzxid };
-                let writer = (one.mark.writer, one.mark.serial);
-                let first = *zxids.entry(one.mzxid).or_insert(writer);
-                if first != writer {
-                    self.violations.note(NOT_NEW, || {
-                        format!("zxid {:#x} is that of {first:?} and {writer:?}", one.mzxid)
-                    });
-                }
-            }
-            if let Some(newest) = written.last()
-                && newest.version == last.version
-                && (newest.mzxid != last.mzxid || mark.is_none_or(|mark| mark != newest.mark))
-            {
-                self.violations.note(LOST, || {
-                    format!("znode {znode} was last set as {newest:?} and is {last:?}, {mark:?}")
-                });
-            }
+            let life = versions.into_iter().collect();
+            self.hold_steps(znode, &life, &mut writers);
+            lives.push(life);
         }
-        let foreign = self.read.iter().filter(|&(&(znode, version), _)| {
-            self.base[znode as usize].version < version
-                && !self.written.contains_key(&(znode, version))
-                && !self.unknown.contains_key(&znode)
-        });
-        for (&(znode, version), seen) in foreign {
-            self.violations.note(FOREIGN, || {
-                format!("znode {znode} was read at version {version} ({seen:?}) that nobody wrote")
+        self.hold_multis(&lives);
+        self.checked.unknown_done = writers.done.len() as u64;
+    }
+
+    /// What a znode is at the end.
+    fn hold_end(
+        &mut self,
+        znode: u64,
+        versions: &BTreeMap<i32, ReadAs>,
+        last: Floor,
+        mark: Option<Mark>,
+    ) {
+        let base = self.base[znode as usize];
+        let unknown = self.unknown.get(&znode).map_or(0, BTreeSet::len);
+        let known = self.acknowledged.get(&znode).copied().unwrap_or(0);
+        let steps = i64::from(last.version) - i64::from(base.version);
+        if steps < known || known + (unknown as i64) < steps {
+            self.violations.note(if steps < known { LOST } else { STEPS }, || {
+                format!(
+                    "znode {znode} went from version {} to {} by {known} acknowledged sets and \
+                     up to {unknown} others",
+                    base.version, last.version
+                )
+            });
+        }
+        let is_written = mark.is_some_and(|mark| mark.znode == znode);
+        if base.version < last.version && !is_written {
+            self.violations
+                .note(FOREIGN, || format!("znode {znode} is {last:?} at the end, of {mark:?}"));
+        }
+        let Some((&version, newest)) = versions.last_key_value() else { return };
+        let is_newest =
+            newest.mzxid == last.mzxid && newest.mark.is_none_or(|newest| mark == Some(newest));
+        if last.version < version || (last.version == version && !is_newest) {
+            self.violations.note(LOST, || {
+                format!("znode {znode} was last {newest:?} and is {last:?}, {mark:?}")
             });
         }
     }
 
-    fn created(&self) -> Vec<crate::workload::Created> {
-        let created = |made: &Made| crate::workload::Created {
-            connection: made.number,
-            first: made.unknown.iter().copied().min().unwrap_or(made.first).min(made.first),
-            next: made.next,
+    /// The way there.
+    fn hold_steps(&mut self, znode: u64, life: &Life, writers: &mut Writers) {
+        let none = BTreeSet::new();
+        let unknown = self.unknown.get(&znode).unwrap_or(&none);
+        let mut before = self.base[znode as usize];
+        let mut own = BTreeMap::new();
+        for &(version, seen) in life {
+            let is_step = !unknown.is_empty() || version == before.version + 1;
+            if seen.mzxid <= before.mzxid || !is_step {
+                self.violations.note(STEPS, || {
+                    format!("znode {znode}: after {before:?} comes {version} as {seen:?}")
+                });
+            }
+            before = Floor { version, mzxid: seen.mzxid };
+            let writer = seen.mark.map(|mark| (mark.writer, mark.serial));
+            let may_be_unknown =
+                !unknown.is_empty() && writer.is_none_or(|writer| unknown.contains(&writer));
+            if !self.written.contains_key(&(znode, version)) && !may_be_unknown {
+                self.violations.note(FOREIGN, || {
+                    format!("znode {znode} is at version {version} {seen:?}: nobody wrote that")
+                });
+            }
+            let Some(writer) = writer else { continue };
+            if let Some(other) = own.insert(writer, version) {
+                self.violations.note(ONCE, || {
+                    format!("versions {other} and {version} of znode {znode} are {seen:?}")
+                });
+            }
+            let first = *writers.by_zxid.entry(seen.mzxid).or_insert(writer);
+            if first != writer {
+                self.violations.note(NOT_NEW, || {
+                    format!("zxid {:#x} is that of {first:?} and {writer:?}", seen.mzxid)
+                });
+            }
+            if unknown.contains(&writer) {
+                writers.done.insert(writer);
+            }
+        }
+    }
+
+    /// Where one znode of a multi was set, the others have room for a version of the same zxid.
+    fn hold_multis(&mut self, lives: &[Life]) {
+        let versions = lives.iter().flatten();
+        let multis = versions.filter_map(|(_, seen)| Some((seen, seen.mark?)));
+        for (seen, mark) in multis.filter(|(_, mark)| 1 < mark.count && !mark.is_doomed) {
+            for other in Checking::group(mark, self.znodes) {
+                let life = &lives[other as usize];
+                let place = life.partition_point(|(_, other)| other.mzxid < seen.mzxid);
+                let before = place.checked_sub(1).map(|before| life[before].0);
+                let before = before.unwrap_or(self.base[other as usize].version);
+                let is_half = match life.get(place) {
+                    Some((_, other)) if other.mzxid == seen.mzxid => false,
+                    Some(&(after, _)) => after == before + 1,
+                    None => true,
+                };
+                if is_half {
+                    self.violations.note(HALF, || {
+                        format!("{seen:?} is not what znode {other} was after version {before}")
+                    });
+                }
+            }
+        }
+    }
+
+    /// All versions of a znode that a reply has told of, beyond what it had before.
+    fn versions_of(&self, znode: u64) -> BTreeMap<i32, ReadAs> {
+        let base = self.base[znode as usize].version;
+        let range = (znode, base + 1)..=(znode, i32::MAX);
+        let read = self.read.range(range.clone()).map(|(&(_, version), &seen)| (version, seen));
+        let written = self.written.range(range);
+        // What was acknowledged says more than what was read.
+        read.chain(written.map(|(&(_, version), written)| (version, written.seen()))).collect()
+    }
+
+    fn created(&self) -> Vec<Created> {
+        let created = |told: &Told| {
+            let unknown = told.fates.keys().next().copied();
+            Created {
+                connection: told.number,
+                first: unknown.unwrap_or(told.first).min(told.first),
+                next: told.next,
+            }
         };
-        self.sessions.iter().map(created).collect()
+        self.told.iter().map(created).collect()
+    }
+}
+
+impl Written {
+    /// How it is to be read.
+    fn seen(&self) -> ReadAs {
+        ReadAs { mzxid: self.mzxid, mark: Some(self.mark) }
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let command = self.load.to_string();
-        writeln!(f, "{}", command.replacen("loadgen run", "loadgen verify", 1))?;
+        writeln!(f, "{}", self.command)?;
         write!(f, "{}", self.summary)?;
         if let Some(server) = &self.server {
             writeln!(f, "{server}")?;
         }
         writeln!(f, "{}", self.own)?;
-        let Checked { replies, events, versions_written, versions_read, created } = self.checked;
+        let Checked {
+            replies,
+            events,
+            versions_written,
+            versions_read,
+            created,
+            unknown,
+            unknown_done,
+        } = self.checked;
         writeln!(
             f,
             "checked: {replies} replies, {events} events, {versions_written} versions written, \
              {versions_read} read, {created} znodes created and not deleted"
         )?;
+        let Reconnects { dropped, lost, resumed, expired } = self.summary.reconnects;
+        if 0 < dropped + lost {
+            writeln!(
+                f,
+                "{dropped} connections dropped and {lost} lost: {resumed} times the session went \
+                 on, {expired} times it had expired; {unknown} writes of unknown outcome, \
+                 {unknown_done} sets of these seen to be done"
+            )?;
+        }
         for (promise, count) in &self.violations {
             writeln!(f, "VIOLATED {count} times: {promise}")?;
         }

@@ -252,6 +252,7 @@ impl Watch {
             session_timeout_ms: self.scene.session_timeout_ms,
             pace: Pace::Closed,
             span: Span::UntilDone,
+            reconnect: None,
         };
         let mut costs = Costs::new(pid);
         let driven = drive(&plan, crews, &mut |moment| costs.progress(moment, progress))?;

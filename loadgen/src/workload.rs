@@ -245,6 +245,14 @@ pub trait Source: Send {
 
     fn on_event(&mut self, _heard: &Heard<'_>, _achieved: &mut Vec<Achieved>) {}
 
+    /// A connection was lost, and is to come back. Nobody knows what came of its requests that
+    /// have no reply.
+    fn on_lost(&mut self, _connection: usize) {}
+
+    /// The session of a lost connection, which was to live for so long, has expired: it comes back
+    /// with a new one.
+    fn on_expired(&mut self, _connection: usize, _now_ns: u64, _timeout_ms: i32) {}
+
     /// Whether the connections that wait are to be asked again, for something has happened
     /// elsewhere.
     fn wakes(&mut self) -> bool {

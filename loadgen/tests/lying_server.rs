@@ -1,32 +1,38 @@
 //! `loadgen verify` is able to fail: a small ZooKeeper of one lock, which is honest, or tells one
-//! kind of lie.
-#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+//! kind of lie. Some lies show only to a client that has lost its connection.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "sessions expire by the clock; what fails here fails the test"
+)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use loadgen::Load;
+use loadgen::driver::Reconnects;
 use loadgen::scene::{Scene, SceneReport};
-use loadgen::verify::{Verdict, usual_mix};
+use loadgen::verify::{Verdict, Verify, usual_mix};
 use loadgen::watch::Watch;
 use loadgen::workload::Op;
 use ringkeeper::jute::frame;
 use ringkeeper::jute::record::Record as _;
 use ringkeeper::jute::{Reader, Write as _};
 use ringkeeper::record::data::{AclBytes, Stat};
-use ringkeeper::record::op::{EventType, STATE_SYNC_CONNECTED, code, xid};
+use ringkeeper::record::op::{CreateMode, EventType, STATE_SYNC_CONNECTED, code, xid};
 use ringkeeper::record::proto::{
-    ConnectResponse, MULTI_END, MultiHeader, PathVersion, ReplyHeader, RequestHeader,
-    SetDataRequest, WatcherEvent,
+    ConnectRequest, ConnectResponse, MULTI_END, MultiHeader, PathVersion, ReplyHeader,
+    RequestHeader, SetDataRequest, WatcherEvent,
 };
 
 const NODE_EXISTS: i32 = -110;
 const NO_NODE: i32 = -101;
 const BAD_VERSION: i32 = -103;
+const SESSION_EXPIRED: i32 = -112;
 const RUNTIME_INCONSISTENCY: i32 = -2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +57,38 @@ enum Lie {
     ListsLess,
     /// Answers with another znode's value.
     Mistakes,
+    /// Shows a session that comes back what was there when it came last.
+    ReturnsToOldState,
+    /// Tells a session that comes back older zxids than it has seen.
+    ReturnsToOldZxids,
+    /// Undoes an acknowledged set when a session comes back.
+    UndoesSets,
+    /// Undoes an acknowledged create when its session comes back.
+    UndoesCreates,
+    /// Deletes the ephemeral znodes of a session that comes back.
+    DropsEphemerals,
+    /// Ends a session that comes back in time.
+    ForgetsSessions,
+    /// Does twice what it has not answered.
+    Repeats,
+    /// Does by half a multi that it has not answered.
+    HalvesUnanswered,
 }
+
+/// How an honest server treats connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    Keeps,
+    /// Hangs up now and then instead of an answer, and does what it was asked at once, much later
+    /// or never.
+    HangsUp,
+    /// The same, and lets a session that comes back wait until it has expired.
+    Expires,
+}
+
+const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
+/// So short that a session expires while its client waits to try again.
+const SHORT_SESSION_TIMEOUT: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Default)]
 struct Znode {
@@ -59,6 +96,8 @@ struct Znode {
     version: i32,
     czxid: i64,
     mzxid: i64,
+    /// 0: it is persistent.
+    owner: i64,
     before: Option<Box<Znode>>,
 }
 
@@ -72,7 +111,7 @@ impl Znode {
             version: self.version,
             cversion: 0,
             aversion: 0,
-            ephemeral_owner: 0,
+            ephemeral_owner: self.owner,
             data_length: self.value.len() as i32,
             num_children: 0,
             pzxid: self.czxid,
@@ -80,18 +119,170 @@ impl Znode {
     }
 }
 
+/// A session, which outlives its connections.
+struct Session {
+    heard: Instant,
+    /// How often it has tried to come back.
+    attempts: u32,
+    /// What was there when it came last.
+    old: BTreeMap<String, Znode>,
+}
+
+/// One connection.
+struct Client {
+    number: usize,
+    session: i64,
+    /// So many of its reads are of what was there when its session came last.
+    old_reads: usize,
+    /// So many of its replies have an older zxid.
+    old_zxids: usize,
+}
+
+/// A request that nobody waits for.
+struct Late {
+    session: i64,
+    request: Vec<u8>,
+    /// After so many requests of others it is done.
+    due: u64,
+    is_repeated: bool,
+}
+
 /// The tree, and who watches.
 struct World {
     lie: Lie,
+    manner: Manner,
     znodes: BTreeMap<String, Znode>,
     zxid: i64,
+    sessions: BTreeMap<i64, Session>,
+    sessions_made: i64,
     watches: Vec<(String, usize)>,
-    clients: Vec<TcpStream>,
+    clients: BTreeMap<usize, TcpStream>,
+    clients_greeted: usize,
+    requests: u64,
+    writes: u64,
+    hang_ups: u64,
+    /// One comes before the load, and one after it, when somebody looks at what has come of it.
+    syncs: u32,
+    late: VecDeque<Late>,
     /// How often there was an occasion to lie.
     occasions: u64,
 }
 
 impl World {
+    fn timeout(&self) -> Duration {
+        match self.manner {
+            Manner::Keeps | Manner::HangsUp => SESSION_TIMEOUT,
+            Manner::Expires => SHORT_SESSION_TIMEOUT,
+        }
+    }
+
+    /// The session that a client asks for, or none if it has expired. None at all: not from here.
+    fn greet(&mut self, request: &ConnectRequest<'_>) -> Option<Option<i64>> {
+        if self.zxid < request.last_zxid_seen {
+            return None;
+        }
+        let now = Instant::now();
+        if request.session == 0 {
+            self.sessions_made += 1;
+            let session = Session { heard: now, attempts: 0, old: self.znodes.clone() };
+            self.sessions.insert(self.sessions_made, session);
+            return Some(Some(self.sessions_made));
+        }
+        assert_eq!(request.password, Some(&password(request.session)[..]));
+        let (timeout, forgets) = (self.timeout(), self.lies(Lie::ForgetsSessions));
+        let Some(session) = self.sessions.get_mut(&request.session) else { return Some(None) };
+        session.attempts += 1;
+        if timeout < now - session.heard || forgets {
+            self.end(request.session);
+            return Some(None);
+        }
+        if self.manner == Manner::Expires && session.attempts % 8 < 4 {
+            return None;
+        }
+        session.heard = now;
+        Some(Some(request.session))
+    }
+
+    /// Ends a session, and its ephemeral znodes with it.
+    fn end(&mut self, session: i64) {
+        self.sessions.remove(&session);
+        let before = self.znodes.len();
+        self.znodes.retain(|_, znode| znode.owner != session);
+        self.zxid += i64::from(self.znodes.len() < before);
+    }
+
+    /// What becomes of a session that comes back, where that is a lie.
+    fn lie_to_returned(&mut self, client: &mut Client) {
+        if self.lies(Lie::ReturnsToOldState) {
+            client.old_reads = 20;
+        }
+        if self.lies(Lie::ReturnsToOldZxids) {
+            client.old_zxids = 5;
+        }
+        if self.lies(Lie::UndoesSets) {
+            let newest = self.znodes.values_mut().filter(|znode| znode.before.is_some());
+            if let Some(znode) = newest.max_by_key(|znode| znode.mzxid)
+                && let Some(before) = znode.before.take()
+            {
+                *znode = *before;
+            }
+        }
+        let created = |(path, znode): (&String, &Znode)| {
+            (path.starts_with("/loadgen/created/") && path.matches('/').count() == 5)
+                .then(|| (znode.czxid, path.clone()))
+        };
+        if self.lies(Lie::UndoesCreates)
+            && let Some((_, path)) = self.znodes.iter().filter_map(created).max()
+        {
+            self.znodes.remove(&path);
+        }
+        if self.lies(Lie::DropsEphemerals) {
+            self.znodes.retain(|_, znode| znode.owner != client.session);
+        }
+    }
+
+    /// Whether a request has no answer, but the end of its connection. It may be done now or later.
+    fn hangs_up(&mut self, client: &Client, op: i32, request: &[u8]) -> bool {
+        self.requests += 1;
+        let writes = matches!(op, code::SET_DATA | code::MULTI)
+            || matches!(op, code::CREATE | code::DELETE if of_the_load(request));
+        self.writes += u64::from(writes);
+        // Only some multis are lied about, and a lie is told only if it is read in time.
+        let is_occasion = self.lie == Lie::HalvesUnanswered && op == code::MULTI;
+        let apart = if is_occasion { 2 } else { 17 };
+        let is_time = writes && self.syncs == 1 && self.writes.is_multiple_of(apart);
+        if self.manner == Manner::Keeps || !is_time {
+            return false;
+        }
+        self.hang_ups += 1;
+        let is_repeated = self.lie == Lie::Repeats;
+        let session = client.session;
+        let due = match self.hang_ups % 3 {
+            0 => return true,
+            1 => self.requests,
+            _ => self.requests + 30,
+        };
+        self.late.push_back(Late { session, request: request.to_vec(), due, is_repeated });
+        true
+    }
+
+    /// Does what is due of what nobody waits for; all of it, if somebody wants to be up to date.
+    fn catch_up(&mut self, with_all: bool) {
+        while let Some(late) = self.late.pop_front_if(|late| with_all || late.due <= self.requests)
+        {
+            let mut client =
+                Client { number: usize::MAX, session: late.session, old_reads: 0, old_zxids: 0 };
+            let mut reader = Reader::new(&late.request);
+            let RequestHeader { op, .. } = RequestHeader::read(&mut reader).unwrap();
+            // Nobody hears whether it succeeds.
+            let _ = self.answer(&mut client, op, &mut reader);
+            if late.is_repeated {
+                let due = self.requests + 30;
+                self.late.push_back(Late { due, is_repeated: false, ..late });
+            }
+        }
+    }
+
     /// Whether now is the time for this lie: often enough, and not in the set-up.
     fn lies(&mut self, lie: Lie) -> bool {
         self.occasions += u64::from(self.lie == lie);
@@ -144,14 +335,14 @@ impl World {
             });
             for _ in 0..times {
                 // A client that has gone needs no event.
-                let _ = self.clients[client].write_all(&out);
+                let _ = self.clients.get_mut(&client).map(|client| client.write_all(&out));
             }
         }
     }
 
-    fn multi(&mut self, reader: &mut Reader<'_>) -> Vec<u8> {
+    fn multi(&mut self, reader: &mut Reader<'_>, is_late: bool) -> Vec<u8> {
         let before = self.znodes.clone();
-        let halves = self.lies(Lie::HalvesMultis);
+        let halves = self.lies(Lie::HalvesMultis) || (is_late && self.lie == Lie::HalvesUnanswered);
         let (mut results, mut body) = (Vec::new(), Vec::new());
         loop {
             let header = MultiHeader::read(reader).unwrap();
@@ -203,7 +394,12 @@ impl World {
         body
     }
 
-    fn answer(&mut self, client: usize, op: i32, reader: &mut Reader<'_>) -> Result<Vec<u8>, i32> {
+    fn answer(
+        &mut self,
+        client: &mut Client,
+        op: i32,
+        reader: &mut Reader<'_>,
+    ) -> Result<Vec<u8>, i32> {
         let mut body = Vec::new();
         if matches!(op, code::CREATE | code::DELETE | code::SET_DATA | code::MULTI) {
             self.zxid += 1;
@@ -216,12 +412,18 @@ impl World {
             code::CREATE => {
                 let value = reader.buffer().unwrap().unwrap_or_default().to_vec();
                 AclBytes::read(reader).unwrap();
+                let is_ephemeral = reader.i32().unwrap() == CreateMode::Ephemeral as i32;
+                if is_ephemeral && !self.sessions.contains_key(&client.session) {
+                    return Err(SESSION_EXPIRED);
+                }
+                let owner = if is_ephemeral { client.session } else { 0 };
                 let zxid = self.zxid;
                 if self.znodes.contains_key(&path) {
                     return Err(NODE_EXISTS);
                 }
                 if !self.loses(&path) {
-                    let znode = Znode { value, czxid: zxid, mzxid: zxid, ..Znode::default() };
+                    let znode =
+                        Znode { value, czxid: zxid, mzxid: zxid, owner, ..Znode::default() };
                     self.znodes.insert(path.clone(), znode);
                 }
                 body.put_text(&path);
@@ -238,6 +440,11 @@ impl World {
                 let watches = reader.bool().unwrap();
                 let (back, mistakes) = (self.lies(Lie::ReadsBack), self.lies(Lie::Mistakes));
                 let mut znode = self.znodes.get(&path).ok_or(NO_NODE)?.clone();
+                if client.old_reads != 0 {
+                    client.old_reads -= 1;
+                    let old = &self.sessions[&client.session].old;
+                    znode = old.get(&path).cloned().unwrap_or(znode);
+                }
                 if back && let Some(before) = znode.before.take() {
                     znode = *before;
                 }
@@ -247,8 +454,8 @@ impl World {
                 if mistakes && let Some((_, other)) = other {
                     znode.value.clone_from(&other.value);
                 }
-                if watches && !self.watches.contains(&(path.clone(), client)) {
-                    self.watches.push((path, client));
+                if watches && !self.watches.contains(&(path.clone(), client.number)) {
+                    self.watches.push((path, client.number));
                 }
                 body.put_buffer(Some(&znode.value));
                 znode.stat().write(&mut body);
@@ -268,9 +475,14 @@ impl World {
                 }
             }
             code::SET_DATA => self.set(&SetDataRequest::read(reader).unwrap())?.write(&mut body),
-            code::MULTI => body = self.multi(reader),
-            code::SYNC => body.put_text(&path),
-            code::PING | code::CLOSE_SESSION => {}
+            code::MULTI => body = self.multi(reader, client.number == usize::MAX),
+            code::SYNC => {
+                self.catch_up(true);
+                self.syncs += 1;
+                body.put_text(&path);
+            }
+            code::CLOSE_SESSION => self.end(client.session),
+            code::PING => {}
             other => panic!("op {other}"),
         }
         Ok(body)
@@ -286,29 +498,63 @@ impl World {
 
 fn serve(mut client: TcpStream, world: &Mutex<World>) -> Option<()> {
     client.set_nodelay(true).ok()?;
-    frame_of(&mut client)?;
-    let greeting = ConnectResponse {
-        timeout_ms: 30_000,
-        session: 1,
-        password: [0; 16],
-        read_only: Some(false),
-    };
+    let request = frame_of(&mut client)?;
+    let request = ConnectRequest::read(&mut Reader::new(&request)).unwrap();
     let mut out = Vec::new();
-    frame::write(&mut out, |out| greeting.write(out));
-    let number = {
+    let mut here = {
         let mut world = world.lock().unwrap();
-        world.clients.push(client.try_clone().ok()?);
-        world.clients.len() - 1
+        let Some(session) = world.greet(&request)? else {
+            frame::write(&mut out, |out| ConnectResponse::refusal(Some(false)).write(out));
+            client.write_all(&out).ok()?;
+            return None;
+        };
+        let timeout_ms = world.timeout().as_millis() as i32;
+        let password = password(session);
+        frame::write(&mut out, |out| {
+            ConnectResponse { timeout_ms, session, password, read_only: Some(false) }.write(out);
+        });
+        world.clients_greeted += 1;
+        let number = world.clients_greeted;
+        world.clients.insert(number, client.try_clone().ok()?);
+        let mut here = Client { number, session, old_reads: 0, old_zxids: 0 };
+        if request.session != 0 {
+            world.lie_to_returned(&mut here);
+        }
+        let now = world.znodes.clone();
+        if here.old_reads == 0
+            && let Some(session) = world.sessions.get_mut(&session)
+        {
+            session.old = now;
+        }
+        here
     };
     client.write_all(&out).ok()?;
+    serve_session(&mut client, &mut here, world);
+    // A client that has gone watches nothing.
+    let mut world = world.lock().unwrap();
+    world.clients.remove(&here.number);
+    world.watches.retain(|&(_, client)| client != here.number);
+    None
+}
+
+fn serve_session(client: &mut TcpStream, here: &mut Client, world: &Mutex<World>) -> Option<()> {
+    let mut out = Vec::new();
     loop {
-        let request = frame_of(&mut client)?;
+        let request = frame_of(client)?;
         let mut reader = Reader::new(&request);
         let RequestHeader { xid, op } = RequestHeader::read(&mut reader).unwrap();
         // Replies leave under the lock, so that events stand where they belong.
         let mut world = world.lock().unwrap();
-        let answer = world.answer(number, op, &mut reader);
-        let back = if world.lies(Lie::ZxidsFall) { 50 } else { 0 };
+        // One that has come back elsewhere is served there, and one that has expired nowhere.
+        world.sessions.get_mut(&here.session)?.heard = Instant::now();
+        world.catch_up(false);
+        if world.hangs_up(here, op, &request) {
+            return None;
+        }
+        let answer = world.answer(here, op, &mut reader);
+        let falls = world.lies(Lie::ZxidsFall) || 0 < here.old_zxids;
+        here.old_zxids = here.old_zxids.saturating_sub(1);
+        let back = if falls { 50 } else { 0 };
         let err = answer.as_ref().err().copied().unwrap_or(0);
         let header = ReplyHeader { xid, zxid: world.zxid - back, err };
         out.clear();
@@ -320,6 +566,18 @@ fn serve(mut client: TcpStream, world: &Mutex<World>) -> Option<()> {
     }
 }
 
+fn password(session: i64) -> [u8; 16] {
+    [session as u8 ^ 0x5a; 16]
+}
+
+/// Whether a create or delete is of the load itself, not of its set-up.
+fn of_the_load(request: &[u8]) -> bool {
+    let mut reader = Reader::new(request);
+    RequestHeader::read(&mut reader).unwrap();
+    let path = reader.text().unwrap().unwrap();
+    path.starts_with("/loadgen/created/") && path.matches('/').count() == 5
+}
+
 fn frame_of(client: &mut TcpStream) -> Option<Vec<u8>> {
     let mut length = [0; 4];
     client.read_exact(&mut length).ok()?;
@@ -329,15 +587,24 @@ fn frame_of(client: &mut TcpStream) -> Option<Vec<u8>> {
 }
 
 /// Starts a server, and says where it listens.
-fn server(lie: Lie) -> String {
+fn server(lie: Lie, manner: Manner) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = listener.local_addr().unwrap().to_string();
     let world = Arc::new(Mutex::new(World {
         lie,
+        manner,
         znodes: BTreeMap::new(),
         zxid: 0,
+        sessions: BTreeMap::new(),
+        sessions_made: 0,
         watches: Vec::new(),
-        clients: Vec::new(),
+        clients: BTreeMap::new(),
+        clients_greeted: 0,
+        requests: 0,
+        writes: 0,
+        hang_ups: 0,
+        syncs: 0,
+        late: VecDeque::new(),
         occasions: 0,
     }));
     thread::spawn(move || {
@@ -350,8 +617,12 @@ fn server(lie: Lie) -> String {
 }
 
 fn verdict(lie: Lie) -> Verdict {
+    verdict_of(server(lie, Manner::Keeps), None)
+}
+
+fn verdict_of(server: String, drop_every: Option<Duration>) -> Verdict {
     let load = Load {
-        servers: vec![server(lie)],
+        servers: vec![server],
         mix: usual_mix(),
         connections: 3,
         depth: 4,
@@ -362,7 +633,7 @@ fn verdict(lie: Lie) -> Verdict {
         duration: Duration::from_millis(400),
         ..Load::default()
     };
-    load.verify(None, &mut |_, _| {}).unwrap()
+    Verify { load, drop_every }.run(None, &mut |_, _| {}).unwrap()
 }
 
 #[test]
@@ -372,6 +643,112 @@ fn an_honest_server_keeps_every_promise() {
     let checked = verdict.checked;
     let counts = [checked.events, checked.versions_written, checked.versions_read];
     assert!(counts.iter().all(|&count| 10 < count) && 0 < checked.created, "{verdict}");
+}
+
+/// Often enough for each lie to have its occasions.
+const DROP_EVERY: Duration = Duration::from_millis(4);
+
+#[test]
+fn connections_that_are_dropped_come_back_with_their_sessions() {
+    let verdict = verdict_of(server(Lie::None, Manner::Keeps), Some(DROP_EVERY));
+    assert!(verdict.is_clean(), "{verdict}");
+    let Reconnects { dropped, lost, resumed, expired } = verdict.summary.reconnects;
+    assert!(10 < dropped, "{verdict}");
+    assert_eq!((lost, resumed, expired), (0, dropped, 0), "{verdict}");
+}
+
+#[test]
+fn what_has_no_reply_may_be_done_at_once_or_later_or_never() {
+    let verdict = verdict_of(server(Lie::None, Manner::HangsUp), Some(DROP_EVERY));
+    assert!(verdict.is_clean(), "{verdict}");
+    let Reconnects { dropped, lost, resumed, expired } = verdict.summary.reconnects;
+    assert!(10 < dropped && 10 < lost, "{verdict}");
+    assert_eq!((resumed, expired), (dropped + lost, 0), "{verdict}");
+    let checked = verdict.checked;
+    assert!(0 < checked.unknown_done && checked.unknown_done < checked.unknown, "{verdict}");
+}
+
+#[test]
+fn sessions_that_expire_make_way_for_new_ones() {
+    let verdict = verdict_of(server(Lie::None, Manner::Expires), Some(DROP_EVERY));
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(0 < verdict.summary.reconnects.expired, "{verdict}");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let verify =
+        Verify { load: Load { servers: vec![server], ..Load::default() }, drop_every: None };
+    let error = verify.run(None, &mut |_, _| {}).unwrap_err().to_string();
+    assert!(error.contains("refused"), "{error}");
+}
+
+#[test]
+fn drops_without_time_between_them_are_refused() {
+    let verify = Verify { load: Load::default(), drop_every: Some(Duration::ZERO) };
+    let error = verify.run(None, &mut |_, _| {}).unwrap_err().to_string();
+    assert!(error.contains("some time apart"), "{error}");
+}
+
+/// Lies that show only over reconnects: without them, the same server is clean.
+#[track_caller]
+fn assert_caught_over_reconnects(lie: Lie, manner: Manner, promise: &str) {
+    let calm = verdict(lie);
+    assert!(calm.is_clean(), "{lie:?}: {calm}");
+    let verdict = verdict_of(server(lie, manner), Some(DROP_EVERY));
+    assert!(!verdict.is_clean());
+    assert!(verdict.violations.contains_key(promise), "{lie:?}: {verdict}");
+}
+
+#[test]
+fn old_state_after_a_reconnect_is_caught() {
+    let promise = "a session never sees a znode older than it has";
+    assert_caught_over_reconnects(Lie::ReturnsToOldState, Manner::Keeps, promise);
+}
+
+#[test]
+fn old_zxids_after_a_reconnect_are_caught() {
+    let promise = "zxids of a session never fall";
+    assert_caught_over_reconnects(Lie::ReturnsToOldZxids, Manner::Keeps, promise);
+}
+
+#[test]
+fn sets_that_are_undone_at_a_reconnect_are_caught() {
+    let promise = "versions grow by one with each set";
+    assert_caught_over_reconnects(Lie::UndoesSets, Manner::Keeps, promise);
+}
+
+#[test]
+fn creates_that_are_undone_at_a_reconnect_are_caught() {
+    let promise = "children are what was created and not deleted";
+    assert_caught_over_reconnects(Lie::UndoesCreates, Manner::Keeps, promise);
+}
+
+#[test]
+fn ephemerals_that_do_not_outlive_a_connection_are_caught() {
+    let promise = "children are what was created and not deleted";
+    assert_caught_over_reconnects(Lie::DropsEphemerals, Manner::Keeps, promise);
+}
+
+#[test]
+fn sessions_that_do_not_outlive_a_connection_are_caught() {
+    let promise = "a session lives for its timeout";
+    assert_caught_over_reconnects(Lie::ForgetsSessions, Manner::Keeps, promise);
+}
+
+#[test]
+fn writes_that_are_done_twice_are_caught() {
+    let promise = "a write is done once at most";
+    assert_caught_over_reconnects(Lie::Repeats, Manner::HangsUp, promise);
+}
+
+#[test]
+fn multis_without_a_reply_that_are_done_by_half_are_caught() {
+    let promise = "a multi is seen whole or not at all";
+    assert_caught_over_reconnects(Lie::HalvesUnanswered, Manner::HangsUp, promise);
 }
 
 #[track_caller]
@@ -448,7 +825,7 @@ fn values_of_another_znode_are_caught() {
 
 fn watch(lie: Lie, rounds: u64, within: Duration) -> SceneReport {
     let scene = Scene {
-        servers: vec![server(lie)],
+        servers: vec![server(lie, Manner::Keeps)],
         connections: 7,
         threads: 2,
         session_timeout_ms: 30_000,
