@@ -626,7 +626,7 @@ knobs! {
     /// A snapshot is taken when this many transactions were logged since the last, or at random
     /// down to half as many, so that servers do not all take theirs at once. Where neither this nor
     /// snapSizeLimitInKb is set, one that is larger than the log since the last waits until it is
-    /// not.
+    /// not, or that log has 4 GiB.
     SNAP_COUNT: i64 = property("snapCount", 100_000).unit("transactions").at_least(2)
         .trades("More means fewer snapshots, and more to replay at start.");
     /// The same by the size of the log since the last snapshot; below 1 for no such limit.

@@ -216,7 +216,7 @@ impl Pipeline {
     /// Goes on from what was on the disk.
     #[must_use]
     pub fn new(now: Now, settings: Settings, restored: Restored) -> Pipeline {
-        let Restored { mut tree, sessions, highest_sessions, last, .. } = restored;
+        let Restored { mut tree, sessions, highest_sessions, last, replayed_bytes, .. } = restored;
         tree.publish(last);
         let known = sessions.iter().map(|(&session, &timeout_ms)| (session, timeout_ms));
         let Settings { tick_ms, server, shards, .. } = settings;
@@ -225,7 +225,7 @@ impl Pipeline {
             tracker,
             zab: Standalone::new(last),
             gathered: Gathered::new(last, tree.digest()),
-            roll: Roll::new(settings.roll, settings.seed),
+            roll: Roll::new(settings.roll, settings.seed, replayed_bytes),
             reaper: Reaper::new(now, settings.reaper),
             scratch: Scratch::default(),
             counts: Counts::default(),
@@ -276,7 +276,9 @@ impl Pipeline {
 
     fn on_requests(&mut self, now: Now, requests: &Requests, out: &mut Output) {
         for batch in requests.requests.chunks(PREFETCH_MAX) {
-            self.tree.prefetch(batch.iter().map(|request| first_field(requests.body(request))));
+            if 1 < batch.len() {
+                self.tree.prefetch(batch.iter().map(|request| first_field(requests.body(request))));
+            }
             for request in batch {
                 self.on_request(now, requests.shard, request, requests.body(request), out);
             }
@@ -813,7 +815,7 @@ const SPARE_BYTES_MAX: usize = 4 << 20;
 /// what a long snapshot held back drains, and the next commit waits for microseconds.
 const RECLAIM_PER_COMMIT: usize = 500;
 /// The same after a tick, where there may be no commits.
-const RECLAIM_PER_TICK: usize = 5_000;
+const RECLAIM_PER_TICK: usize = 20_000;
 
 /// Reads a request's body. How long its fields may be is said by how long it is.
 fn whole(body: &[u8]) -> Reader<'_> {

@@ -4,8 +4,9 @@
 //! servers of an ensemble do not snapshot at the same moment (`SyncRequestProcessor`).
 //!
 //! A snapshot is there to keep a restart short. One that is larger than the log it stands for does
-//! not: so it is put off, unless the operator has set how often it is to be. A tree of a million
-//! znodes would else be written whole for every few megabytes of changes.
+//! not: so it is put off, unless the operator has set how often it is to be, until the log has grown
+//! to its size or to the limit of bytes. A tree of a million znodes would else be written whole for
+//! every few megabytes of changes. Sizes are those before compression.
 //!
 //! Unlike ZooKeeper's, our snapshots are not fuzzy: a reader of their own holds the tree still at
 //! one committed zxid while writes go on.
@@ -29,8 +30,8 @@ pub struct RollSettings {
     pub bytes: u64,
     /// `zookeeper.txnLogSizeLimitInKb`, in bytes: rolls the log alone; 0: no limit.
     pub log_bytes: u64,
-    /// Whether a snapshot waits until the log since the last is as large as itself. The log rolls
-    /// without it.
+    /// Whether a snapshot waits until the log since the last is as large as itself, or `bytes`. The
+    /// log rolls without it.
     pub put_off: bool,
 }
 
@@ -65,8 +66,9 @@ enum Snapshot {
 }
 
 impl Roll {
-    /// The first record of a process opens a file: nobody appends to another's.
-    pub(super) fn new(settings: RollSettings, seed: u64) -> Roll {
+    /// The first record of a process opens a file: nobody appends to another's. So much of the log
+    /// lies behind the last snapshot.
+    pub(super) fn new(settings: RollSettings, seed: u64, snapshot_bytes: u64) -> Roll {
         let mut roll = Roll {
             settings,
             random: seed,
@@ -75,7 +77,7 @@ impl Roll {
             limit_txns: 0,
             limit_bytes: 0,
             log_bytes: 0,
-            snapshot_bytes: 0,
+            snapshot_bytes,
             new_file: true,
             snapshot: Snapshot::Idle,
         };
@@ -212,7 +214,7 @@ mod tests {
     fn the_log_rolls_in_the_second_half_of_the_limit() {
         for seed in 0..100 {
             let settings = RollSettings { txns: 100, bytes: 0, log_bytes: 0, put_off: false };
-            let mut roll = Roll::new(settings, seed);
+            let mut roll = Roll::new(settings, seed, 0);
             assert!(roll.take_new_file());
             let records = (1..).find(|_| {
                 roll.on_record(1_000_000, u64::MAX);
@@ -227,7 +229,7 @@ mod tests {
     #[test]
     fn a_snapshot_waits_for_a_log_of_its_size() {
         let settings = RollSettings { txns: 10, bytes: 5_000, log_bytes: 0, put_off: true };
-        let mut roll = Roll::new(settings, 1);
+        let mut roll = Roll::new(settings, 1, 0);
         let mut until_due = |tree_bytes| {
             let records = (1..).find(|_| {
                 roll.on_record(10, tree_bytes);
@@ -244,5 +246,16 @@ mod tests {
             let records = until_due(u64::MAX);
             assert!((501..=511).contains(&records), "after {records}");
         }
+    }
+
+    #[test]
+    fn what_was_logged_before_a_restart_counts() {
+        let settings = RollSettings { txns: 10, bytes: 0, log_bytes: 0, put_off: true };
+        let mut roll = Roll::new(settings, 1, 950);
+        let records = (1..).find(|_| {
+            roll.on_record(10, 1_000);
+            roll.take_snapshot_due()
+        });
+        assert!((5..=20).contains(&records.unwrap()), "after {records:?}");
     }
 }

@@ -55,9 +55,6 @@ impl Core {
             if rest.is_empty() {
                 return used;
             }
-            if fetched <= used {
-                fetched = used + self.prefetch(rest);
-            }
             match step.connection.state {
                 State::Connecting => match self.on_opening(step, rest) {
                     Opening::Unclear => return used,
@@ -78,6 +75,9 @@ impl Core {
                 }
                 frame::Front::BadLength(_) => self.end(step, Close::AfterFlush),
                 frame::Front::Frame { body } => {
+                    if fetched <= used {
+                        fetched = used + self.prefetch(rest);
+                    }
                     self.hold_against_limit(step, body.len());
                     let progress = match step.connection.state {
                         State::Connecting => {
@@ -104,18 +104,25 @@ impl Core {
         }
     }
 
-    /// Fetches what the next few frames will read; how many bytes those are.
+    /// Fetches what the next few frames will read, where there are several; how many bytes those
+    /// are.
     fn prefetch(&self, input: &[u8]) -> usize {
         let mut bytes = 0;
-        let bodies = std::iter::from_fn(|| {
-            let front = frame::cut(&input[bytes..], self.settings.frame_bytes_max);
-            let frame::Front::Frame { body } = front else { return None };
+        let mut paths = [&[][..]; PREFETCH_MAX];
+        let mut count = 0;
+        while count < PREFETCH_MAX
+            && let frame::Front::Frame { body } =
+                frame::cut(&input[bytes..], self.settings.frame_bytes_max)
+        {
             bytes += frame::PREFIX_BYTES + body.len();
-            Some(body)
-        });
-        let paths = bodies.map(|body| first_field(body.get(HEADER_BYTES..).unwrap_or_default()));
-        self.tree.prefetch(paths.take(PREFETCH_MAX));
-        bytes.max(1)
+            let path = first_field(body.get(HEADER_BYTES..).unwrap_or_default());
+            paths[count] = path;
+            count += 1;
+        }
+        if 1 < count {
+            self.tree.prefetch(paths[..count].iter().copied());
+        }
+        bytes
     }
 
     /// Ends a connection whose large request is too much, with those under way.

@@ -12,13 +12,14 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
 
 use super::disk::LogError;
 use super::map::Map;
 use super::sys;
 use super::zeroed::{self, ZeroedFile};
-use crate::storage::blocks::{BLOCK_BYTES, Blocks, Extent};
+use crate::storage::blocks::{Blocks, Extent};
 use crate::storage::segment::Segment;
 
 /// How a log's bytes reach the disk.
@@ -32,14 +33,14 @@ pub(crate) enum BackEnd {
 
 /// How far ahead of a direct log zeros are written.
 const ZEROED_BYTES: u64 = 16 << 20;
-/// How much of it before the log has its name: a start waits for this.
+/// How much of it before the log has its name: a start waits for this. Never less at a time.
 const ZEROED_FIRST_BYTES: u64 = 256 << 10;
 
 pub(crate) enum Book {
     Mapped {
         segment: Segment<Map>,
-        /// Set once it is not to grow any more.
-        has_ended: Arc<AtomicBool>,
+        /// Set once it is not to grow any more. Locked while it grows.
+        has_ended: Arc<Mutex<bool>>,
     },
     Direct {
         blocks: Blocks,
@@ -49,7 +50,7 @@ pub(crate) enum Book {
 
 /// Room to be made in a log, by whoever may wait for the disk.
 pub(crate) enum Growth {
-    Mapped { file: Arc<File>, len: u64, has_ended: Arc<AtomicBool> },
+    Mapped { file: Arc<File>, len: u64, has_ended: Arc<Mutex<bool>> },
     Direct { file: Arc<ZeroedFile>, len: u64, ready: u64 },
 }
 
@@ -98,8 +99,8 @@ impl Book {
         }
     }
 
-    /// How long the file is, as far as it can be written to.
-    pub(crate) fn len(&self) -> u64 {
+    /// Up to where it can be written to.
+    pub(crate) fn room_end(&self) -> u64 {
         match self {
             Book::Mapped { segment, .. } => segment.bytes().len() as u64,
             Book::Direct { file, .. } => file.ready(),
@@ -133,7 +134,7 @@ impl Book {
 
     /// Room that will soon be needed, if it is not there.
     pub(crate) fn growth_ahead(&self, step_bytes: u64) -> Option<Growth> {
-        let (len, end) = (self.len(), self.end());
+        let (len, end) = (self.room_end(), self.end());
         match self {
             Book::Mapped { has_ended, .. } => {
                 let is_short = len.saturating_sub(end) < step_bytes / 4;
@@ -142,7 +143,7 @@ impl Book {
                 is_short.then_some(Growth::Mapped { file, len, has_ended })
             }
             Book::Direct { .. } => {
-                let ahead = ZEROED_BYTES.min(step_bytes);
+                let ahead = ZEROED_BYTES.min(step_bytes).max(ZEROED_FIRST_BYTES);
                 let is_short = len.saturating_sub(end) < ahead / 2;
                 is_short.then(|| self.growth_to(end + ahead, step_bytes)).flatten()
             }
@@ -161,7 +162,7 @@ impl Book {
 
     fn growth_to(&self, ready: u64, step_bytes: u64) -> Option<Growth> {
         let Book::Direct { file, .. } = self else { return None };
-        let ready = ready.next_multiple_of(BLOCK_BYTES as u64);
+        let ready = ready.next_multiple_of(ZEROED_FIRST_BYTES);
         let (file, len) = (Arc::clone(file), ready.next_multiple_of(step_bytes));
         Some(Growth::Direct { file, len, ready })
     }
@@ -178,10 +179,13 @@ impl Book {
     pub(crate) fn into_file(self) -> Arc<File> {
         match self {
             Book::Mapped { segment, has_ended } => {
-                has_ended.store(true, Ordering::Relaxed);
+                *has_ended.lock() = true;
                 Arc::clone(segment.storage().file())
             }
-            Book::Direct { file, .. } => file.end(),
+            Book::Direct { blocks, file } => {
+                assert!(blocks.is_written(), "a log ends behind its last record");
+                file.end()
+            }
         }
     }
 
@@ -197,12 +201,17 @@ impl Growth {
     /// Makes the room, unless the log has ended.
     pub(crate) fn run(&self) -> io::Result<()> {
         match self {
-            Growth::Mapped { has_ended, .. } if has_ended.load(Ordering::Relaxed) => Ok(()),
-            Growth::Mapped { file, len, .. } => sys::allocate(file, *len),
+            Growth::Mapped { file, len, has_ended } => {
+                let has_ended = has_ended.lock();
+                if *has_ended { Ok(()) } else { sys::allocate(file, *len) }
+            }
             Growth::Direct { file, len, ready } => file.grow(*len, *ready),
         }
     }
 }
+
+// A store through the map dirties the inode's pages, and fdatasync on any descriptor of the inode
+// writes them: measured by the kernel's count of dirty pages.
 
 /// Writes an extent, waiting for the disk.
 pub(crate) fn write(file: &File, extent: &Extent) -> io::Result<()> {

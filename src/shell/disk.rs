@@ -189,6 +189,8 @@ pub(crate) struct GroupLog<H> {
     /// Ends of epochs that are stored and not yet in the watermark.
     epoch_ends: VecDeque<Zxid>,
     in_round: bool,
+    /// `None` where nobody would ask again in time.
+    gathering: Option<Gathering>,
     /// What no round has begun to make durable yet.
     queue: Queue,
     recorder: Recorder,
@@ -210,10 +212,70 @@ impl Queue {
     }
 }
 
+/// Waits a moment for those who were just answered, where only a few write.
+///
+/// Each of them asks again as soon as it is answered. A sync that begins before that leaves them
+/// behind, so that each waits for most of that sync and for the whole of the next. So the next sync
+/// waits for as many records as were answered and are there, for as long as the last one took.
+/// Clients that do not come back so soon are noticed, and not waited for again for a while.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gathering {
+    /// How many records are expected, and until when.
+    expected: Option<(u64, Instant)>,
+    /// How often in a row they did not come.
+    misses: u32,
+    /// For how many syncs there will be no waiting.
+    pause: u32,
+}
+
+/// With more, what the others ask takes as long as a sync.
+const GATHERED_MAX: u64 = 16;
+const GATHERING_MAX: Duration = Duration::from_micros(300);
+/// The longest pause is of two to the power of this many syncs.
+const MISSES_MAX: u32 = 8;
+
+impl Gathering {
+    /// A sync of `answered` records that took so long is over, and `queued` wait already.
+    fn on_synced(&mut self, now: Instant, answered: u64, queued: u64, took: Duration) {
+        let count = answered + queued;
+        self.expected = None;
+        if !(2..=GATHERED_MAX).contains(&count) {
+            return;
+        }
+        if 0 < self.pause {
+            self.pause -= 1;
+            return;
+        }
+        self.expected = Some((count, now + took.min(GATHERING_MAX)));
+    }
+
+    /// How long to wait for more than the `queued` that are there.
+    fn left(&self, now: Instant, queued: u64) -> Option<Duration> {
+        let (_, until) = self.expected.filter(|(count, _)| queued < *count)?;
+        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+    }
+
+    /// A sync begins, with `queued`.
+    fn on_begin(&mut self, queued: u64) {
+        if let Some((count, _)) = self.expected.take() {
+            self.misses = if queued < count { (self.misses + 1).min(MISSES_MAX) } else { 0 };
+            self.pause = (1 << self.misses) - 1;
+        }
+    }
+}
+
 impl<H: Clone> GroupLog<H> {
+    /// Whoever asks for rounds asks again when `gathering` is over.
+    pub(crate) fn gathering(mut self) -> GroupLog<H> {
+        self.gathering = Some(Gathering::default());
+        self
+    }
+
     /// Its first append opens a new file.
     pub(crate) fn open(parts: LogParts) -> GroupLog<H> {
         let LogParts { options, keeper, last, mark, recorder } = parts;
+        let syncs = options.force_sync || options.back_end == BackEnd::Mapped;
+        assert!(syncs, "a direct log that is not synced is not written either");
         GroupLog {
             options: Arc::new(options),
             keeper,
@@ -224,6 +286,7 @@ impl<H: Clone> GroupLog<H> {
             mark,
             epoch_ends: VecDeque::new(),
             in_round: false,
+            gathering: None,
             queue: Queue::default(),
             recorder,
         }
@@ -262,6 +325,13 @@ impl<H: Clone> GroupLog<H> {
             self.keeper.grow_ahead(growth);
         }
         Ok(())
+    }
+
+    /// For how long a round is better put off, if there is something for one.
+    pub(crate) fn gathers(&self) -> Option<Duration> {
+        let has_some = !self.in_round && self.stored != self.synced;
+        let gathering = self.gathering.as_ref().filter(|_| has_some)?;
+        gathering.left(Instant::now(), self.queue.count)
     }
 
     /// Whether a roll has to wait until all that was stored is durable. A mapped log is synced by
@@ -304,8 +374,11 @@ impl<H: Clone> Log for GroupLog<H> {
             let roll = Roll { old, watermark, options, keeper };
             return Some(LogRound::Wait(Waiting::Roll { roll, through }));
         }
-        if self.stored == self.synced {
+        if self.stored == self.synced || self.gathers().is_some() {
             return None;
+        }
+        if let Some(gathering) = &mut self.gathering {
+            gathering.on_begin(self.queue.count);
         }
         let current = self.current.as_mut().expect("what was stored is in an open log");
         self.in_round = true;
@@ -344,6 +417,9 @@ impl<H: Clone> Log for GroupLog<H> {
         match done {
             Done::Synced { through, log, offset, queue, waited, took, extent } => {
                 self.measure(queue, waited, took);
+                if let Some(gathering) = &mut self.gathering {
+                    gathering.on_synced(Instant::now(), queue.count, self.queue.count, took);
+                }
                 if let (Some(current), Some(extent)) = (&mut self.current, extent) {
                     current.book.give_back(extent);
                 }
@@ -351,7 +427,7 @@ impl<H: Clone> Log for GroupLog<H> {
                     self.recorder.record(Summary::FsyncTime, whole_ms(took));
                     if self.options.sync_warning <= took {
                         self.recorder.add(Counter::FsyncThresholdExceedCount, 1);
-                        let size = self.current.as_ref().map(|log| log.book.len());
+                        let size = self.current.as_ref().map(|log| log.book.end());
                         warn_of_slow_sync(took, size.unwrap_or(0));
                     }
                 }
@@ -373,7 +449,6 @@ impl<H: Clone> Log for GroupLog<H> {
                 info!(target: "ringkeeper::shell::disk", "Creating new log file: {}",
                     path.file_name().unwrap_or_default().display());
                 self.current = Some(Current { path, start, book, handle, last: through });
-                self.keeper.prepare_ahead();
                 let news = self.synced < through;
                 self.synced = self.synced.max(through);
                 // The first of those that waited asked for this log, the next may ask for another.
@@ -385,6 +460,8 @@ impl<H: Clone> Log for GroupLog<H> {
                     append.new_file = false;
                     self.store(&append)?;
                 }
+                // The log in use comes first.
+                self.keeper.prepare_ahead();
                 Ok(news.then_some(through))
             }
         }
@@ -474,14 +551,16 @@ pub(crate) enum Waiting {
 
 /// What came of it.
 pub(crate) enum Waited {
-    Rolled(Rolled),
+    Rolled(Box<Rolled>),
     Grown,
 }
 
 impl Waiting {
     pub(crate) fn run(self) -> Result<Waited, LogError> {
         match self {
-            Waiting::Roll { roll, through } => roll.run(through).map(Waited::Rolled),
+            Waiting::Roll { roll, through } => {
+                roll.run(through).map(|rolled| Waited::Rolled(Box::new(rolled)))
+            }
             Waiting::Grow { growth, path } => match growth.run() {
                 Ok(()) => Ok(Waited::Grown),
                 Err(source) => Err(LogError::Space { path, source }),
@@ -504,7 +583,7 @@ impl Waited {
         match self {
             Waited::Rolled(rolled) => {
                 let file = Arc::clone(rolled.book.file());
-                Done::Rolled(rolled, file)
+                Done::Rolled(*rolled, file)
             }
             Waited::Grown => Done::Grown,
         }
@@ -532,15 +611,13 @@ impl Round for LogRound<ExecutorFile> {
                 let opened = ExecutorFile::open(&rolled.path, &rolled.book).await;
                 let path = rolled.path.clone();
                 let handle = opened.map_err(|source| LogError::Begin { path, source })?;
-                Ok(Done::Rolled(rolled, handle))
+                Ok(Done::Rolled(*rolled, handle))
             }
             Waited::Grown => Ok(Done::Grown),
         }
     }
 }
 
-// A store through the map dirties the inode's pages, and fdatasync on any descriptor of the inode
-// writes them: measured by the kernel's count of dirty pages.
 impl<H> Sync<H> {
     /// Whether it is to be synced at all.
     pub(crate) fn is_forced(&self) -> bool {
@@ -687,6 +764,37 @@ mod tests {
     }
 
     #[test]
+    fn those_who_were_just_answered_are_waited_for() {
+        let began = Instant::now();
+        let us = Duration::from_micros;
+        let mut gathering = Gathering::default();
+        let waits = |gathering: &mut Gathering, answered, queued| {
+            gathering.on_synced(began, answered, queued, us(100));
+            gathering.left(began, queued)
+        };
+        assert_eq!(waits(&mut gathering, 3, 1), Some(us(100)));
+        assert_eq!(gathering.left(began + us(40), 3), Some(us(60)));
+        assert_eq!(gathering.left(began + us(40), 4), None);
+        assert_eq!(gathering.left(began + us(100), 3), None);
+        gathering.on_begin(4);
+        // Nobody else is there, or too many are.
+        assert_eq!(waits(&mut gathering, 1, 0), None);
+        assert_eq!(waits(&mut gathering, GATHERED_MAX, 1), None);
+        // Those who do not come are not waited for the next time, and not for longer and longer.
+        for pause in [1, 3, 7] {
+            assert_eq!(waits(&mut gathering, 2, 0), Some(us(100)));
+            gathering.on_begin(1);
+            for _ in 0..pause {
+                assert_eq!(waits(&mut gathering, 2, 0), None);
+                gathering.on_begin(1);
+            }
+        }
+        assert_eq!(waits(&mut gathering, 2, 0), Some(us(100)));
+        gathering.on_begin(2);
+        assert_eq!(waits(&mut gathering, 2, 0), Some(us(100)));
+    }
+
+    #[test]
     fn what_is_synced_is_found_again_after_a_roll_and_growth() {
         with_each("log", |scratch, back_end| async move {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
@@ -808,7 +916,7 @@ mod tests {
             settle(&mut log).await;
             log.options =
                 Arc::new(LogOptions { step_bytes: 1 << 50, ..options(&scratch, back_end) });
-            let error = match log.append(&mut append(false, 2..=2, 300_000)) {
+            let error = match log.append(&mut append(false, 2..=2, 3_000_000)) {
                 Ok(()) => log.round().unwrap().run().await.err().expect("there is no such disk"),
                 Err(error) => error,
             };

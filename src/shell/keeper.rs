@@ -55,9 +55,6 @@ struct Shared {
     noted: Mutex<Option<Watermark>>,
     watermark: Mutex<WatermarkFile>,
     growing: AtomicBool,
-    /// Held while a log grows ahead or is sealed: one that grew after it was sealed would have room
-    /// that nobody needs.
-    growth: Mutex<()>,
 }
 
 impl Keeper {
@@ -71,11 +68,12 @@ impl Keeper {
         let begin = |source| LogError::Begin { path: watermark.to_path_buf(), source };
         let (back_end, prepared) = match prepare(directory, step_bytes, back_end) {
             Err(error) if back_end == BackEnd::Direct && book::is_unsupported(&error) => {
+                let prepared = prepare(directory, step_bytes, BackEnd::Mapped)?;
                 warn!(
-                    path = %directory.display(),
+                    path = %directory.display(), %error,
                     "the file system knows no writes past the page cache: logs are mapped"
                 );
-                (BackEnd::Mapped, prepare(directory, step_bytes, BackEnd::Mapped)?)
+                (BackEnd::Mapped, prepared)
             }
             prepared => (back_end, prepared?),
         };
@@ -87,7 +85,6 @@ impl Keeper {
             noted: Mutex::default(),
             watermark: Mutex::new(WatermarkFile::open(watermark).map_err(begin)?),
             growing: AtomicBool::new(false),
-            growth: Mutex::default(),
         });
         let (jobs, inbox) = channel::unbounded();
         let thread = thread::Builder::new()
@@ -128,7 +125,6 @@ impl Keeper {
 
     /// Cuts a log to end with its last record, durably. It does not grow again.
     pub(crate) fn seal(&self, path: &Path, book: Book) -> Result<(), LogError> {
-        let _held = self.shared.growth.lock();
         let end = book.end();
         let file = book.into_file();
         // The new length is needed to read the records back, so fdatasync covers it.
@@ -176,18 +172,20 @@ impl Drop for Keeper {
 
 impl Shared {
     fn run(&self, inbox: &channel::Receiver<Job>) {
+        let mut fails_to_grow = false;
         loop {
             match inbox.recv_timeout(WATERMARK_EVERY) {
                 Ok(Job::Prepare) => self.prepare_next(),
                 Ok(Job::Grow(growth)) => {
-                    let grown = {
-                        let _held = self.growth.lock();
-                        growth.run()
-                    };
-                    if let Err(error) = grown {
+                    let grown = growth.run();
+                    // Once: it is asked for again with every batch.
+                    if let Err(error) = &grown
+                        && !fails_to_grow
+                    {
                         let path = self.directory.display();
                         warn!(%path, %error, "the transaction log cannot grow ahead of need");
                     }
+                    fails_to_grow = grown.is_err();
                     self.growing.store(false, Ordering::Relaxed);
                 }
                 Err(RecvTimeoutError::Timeout) => self.store_noted(),

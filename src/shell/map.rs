@@ -34,7 +34,7 @@ impl Map {
         sys::allocate(&file, len)?;
         // SAFETY: the file is `len` bytes long and allocated. Nobody else writes or cuts it while
         // it is mapped: the directory is locked against a second server (`directories.rs`), and
-        // this one cuts a log only after its map is gone (`disk.rs`).
+        // this one cuts a log only after its map is gone (`Book::into_file`).
         let map = unsafe { MmapMut::map_mut(&file)? };
         Ok(Map { file: Arc::new(file), map })
     }

@@ -17,7 +17,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::queue::SegQueue;
 
@@ -39,7 +39,7 @@ pub(crate) fn run(
 ) -> io::Result<()> {
     let ticks = Ticks::start(pipeline.clock.now(), pipeline.tick);
     let mut beside = PipelineBeside {
-        core: Some(Core::start(pipeline, GroupLog::open)),
+        core: Some(Core::start(pipeline, |parts| GroupLog::open(parts).gathering())),
         finished: Some(Box::new(finished)),
         syncing: None,
         waited: Arc::default(),
@@ -80,6 +80,10 @@ impl Beside for PipelineBeside {
 
     fn due_ms(&self) -> i64 {
         if self.core.is_some() { self.ticks.due_ms() } else { i64::MAX }
+    }
+
+    fn held(&self) -> Option<Duration> {
+        self.core.as_ref()?.held(GroupLog::gathers)
     }
 
     fn on_durable(&mut self, written: Option<Extent>, result: io::Result<()>) {

@@ -262,6 +262,11 @@ impl<L: Log, C> Core<L, C> {
         log.round()
     }
 
+    /// For how long the log puts a round off.
+    pub(crate) fn held(&self, gathers: impl FnOnce(&L) -> Option<Duration>) -> Option<Duration> {
+        gathers(&self.state.borrow().log)
+    }
+
     /// A round is over, or has failed.
     pub(crate) fn on_round(&self, done: Result<L::Done, LogError>) {
         self.guard(|state, now| {

@@ -113,6 +113,9 @@ pub(crate) fn recover(
     for cut in &replayed.cuts {
         make_cut(cut)?;
     }
+    if let Some((path, offset)) = replayed.end.as_ref().filter(|_| watermark.is_some()) {
+        cut_zeros(path, *offset).map_err(|source| io_error(path, source))?;
+    }
     for log in logs {
         let path = directories.logs().join(&log.name);
         match File::open(&path) {
@@ -125,6 +128,7 @@ pub(crate) fn recover(
     remove_leftovers(directories);
     let (snapshot_took, replay_took) = (loaded - began, loaded.elapsed());
     let mut state = restore.finish();
+    state.replayed_bytes = replayed.bytes;
     state.highest_sessions.note_all(&replayed.sessions_before);
     if 0 < state.doubtful_digests {
         warn!(
@@ -255,6 +259,22 @@ fn make_cut(cut: &Cut) -> Result<(), RecoverError> {
         file.and_then(|file| file.set_len(*offset).and_then(|()| file.sync_all()))
     };
     done.map_err(|source| io_error(path, source))
+}
+
+/// Drops what was allocated behind the last record. A write that a process had begun when it was
+/// killed may still be on its way to there, and history will go on elsewhere: to cut the file waits
+/// for it and takes it back.
+fn cut_zeros(path: &Path, end: u64) -> io::Result<()> {
+    match OpenOptions::new().write(true).open(path) {
+        Ok(file) if end < file.metadata()?.len() => {
+            file.set_len(end)?;
+            file.sync_all()
+        }
+        Ok(_) => Ok(()),
+        // It had no header, and was removed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// What a crash has left half made. Only what a server of ours or ZooKeeper writes as a log or a

@@ -3,6 +3,7 @@
 //! ```text
 //! receive        one request per socket that stays; each arrival takes one of the ring's buffers
 //! await_writable a socket that took no more says when it does again
+//! sync, write    of the log, where the pipeline shares the thread
 //! bell           another thread has something for us
 //! enter          the only system call of the loop: hands in what is asked, runs what has come,
 //!                waits if told to
@@ -466,14 +467,18 @@ impl Ring {
         let result = match outcome {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             Ok(bytes) => {
+                let before = writing.written;
                 writing.written += bytes;
                 if writing.left().is_empty() {
                     Ok(())
                 } else {
                     // As where the disk is full, which the rest is then told. Whole blocks again.
                     writing.written -= writing.written % BLOCK_BYTES;
-                    self.push_write(writing);
-                    return Event::Bell;
+                    if before < writing.written {
+                        self.push_write(writing);
+                        return Event::Bell;
+                    }
+                    Err(io::ErrorKind::WriteZero.into())
                 }
             }
             Err(error) if is_passing(&error) => {

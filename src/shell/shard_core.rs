@@ -106,6 +106,9 @@ pub(crate) trait Beside {
     /// When time alone gives it something to do, on the monotonic clock.
     fn due_ms(&self) -> i64;
 
+    /// For how long it holds something back, in case more comes.
+    fn held(&self) -> Option<Duration>;
+
     /// A sync or write that it asked the ring for is over.
     fn on_durable(&mut self, written: Option<Extent>, result: io::Result<()>);
 
@@ -123,6 +126,10 @@ impl Beside for () {
 
     fn due_ms(&self) -> i64 {
         i64::MAX
+    }
+
+    fn held(&self) -> Option<Duration> {
+        None
     }
 
     fn on_durable(&mut self, _: Option<Extent>, _: io::Result<()>) {
@@ -321,6 +328,7 @@ impl ShardCore {
             let must_spin =
                 !self.spin.is_zero() && spun.get_or_insert_with(Instant::now).elapsed() < self.spin;
             let left = self.until_due(beside.due_ms());
+            let left = left.map(|left| beside.held().map_or(left, |held| left.min(held)));
             self.ring.enter(left.filter(|_| !must_spin))?;
             if !must_spin || left.is_none() || self.ring.has_next() {
                 break;

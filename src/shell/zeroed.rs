@@ -63,27 +63,28 @@ impl ZeroedFile {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// Has it allocated to `len` bytes and ready to `ready`, where it is not yet, unless it has
-    /// ended.
+    /// Has it ready to `ready`, where it is not yet, and allocated to `len` once what is allocated
+    /// is used up; unless it has ended. Two may ask at once: neither waits for more than it needs.
     pub(crate) fn grow(&self, len: u64, ready: u64) -> io::Result<()> {
         assert!(ready <= len && ready.is_multiple_of(BLOCK_BYTES as u64));
-        let zeroing = self.zeroing.lock();
-        let Some(zeroing) = zeroing.as_ref() else { return Ok(()) };
-        if zeroing.metadata()?.len() < len {
-            sys::allocate(zeroing, len)?;
-        }
         let zeros = vec![Block::ZERO; CHUNK_BLOCKS];
         let zeros: &[u8] = bytemuck::cast_slice(&zeros);
-        let mut offset = self.ready();
-        while offset < ready {
-            let left = usize::try_from(ready - offset).unwrap_or(usize::MAX);
+        loop {
+            let zeroing = self.zeroing.lock();
+            let offset = self.ready();
+            let Some(zeroing) = zeroing.as_ref().filter(|_| offset < ready) else { return Ok(()) };
+            let mut allocated = zeroing.metadata()?.len();
+            if allocated <= offset {
+                sys::allocate(zeroing, len)?;
+                allocated = len;
+            }
+            let left = usize::try_from(ready.min(allocated) - offset).unwrap_or(usize::MAX);
             let chunk = &zeros[..left.min(zeros.len())];
             zeroing.write_all_at(chunk, offset)?;
-            offset += chunk.len() as u64;
-            // Durable or not: a block that a crash leaves as it was reads as zero too.
-            self.ready.store(offset, Ordering::Release);
+            // Not durable, and need not be: a block that was never written reads as zero too. That
+            // it was written is made durable with the first record in it, for which O_DSYNC stands.
+            self.ready.store(offset + chunk.len() as u64, Ordering::Release);
         }
-        Ok(())
     }
 
     /// Nothing will be written any more: it may be cut, and will not grow again.

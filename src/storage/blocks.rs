@@ -62,6 +62,10 @@ pub struct Blocks {
     blocks: Vec<Block>,
     /// Where in the file the next record goes.
     end: u64,
+    /// Up to where it was taken.
+    taken: u64,
+    /// Whether an extent is on its way.
+    is_writing: bool,
     /// Of the extent before, to be used again.
     spare: Vec<Block>,
 }
@@ -72,7 +76,14 @@ impl Blocks {
     pub fn create() -> Blocks {
         let mut header = Vec::with_capacity(txnlog::HEADER_BYTES);
         txnlog::append_header(&mut header);
-        let mut blocks = Blocks { start: 0, blocks: Vec::new(), end: 0, spare: Vec::new() };
+        let mut blocks = Blocks {
+            start: 0,
+            blocks: Vec::new(),
+            end: 0,
+            taken: 0,
+            is_writing: false,
+            spare: Vec::new(),
+        };
         blocks.append(&header);
         blocks
     }
@@ -81,6 +92,12 @@ impl Blocks {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Whether all that was appended was taken, and given back.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.taken == self.end && !self.is_writing
     }
 
     /// How long the file must be for the next extent.
@@ -108,9 +125,12 @@ impl Blocks {
     /// given back, before the next is taken.
     ///
     /// # Panics
-    /// If nothing was ever appended.
+    /// If there is nothing new to be written, or the last extent was not given back.
     pub fn take(&mut self) -> Extent {
-        let last = *self.blocks.last().expect("a log has a header at least");
+        assert!(self.taken < self.end, "nothing was appended since");
+        assert!(!self.is_writing, "of two extents that share a block the older might come last");
+        (self.taken, self.is_writing) = (self.end, true);
+        let last = *self.blocks.last().expect("what was appended is in a block");
         let extent = Extent {
             offset: self.start,
             blocks: std::mem::replace(&mut self.blocks, std::mem::take(&mut self.spare)),
@@ -125,6 +145,8 @@ impl Blocks {
 
     /// An extent was written: its memory can be used again.
     pub fn give_back(&mut self, extent: Extent) {
+        assert!(self.is_writing);
+        self.is_writing = false;
         if extent.blocks.capacity() <= SPARE_BLOCKS_MAX {
             self.spare = extent.blocks;
         }

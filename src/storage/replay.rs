@@ -372,6 +372,10 @@ pub struct Replayed {
     pub last: Zxid,
     /// How many transactions there were after `from`.
     pub txns: u64,
+    /// How many bytes of log those were.
+    pub bytes: u64,
+    /// The last log, and where its last record ends.
+    pub end: Option<(PathBuf, u64)>,
     /// What to cut, durably, before a new log is begun: torn tails of the last logs.
     pub cuts: Vec<Cut>,
     /// Torn tails of earlier logs, which history went on from.
@@ -398,9 +402,10 @@ pub struct Replay {
     previous: Option<Zxid>,
     /// Ends that the next record, or its absence, has to explain.
     ends: Vec<End>,
-    /// Where the last log ended, for messages.
+    /// Where the last log ended.
     ended: Option<(PathBuf, Stop)>,
     txns: u64,
+    bytes: u64,
     torn: Vec<Cut>,
     sessions_before: HighestSessions,
 }
@@ -426,6 +431,7 @@ impl Replay {
             ends: Vec::new(),
             ended: None,
             txns: 0,
+            bytes: 0,
             torn: Vec::new(),
             sessions_before: HighestSessions::default(),
         }
@@ -451,6 +457,7 @@ impl Replay {
                     let start = before.is_none().then_some(start);
                     if self.admit(path, start, &record)? {
                         self.txns += 1;
+                        self.bytes += (record.end() - record.offset) as u64;
                         each(&record)?;
                     }
                     before = Some(record);
@@ -558,8 +565,9 @@ impl Replay {
         match self.options.watermark {
             Some(watermark) if last < watermark.zxid => Err(ReplayError::Lost { watermark, last }),
             _ => {
-                let Replay { txns, torn, sessions_before, .. } = self;
-                Ok(Replayed { last, txns, cuts, torn, sessions_before })
+                let Replay { txns, bytes, ended, torn, sessions_before, .. } = self;
+                let end = ended.map(|(path, stop)| (path, stop.offset as u64));
+                Ok(Replayed { last, txns, bytes, end, cuts, torn, sessions_before })
             }
         }
     }

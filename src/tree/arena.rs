@@ -28,7 +28,7 @@ const STEP_BYTES: usize = 8;
 /// What a page has at least sixty of.
 const PIECE_BYTES_MAX: usize = 1024;
 /// Free pages that keep their memory.
-const FREE_PAGES_MAX: usize = 64;
+const WARM_PAGES_MAX: usize = 64;
 /// From this chunk on the kernel is asked for huge pages: a small tree is to stay small.
 const HUGE_FROM_CHUNK: usize = 2;
 
@@ -60,8 +60,10 @@ impl Page {
 struct Inner {
     /// The first of the pages that have room, by size in steps.
     with_room: [*mut Page; PIECE_BYTES_MAX / STEP_BYTES + 1],
-    /// Pages that had pieces and have none.
-    free: Vec<*mut Page>,
+    /// Pages that had pieces and have none: a few as they are, of the others the kernel has the
+    /// memory back.
+    warm: Vec<*mut Page>,
+    cold: Vec<*mut Page>,
     /// The next page of the newest chunk that was never used, and how many there are.
     unused: (*mut Page, usize),
     chunks: Vec<(*mut u8, Layout)>,
@@ -80,7 +82,8 @@ impl Arena {
     pub(super) fn new() -> Arena {
         let inner = Inner {
             with_room: [ptr::null_mut(); PIECE_BYTES_MAX / STEP_BYTES + 1],
-            free: Vec::new(),
+            warm: Vec::new(),
+            cold: Vec::new(),
             unused: (ptr::null_mut(), 0),
             chunks: Vec::new(),
         };
@@ -163,10 +166,8 @@ impl Inner {
     unsafe fn page(inner: *mut Inner, piece_bytes: usize) -> *mut Page {
         // SAFETY: by the caller; a free page is memory of a page's size that nobody uses.
         unsafe {
-            let page = match (&mut *inner).free.pop() {
-                Some(page) => page,
-                None => (&mut *inner).unused_page(),
-            };
+            let free = (&mut *inner).warm.pop().or_else(|| (&mut *inner).cold.pop());
+            let page = free.unwrap_or_else(|| (&mut *inner).unused_page());
             page.write(Page {
                 arena: inner,
                 next: ptr::null_mut(),
@@ -241,13 +242,18 @@ impl Inner {
     /// # Safety
     /// As of `page`; nobody uses the page, and it is in no list.
     unsafe fn give_back(inner: *mut Inner, page: *mut Page) {
-        // SAFETY: by the caller. The page is anonymous memory of ours without contents that matter,
-        // which is what such memory reads as afterwards.
+        // SAFETY: by the caller. The page is anonymous memory of ours, which reads as zero once it is
+        // given back, and is written before it is read.
         unsafe {
-            if cfg!(not(miri)) && FREE_PAGES_MAX <= (*inner).free.len() {
-                libc::madvise(page.cast(), PAGE_BYTES, libc::MADV_DONTNEED);
+            let Inner { warm, cold, .. } = &mut *inner;
+            if warm.len() < WARM_PAGES_MAX {
+                warm.push(page);
+            } else {
+                if cfg!(not(miri)) {
+                    libc::madvise(page.cast(), PAGE_BYTES, libc::MADV_DONTNEED);
+                }
+                cold.push(page);
             }
-            (*inner).free.push(page);
         }
     }
 }

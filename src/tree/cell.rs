@@ -453,6 +453,8 @@ impl Shared {
 
 /// For how many paths `prefetch` looks ahead: as many lines as a processor fetches side by side.
 pub const PREFETCH_MAX: usize = 16;
+/// Longer ones cost more to hash than they save.
+const PREFETCH_PATH_BYTES_MAX: usize = 1024;
 const CACHE_LINE_BYTES: usize = 64;
 
 impl Shared {
@@ -464,6 +466,7 @@ impl Shared {
         let table = unsafe { &*(*self.tables.load(Ordering::Acquire)).current };
         let mut slots = [0; PREFETCH_MAX];
         let mut count = 0;
+        let paths = paths.filter(|path| path.len() <= PREFETCH_PATH_BYTES_MAX);
         for (slot, path) in slots.iter_mut().zip(paths) {
             let mut hasher = self.hasher.build_hasher();
             hasher.write(path);
@@ -903,7 +906,7 @@ impl Store {
 
     /// How many pieces came to be freed, sooner or later, since this was last asked.
     pub(super) fn take_replaced(&mut self) -> usize {
-        // Of each the version before, and the node where it was deleted.
+        // `reclaim` charges for each: the entry and the version before, or the node of a tombstone.
         2 * std::mem::take(&mut self.replaced)
     }
 
@@ -929,6 +932,9 @@ impl Store {
         // Without readers all that was published may go, but not what is still only logged:
         // the next reader begins at `published`.
         let lowest_view = lowest.min(self.published);
+        // Each gets half of it, and what the other leaves.
+        let reserved = budget / 2;
+        budget = reserved + self.free_retired(budget - reserved, lowest);
         while budget > 0
             && let Some(&(zxid, node)) = self.superseded.front()
             && zxid <= lowest_view
@@ -936,13 +942,7 @@ impl Store {
             self.superseded.pop_front();
             budget = budget.saturating_sub(1 + self.free_below(node, zxid, lowest_view));
         }
-        while budget > 0
-            && let Some(&(published, _)) = self.retired.front()
-            && published < lowest
-        {
-            self.retired.pop_front();
-            budget -= 1;
-        }
+        self.free_retired(budget, lowest);
         // What a slow view let gather is not needed again soon.
         if self.superseded.is_empty() {
             self.superseded.shrink_to(QUEUE_KEPT);
@@ -950,6 +950,18 @@ impl Store {
         if self.retired.is_empty() {
             self.retired.shrink_to(QUEUE_KEPT);
         }
+    }
+
+    /// Frees what was unlinked before the lowest view came; says what is left of the budget.
+    fn free_retired(&mut self, mut budget: usize, lowest: i64) -> usize {
+        while budget > 0
+            && let Some(&(published, _)) = self.retired.front()
+            && published < lowest
+        {
+            self.retired.pop_front();
+            budget -= 1;
+        }
+        budget
     }
 
     /// Frees the versions of `node` that no view at or above `lowest_view` can see, and unlinks

@@ -245,14 +245,26 @@ fn a_start_on_a_full_disk_says_so() {
 /// what it writes is lost. This is how fdatasync comes to fail.
 #[test]
 fn a_failed_sync_ends_the_server_and_loses_nothing() {
-    let folder = Folder::new("failed-sync");
+    break_promise("mapped", "could not be synced");
+}
+
+/// The same where the log is written directly: no sync fails, but a write.
+#[test]
+fn a_write_that_finds_no_room_ends_the_server_and_loses_nothing() {
+    break_promise("direct", "the transaction log");
+}
+
+fn break_promise(back_end: &str, complaint: &str) {
+    let folder = Folder::new(&format!("failed-sync-{back_end}"));
     let test = "a sync that fails";
     let Some(thin) = Volume::new(TMPFS, folder.path(), 64, test) else { return };
     let Some(mut volume) = Volume::new(EXT4, &thin.path, 256, test) else { return };
     if !volume.write_page_by_page() {
         return not_run(test, "the size of requests to a loop device cannot be set");
     }
-    let setup = Setup::new(&["preAllocSize=16384"]).data(&volume.path.join("data"));
+    let setup =
+        Setup::new(&["preAllocSize=16384", &format!("ringkeeper.txnLog.backEnd={back_end}")])
+            .data(&volume.path.join("data"));
     let server = setup.start(&folder);
     let mut client = connect(&server);
     let before = create_until_broken(&mut client, 0, 20);
@@ -261,7 +273,7 @@ fn a_failed_sync_ends_the_server_and_loses_nothing() {
     let acknowledged = create_until_broken(&mut client, before, 1_000_000);
     let (status, output) = server.wait(PATIENCE);
     assert_eq!(status.code(), Some(10), "{output}");
-    assert!(output.contains("could not be synced"), "{output}");
+    assert!(output.contains(complaint), "{output}");
     assert!(!output.contains("panicked"), "{output}");
     thin.free();
     // The journal is to be read again, as after a crash of the machine.

@@ -104,6 +104,15 @@ pub(crate) fn recover(
             marks.insert("torn tail cut");
         }
     }
+    if let Some((path, offset)) = replayed.end.filter(|_| watermark.is_some())
+        && let (path, offset) = (text(&path), offset as usize)
+        && let Some(file) = disk.find(&path)
+        && offset < disk.read_name(&path).map_or(0, <[u8]>::len)
+        && mutant != Some(DiskMutant::TailTaken)
+    {
+        disk.set_len(file, offset)?;
+        disk.sync(file)?;
+    }
     if mutant != Some(DiskMutant::RecoveryNotSynced) {
         disk.sync_directory(DIRECTORY)?;
     }
@@ -114,7 +123,9 @@ pub(crate) fn recover(
         }
     }
     let cuts = replayed.cuts.len();
-    Ok(Recovered { state: restore.finish(), snapshot, cuts })
+    let mut state = restore.finish();
+    state.replayed_bytes = replayed.bytes;
+    Ok(Recovered { state, snapshot, cuts })
 }
 
 fn load(
