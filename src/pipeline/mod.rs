@@ -216,7 +216,7 @@ impl Pipeline {
     /// Goes on from what was on the disk.
     #[must_use]
     pub fn new(now: Now, settings: Settings, restored: Restored) -> Pipeline {
-        let Restored { mut tree, sessions, highest_sessions, last, replayed_bytes, .. } = restored;
+        let Restored { mut tree, sessions, highest_sessions, last, .. } = restored;
         tree.publish(last);
         let known = sessions.iter().map(|(&session, &timeout_ms)| (session, timeout_ms));
         let Settings { tick_ms, server, shards, .. } = settings;
@@ -225,7 +225,7 @@ impl Pipeline {
             tracker,
             zab: Standalone::new(last),
             gathered: Gathered::new(last, tree.digest()),
-            roll: Roll::new(settings.roll, settings.seed, replayed_bytes),
+            roll: Roll::new(settings.roll, settings.seed),
             reaper: Reaper::new(now, settings.reaper),
             scratch: Scratch::default(),
             counts: Counts::default(),

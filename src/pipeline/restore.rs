@@ -62,8 +62,6 @@ pub struct Restored {
     pub last: Zxid,
     /// Transactions replayed since the snapshot.
     pub replayed: u64,
-    /// How many bytes of log those were, as far as whoever read it says.
-    pub replayed_bytes: u64,
     /// Digests that differ, in a tree with paths beyond ASCII: Java digests these by the
     /// character set that its process happened to have, so it is an alarm and no proof.
     pub doubtful_digests: u64,
@@ -289,7 +287,6 @@ impl Restore {
             highest_sessions,
             last: self.last,
             replayed: self.replayed,
-            replayed_bytes: 0,
             doubtful_digests: self.doubtful_digests,
             mismatches: self.mismatches,
             first_mismatch: self.first_mismatch,

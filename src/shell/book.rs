@@ -145,7 +145,8 @@ impl Book {
             Book::Direct { .. } => {
                 let ahead = ZEROED_BYTES.min(step_bytes).max(ZEROED_FIRST_BYTES);
                 let is_short = len.saturating_sub(end) < ahead / 2;
-                is_short.then(|| self.growth_to(end + ahead, step_bytes)).flatten()
+                let ready = (end + ahead).next_multiple_of(ZEROED_FIRST_BYTES);
+                is_short.then(|| self.growth_to(ready, step_bytes)).flatten()
             }
         }
     }
@@ -162,7 +163,6 @@ impl Book {
 
     fn growth_to(&self, ready: u64, step_bytes: u64) -> Option<Growth> {
         let Book::Direct { file, .. } = self else { return None };
-        let ready = ready.next_multiple_of(ZEROED_FIRST_BYTES);
         let (file, len) = (Arc::clone(file), ready.next_multiple_of(step_bytes));
         Some(Growth::Direct { file, len, ready })
     }

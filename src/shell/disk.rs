@@ -249,10 +249,11 @@ impl Gathering {
         self.expected = Some((count, now + took.min(GATHERING_MAX)));
     }
 
-    /// How long to wait for more than the `queued` that are there.
+    /// How long to wait for more than the `queued` that are there; nothing is left once that is
+    /// over.
     fn left(&self, now: Instant, queued: u64) -> Option<Duration> {
         let (_, until) = self.expected.filter(|(count, _)| queued < *count)?;
-        Some(until.saturating_duration_since(now)).filter(|left| !left.is_zero())
+        Some(until.saturating_duration_since(now))
     }
 
     /// A sync begins, with `queued`.
@@ -327,7 +328,8 @@ impl<H: Clone> GroupLog<H> {
         Ok(())
     }
 
-    /// For how long a round is better put off, if there is something for one.
+    /// For how long a round is better put off, if there is something for one. Once that is over,
+    /// nothing, until the round begins.
     pub(crate) fn gathers(&self) -> Option<Duration> {
         let has_some = !self.in_round && self.stored != self.synced;
         let gathering = self.gathering.as_ref().filter(|_| has_some)?;
@@ -367,6 +369,9 @@ impl<H: Clone> Log for GroupLog<H> {
                 ..Watermark::new(next.first, self.stored)
             };
             self.in_round = true;
+            if let Some(gathering) = &mut self.gathering {
+                gathering.expected = None;
+            }
             let through = self.stored;
             let old =
                 self.current.take().map(|current| Old { path: current.path, book: current.book });
@@ -374,7 +379,7 @@ impl<H: Clone> Log for GroupLog<H> {
             let roll = Roll { old, watermark, options, keeper };
             return Some(LogRound::Wait(Waiting::Roll { roll, through }));
         }
-        if self.stored == self.synced || self.gathers().is_some() {
+        if self.stored == self.synced || self.gathers().is_some_and(|left| !left.is_zero()) {
             return None;
         }
         if let Some(gathering) = &mut self.gathering {
@@ -775,7 +780,7 @@ mod tests {
         assert_eq!(waits(&mut gathering, 3, 1), Some(us(100)));
         assert_eq!(gathering.left(began + us(40), 3), Some(us(60)));
         assert_eq!(gathering.left(began + us(40), 4), None);
-        assert_eq!(gathering.left(began + us(100), 3), None);
+        assert_eq!(gathering.left(began + us(100), 3), Some(Duration::ZERO));
         gathering.on_begin(4);
         // Nobody else is there, or too many are.
         assert_eq!(waits(&mut gathering, 1, 0), None);

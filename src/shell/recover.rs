@@ -128,7 +128,6 @@ pub(crate) fn recover(
     remove_leftovers(directories);
     let (snapshot_took, replay_took) = (loaded - began, loaded.elapsed());
     let mut state = restore.finish();
-    state.replayed_bytes = replayed.bytes;
     state.highest_sessions.note_all(&replayed.sessions_before);
     if 0 < state.doubtful_digests {
         warn!(
@@ -265,8 +264,9 @@ fn make_cut(cut: &Cut) -> Result<(), RecoverError> {
 /// killed may still be on its way to there, and history will go on elsewhere: to cut the file waits
 /// for it and takes it back.
 fn cut_zeros(path: &Path, end: u64) -> io::Result<()> {
-    match OpenOptions::new().write(true).open(path) {
-        Ok(file) if end < file.metadata()?.len() => {
+    match fs::metadata(path) {
+        Ok(metadata) if end < metadata.len() => {
+            let file = OpenOptions::new().write(true).open(path)?;
             file.set_len(end)?;
             file.sync_all()
         }
@@ -354,6 +354,19 @@ mod tests {
             acls: restored.tree.acl_lists(),
             reader: restored.tree.reader(),
         }
+    }
+
+    #[test]
+    fn what_lies_behind_the_last_record_is_cut() {
+        let scratch = Scratch::new("recover-zeros");
+        let path = scratch.path().join("log.1");
+        fs::write(&path, [7; 100]).unwrap();
+        cut_zeros(&path, 40).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [7; 40]);
+        // Nothing to cut, or nothing there.
+        cut_zeros(&path, 40).unwrap();
+        fs::remove_file(&path).unwrap();
+        cut_zeros(&path, 0).unwrap();
     }
 
     #[test]

@@ -106,7 +106,8 @@ pub(crate) trait Beside {
     /// When time alone gives it something to do, on the monotonic clock.
     fn due_ms(&self) -> i64;
 
-    /// For how long it holds something back, in case more comes.
+    /// For how long it holds something back, in case more comes; nothing once that is over, and it
+    /// is to have its turn.
     fn held(&self) -> Option<Duration>;
 
     /// A sync or write that it asked the ring for is over.
@@ -328,7 +329,7 @@ impl ShardCore {
             let must_spin =
                 !self.spin.is_zero() && spun.get_or_insert_with(Instant::now).elapsed() < self.spin;
             let left = self.until_due(beside.due_ms());
-            let left = left.map(|left| beside.held().map_or(left, |held| left.min(held)));
+            let left = wait(left, beside.held());
             self.ring.enter(left.filter(|_| !must_spin))?;
             if !must_spin || left.is_none() || self.ring.has_next() {
                 break;
@@ -662,4 +663,28 @@ impl ShardCore {
 
 fn slot_of(sockets: &mut [Option<Socket>], id: ConnectionId) -> Option<&mut Socket> {
     sockets.get_mut(id.slot as usize)?.as_mut().filter(|socket| socket.id == id)
+}
+
+/// How long to wait, where something is due in `left` and something is held back for `held`; `None`
+/// where there is to be no waiting.
+fn wait(left: Option<Duration>, held: Option<Duration>) -> Option<Duration> {
+    let left = left?;
+    let held = held.unwrap_or(left);
+    (!held.is_zero()).then_some(left.min(held))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_back_ends_the_wait() {
+        let ms = Duration::from_millis;
+        assert_eq!(wait(Some(ms(9)), None), Some(ms(9)));
+        assert_eq!(wait(Some(ms(9)), Some(ms(1))), Some(ms(1)));
+        assert_eq!(wait(Some(ms(1)), Some(ms(9))), Some(ms(1)));
+        // Over: it has its turn at once.
+        assert_eq!(wait(Some(ms(9)), Some(ms(0))), None);
+        assert_eq!(wait(None, Some(ms(9))), None);
+    }
 }

@@ -372,8 +372,6 @@ pub struct Replayed {
     pub last: Zxid,
     /// How many transactions there were after `from`.
     pub txns: u64,
-    /// How many bytes of log those were.
-    pub bytes: u64,
     /// The last log, and where its last record ends.
     pub end: Option<(PathBuf, u64)>,
     /// What to cut, durably, before a new log is begun: torn tails of the last logs.
@@ -405,7 +403,6 @@ pub struct Replay {
     /// Where the last log ended.
     ended: Option<(PathBuf, Stop)>,
     txns: u64,
-    bytes: u64,
     torn: Vec<Cut>,
     sessions_before: HighestSessions,
 }
@@ -431,7 +428,6 @@ impl Replay {
             ends: Vec::new(),
             ended: None,
             txns: 0,
-            bytes: 0,
             torn: Vec::new(),
             sessions_before: HighestSessions::default(),
         }
@@ -457,7 +453,6 @@ impl Replay {
                     let start = before.is_none().then_some(start);
                     if self.admit(path, start, &record)? {
                         self.txns += 1;
-                        self.bytes += (record.end() - record.offset) as u64;
                         each(&record)?;
                     }
                     before = Some(record);
@@ -565,9 +560,9 @@ impl Replay {
         match self.options.watermark {
             Some(watermark) if last < watermark.zxid => Err(ReplayError::Lost { watermark, last }),
             _ => {
-                let Replay { txns, bytes, ended, torn, sessions_before, .. } = self;
+                let Replay { txns, ended, torn, sessions_before, .. } = self;
                 let end = ended.map(|(path, stop)| (path, stop.offset as u64));
-                Ok(Replayed { last, txns, bytes, end, cuts, torn, sessions_before })
+                Ok(Replayed { last, txns, end, cuts, torn, sessions_before })
             }
         }
     }

@@ -123,9 +123,7 @@ pub(crate) fn recover(
         }
     }
     let cuts = replayed.cuts.len();
-    let mut state = restore.finish();
-    state.replayed_bytes = replayed.bytes;
-    Ok(Recovered { state, snapshot, cuts })
+    Ok(Recovered { state: restore.finish(), snapshot, cuts })
 }
 
 fn load(
