@@ -696,7 +696,7 @@ impl Pipeline {
             }
         });
         let bytes = records.len() - start;
-        self.roll.on_record(bytes as u64, snapshots::expected_bytes(&self.tree));
+        self.roll.on_record(bytes as u64, || snapshots::expected_bytes(&self.tree));
         self.tree.settle(zxid);
     }
 

@@ -107,7 +107,7 @@ impl Roll {
     }
 
     /// A record went into the file that is being written; a snapshot would take `tree_bytes`.
-    pub(super) fn on_record(&mut self, bytes: u64, tree_bytes: u64) {
+    pub(super) fn on_record(&mut self, bytes: u64, tree_bytes: impl FnOnce() -> u64) {
         self.txns += 1;
         self.bytes += bytes;
         self.log_bytes += bytes;
@@ -117,7 +117,7 @@ impl Roll {
         if by_count || by_size {
             self.draw();
             self.roll_file();
-            if self.is_worth(tree_bytes) {
+            if self.is_worth(tree_bytes()) {
                 self.ask_for_snapshot();
             }
         } else if self.settings.log_bytes > 0 && self.log_bytes > self.settings.log_bytes {
@@ -217,7 +217,7 @@ mod tests {
             let mut roll = Roll::new(settings, seed);
             assert!(roll.take_new_file());
             let records = (1..).find(|_| {
-                roll.on_record(1_000_000, u64::MAX);
+                roll.on_record(1_000_000, || u64::MAX);
                 roll.take_new_file()
             });
             let records = records.unwrap();
@@ -226,13 +226,14 @@ mod tests {
             assert!(!roll.take_snapshot_due());
         }
     }
+
     #[test]
     fn a_snapshot_waits_for_a_log_of_its_size() {
         let settings = RollSettings { txns: 10, bytes: 5_000, log_bytes: 0, put_off: true };
         let mut roll = Roll::new(settings, 1);
         let mut until_due = |tree_bytes| {
             let records = (1..).find(|_| {
-                roll.on_record(10, tree_bytes);
+                roll.on_record(10, || tree_bytes);
                 roll.take_snapshot_due()
             });
             roll.on_snapshot_ended();

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use super::disk::LogError;
 use super::map::Map;
 use super::sys;
-use super::zeroed::{self, ZeroedFile};
+use super::zeroed::{self, CHUNK_BYTES, ZeroedFile};
 use crate::storage::blocks::{Blocks, Extent};
 use crate::storage::segment::Segment;
 
@@ -34,7 +34,7 @@ pub(crate) enum BackEnd {
 /// How far ahead of a direct log zeros are written.
 const ZEROED_BYTES: u64 = 16 << 20;
 /// How much of it before the log has its name: a start waits for this. Never less at a time.
-const ZEROED_FIRST_BYTES: u64 = 256 << 10;
+const ZEROED_FIRST_BYTES: u64 = CHUNK_BYTES as u64;
 
 pub(crate) enum Book {
     Mapped {
@@ -107,6 +107,8 @@ impl Book {
         }
     }
 
+    /// What a round syncs or writes. A store through the map dirties the inode's pages, and fdatasync
+    /// on any descriptor of the inode writes them: measured by the kernel's count of dirty pages.
     pub(crate) fn file(&self) -> &Arc<File> {
         match self {
             Book::Mapped { segment, .. } => segment.storage().file(),
@@ -142,11 +144,11 @@ impl Book {
                 let has_ended = Arc::clone(has_ended);
                 is_short.then_some(Growth::Mapped { file, len, has_ended })
             }
-            Book::Direct { .. } => {
+            Book::Direct { file, .. } => {
                 let ahead = ZEROED_BYTES.min(step_bytes).max(ZEROED_FIRST_BYTES);
                 let is_short = len.saturating_sub(end) < ahead / 2;
                 let ready = (end + ahead).next_multiple_of(ZEROED_FIRST_BYTES);
-                is_short.then(|| self.growth_to(ready, step_bytes)).flatten()
+                is_short.then(|| growth_to(file, ready, step_bytes))
             }
         }
     }
@@ -155,16 +157,10 @@ impl Book {
     pub(crate) fn growth_now(&self, step_bytes: u64) -> Option<Growth> {
         match self {
             Book::Direct { blocks, file } if file.ready() < blocks.file_bytes() => {
-                self.growth_to(blocks.file_bytes(), step_bytes)
+                Some(growth_to(file, blocks.file_bytes(), step_bytes))
             }
             _ => None,
         }
-    }
-
-    fn growth_to(&self, ready: u64, step_bytes: u64) -> Option<Growth> {
-        let Book::Direct { file, .. } = self else { return None };
-        let (file, len) = (Arc::clone(file), ready.next_multiple_of(step_bytes));
-        Some(Growth::Direct { file, len, ready })
     }
 
     /// What a round has to write; nothing where it only syncs.
@@ -210,8 +206,10 @@ impl Growth {
     }
 }
 
-// A store through the map dirties the inode's pages, and fdatasync on any descriptor of the inode
-// writes them: measured by the kernel's count of dirty pages.
+fn growth_to(file: &Arc<ZeroedFile>, ready: u64, step_bytes: u64) -> Growth {
+    let (file, len) = (Arc::clone(file), ready.next_multiple_of(step_bytes));
+    Growth::Direct { file, len, ready }
+}
 
 /// Writes an extent, waiting for the disk.
 pub(crate) fn write(file: &File, extent: &Extent) -> io::Result<()> {

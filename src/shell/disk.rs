@@ -82,6 +82,10 @@ pub(crate) trait Log {
     /// way at a time.
     fn round(&mut self) -> Option<Self::Round>;
 
+    /// For how long a round is better put off, if there is something for one. Once that is over,
+    /// nothing, until the round begins.
+    fn gathers(&self) -> Option<Duration>;
+
     /// Whether a round is under way.
     fn in_round(&self) -> bool;
 
@@ -189,8 +193,7 @@ pub(crate) struct GroupLog<H> {
     /// Ends of epochs that are stored and not yet in the watermark.
     epoch_ends: VecDeque<Zxid>,
     in_round: bool,
-    /// `None` where nobody would ask again in time.
-    gathering: Option<Gathering>,
+    gathering: Gathering,
     /// What no round has begun to make durable yet.
     queue: Queue,
     recorder: Recorder,
@@ -220,6 +223,8 @@ impl Queue {
 /// Clients that do not come back so soon are noticed, and not waited for again for a while.
 #[derive(Clone, Copy, Debug, Default)]
 struct Gathering {
+    /// Up to how many records are waited for; 0 where nobody would ask again in time.
+    max: u64,
     /// How many records are expected, and until when.
     expected: Option<(u64, Instant)>,
     /// How often in a row they did not come.
@@ -239,7 +244,7 @@ impl Gathering {
     fn on_synced(&mut self, now: Instant, answered: u64, queued: u64, took: Duration) {
         let count = answered + queued;
         self.expected = None;
-        if !(2..=GATHERED_MAX).contains(&count) {
+        if !(2..=self.max).contains(&count) {
             return;
         }
         if 0 < self.pause {
@@ -268,7 +273,7 @@ impl Gathering {
 impl<H: Clone> GroupLog<H> {
     /// Whoever asks for rounds asks again when `gathering` is over.
     pub(crate) fn gathering(mut self) -> GroupLog<H> {
-        self.gathering = Some(Gathering::default());
+        self.gathering.max = GATHERED_MAX;
         self
     }
 
@@ -287,7 +292,7 @@ impl<H: Clone> GroupLog<H> {
             mark,
             epoch_ends: VecDeque::new(),
             in_round: false,
-            gathering: None,
+            gathering: Gathering::default(),
             queue: Queue::default(),
             recorder,
         }
@@ -328,14 +333,6 @@ impl<H: Clone> GroupLog<H> {
         Ok(())
     }
 
-    /// For how long a round is better put off, if there is something for one. Once that is over,
-    /// nothing, until the round begins.
-    pub(crate) fn gathers(&self) -> Option<Duration> {
-        let has_some = !self.in_round && self.stored != self.synced;
-        let gathering = self.gathering.as_ref().filter(|_| has_some)?;
-        gathering.left(Instant::now(), self.queue.count)
-    }
-
     /// Whether a roll has to wait until all that was stored is durable. A mapped log is synced by
     /// the roll itself.
     fn must_write_first(&self) -> bool {
@@ -369,9 +366,7 @@ impl<H: Clone> Log for GroupLog<H> {
                 ..Watermark::new(next.first, self.stored)
             };
             self.in_round = true;
-            if let Some(gathering) = &mut self.gathering {
-                gathering.expected = None;
-            }
+            self.gathering.expected = None;
             let through = self.stored;
             let old =
                 self.current.take().map(|current| Old { path: current.path, book: current.book });
@@ -382,9 +377,7 @@ impl<H: Clone> Log for GroupLog<H> {
         if self.stored == self.synced || self.gathers().is_some_and(|left| !left.is_zero()) {
             return None;
         }
-        if let Some(gathering) = &mut self.gathering {
-            gathering.on_begin(self.queue.count);
-        }
+        self.gathering.on_begin(self.queue.count);
         let current = self.current.as_mut().expect("what was stored is in an open log");
         self.in_round = true;
         if let Some(growth) = current.book.growth_now(options.step_bytes) {
@@ -400,6 +393,11 @@ impl<H: Clone> Log for GroupLog<H> {
             log: current.start,
             queue: std::mem::take(&mut self.queue),
         }))
+    }
+
+    fn gathers(&self) -> Option<Duration> {
+        let has_some = !self.in_round && self.stored != self.synced;
+        has_some.then(|| self.gathering.left(Instant::now(), self.queue.count)).flatten()
     }
 
     fn in_round(&self) -> bool {
@@ -422,9 +420,7 @@ impl<H: Clone> Log for GroupLog<H> {
         match done {
             Done::Synced { through, log, offset, queue, waited, took, extent } => {
                 self.measure(queue, waited, took);
-                if let Some(gathering) = &mut self.gathering {
-                    gathering.on_synced(Instant::now(), queue.count, self.queue.count, took);
-                }
+                self.gathering.on_synced(Instant::now(), queue.count, self.queue.count, took);
                 if let (Some(current), Some(extent)) = (&mut self.current, extent) {
                     current.book.give_back(extent);
                 }
@@ -772,7 +768,7 @@ mod tests {
     fn those_who_were_just_answered_are_waited_for() {
         let began = Instant::now();
         let us = Duration::from_micros;
-        let mut gathering = Gathering::default();
+        let mut gathering = Gathering { max: GATHERED_MAX, ..Gathering::default() };
         let waits = |gathering: &mut Gathering, answered, queued| {
             gathering.on_synced(began, answered, queued, us(100));
             gathering.left(began, queued)

@@ -83,7 +83,7 @@ impl Beside for PipelineBeside {
     }
 
     fn held(&self) -> Option<Duration> {
-        self.core.as_ref()?.held(GroupLog::gathers)
+        self.core.as_ref()?.held()
     }
 
     fn on_durable(&mut self, written: Option<Extent>, result: io::Result<()>) {

@@ -263,8 +263,8 @@ impl<L: Log, C> Core<L, C> {
     }
 
     /// For how long the log puts a round off.
-    pub(crate) fn held(&self, gathers: impl FnOnce(&L) -> Option<Duration>) -> Option<Duration> {
-        gathers(&self.state.borrow().log)
+    pub(crate) fn held(&self) -> Option<Duration> {
+        self.state.borrow().log.gathers()
     }
 
     /// A round is over, or has failed.

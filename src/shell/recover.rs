@@ -251,12 +251,7 @@ fn make_cut(cut: &Cut) -> Result<(), RecoverError> {
         path = %path.display(), offset, %cause,
         "the log ends with a torn record, as a crash leaves it; cut: it was never acknowledged"
     );
-    let done = if *offset == 0 {
-        fs::remove_file(path)
-    } else {
-        let file = OpenOptions::new().write(true).open(path);
-        file.and_then(|file| file.set_len(*offset).and_then(|()| file.sync_all()))
-    };
+    let done = if *offset == 0 { fs::remove_file(path) } else { cut_to(path, *offset) };
     done.map_err(|source| io_error(path, source))
 }
 
@@ -265,16 +260,18 @@ fn make_cut(cut: &Cut) -> Result<(), RecoverError> {
 /// for it and takes it back.
 fn cut_zeros(path: &Path, end: u64) -> io::Result<()> {
     match fs::metadata(path) {
-        Ok(metadata) if end < metadata.len() => {
-            let file = OpenOptions::new().write(true).open(path)?;
-            file.set_len(end)?;
-            file.sync_all()
-        }
+        Ok(metadata) if end < metadata.len() => cut_to(path, end),
         Ok(_) => Ok(()),
         // It had no header, and was removed.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+fn cut_to(path: &Path, len: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(len)?;
+    file.sync_all()
 }
 
 /// What a crash has left half made. Only what a server of ours or ZooKeeper writes as a log or a

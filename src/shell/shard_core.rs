@@ -328,8 +328,7 @@ impl ShardCore {
             }
             let must_spin =
                 !self.spin.is_zero() && spun.get_or_insert_with(Instant::now).elapsed() < self.spin;
-            let left = self.until_due(beside.due_ms());
-            let left = wait(left, beside.held());
+            let left = wait(self.until_due(beside.due_ms()), beside.held());
             self.ring.enter(left.filter(|_| !must_spin))?;
             if !must_spin || left.is_none() || self.ring.has_next() {
                 break;

@@ -9,11 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use super::zeroed::is_unsupported;
+use super::zeroed::{CHUNK_BLOCKS, is_unsupported};
 use crate::storage::blocks::{BLOCK_BYTES, Block};
-
-/// How much is written at once. The log's writes may have to wait for one of these.
-const CHUNK_BLOCKS: usize = (256 << 10) / BLOCK_BYTES;
 
 #[derive(Debug)]
 pub(crate) struct UnbufferedFile {

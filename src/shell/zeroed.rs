@@ -24,8 +24,10 @@ use parking_lot::Mutex;
 use super::sys;
 use crate::storage::blocks::{BLOCK_BYTES, Block};
 
-/// How much is zeroed with one write. What a client waits for may have to wait for one of these.
-const CHUNK_BLOCKS: usize = (256 << 10) / BLOCK_BYTES;
+/// How much is written at once of what nobody waits for. What somebody does wait for may have to
+/// wait for one of these.
+pub(crate) const CHUNK_BYTES: usize = 256 << 10;
+pub(crate) const CHUNK_BLOCKS: usize = CHUNK_BYTES / BLOCK_BYTES;
 
 #[derive(Debug)]
 pub(crate) struct ZeroedFile {

@@ -431,9 +431,9 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    fn hash(&self, path: &str) -> u64 {
+    fn hash(&self, path: &[u8]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        hasher.write(path.as_bytes());
+        hasher.write(path);
         hasher.finish()
     }
 
@@ -441,7 +441,7 @@ impl Shared {
         if path.is_empty() || path == "/" {
             return NonNull::new(self.root);
         }
-        let hash = self.hash(path);
+        let hash = self.hash(path.as_bytes());
         // SAFETY: `tables` is never null, and rule 2 holds for what it pointed to.
         let tables = unsafe { &*self.tables.load(Ordering::Acquire) };
         tables
@@ -468,9 +468,7 @@ impl Shared {
         let mut count = 0;
         let paths = paths.filter(|path| path.len() <= PREFETCH_PATH_BYTES_MAX);
         for (slot, path) in slots.iter_mut().zip(paths) {
-            let mut hasher = self.hasher.build_hasher();
-            hasher.write(path);
-            *slot = hasher.finish() as usize & table.mask();
+            *slot = self.hash(path) as usize & table.mask();
             fetch(&raw const table.slots[*slot]);
             count += 1;
         }
@@ -740,7 +738,7 @@ impl Store {
                 next.prev_sibling.set(previous);
             }
         }
-        let hash = self.shared.hash(node.path());
+        let hash = self.shared.hash(node.path().as_bytes());
         let tables = self.tables();
         let in_current = tables.current.remove(hash, node_pointer);
         let in_outgrown =
@@ -779,7 +777,7 @@ impl Store {
             (self.used, self.moved) = (0, 0);
         }
         // SAFETY: just made, or linked.
-        let hash = self.shared.hash(unsafe { Node::path(node) });
+        let hash = self.shared.hash(unsafe { Node::path(node) }.as_bytes());
         self.tables().current.insert(hash, node);
         self.used += 1;
     }
@@ -794,7 +792,7 @@ impl Store {
             if slot > REMOVED {
                 let node = Table::unpack(slot);
                 // SAFETY: a node in the table is linked.
-                let hash = self.shared.hash(unsafe { Node::path(node) });
+                let hash = self.shared.hash(unsafe { Node::path(node) }.as_bytes());
                 tables.current.insert(hash, node);
                 moved += 1;
             }

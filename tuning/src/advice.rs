@@ -423,10 +423,13 @@ mod tests {
         }
     }
 
+    fn both(direct: f64, mapped: f64) -> [SyncLatency; 2] {
+        [latency(BackEnd::Direct, direct), latency(BackEnd::Mapped, mapped)]
+    }
+
     #[test]
     fn a_host_that_is_fine_gets_no_advice() {
-        let sync = [BackEnd::Direct, BackEnd::Mapped].map(|back_end| latency(back_end, 200.0));
-        for finding in findings(&fine(), &sync) {
+        for finding in findings(&fine(), &both(200.0, 200.0)) {
             assert_eq!(finding.weight, Weight::Fine, "{finding}");
         }
     }
@@ -480,31 +483,23 @@ mod tests {
         for (item, weight, change) in cases {
             let mut host = fine();
             change(&mut host);
-            let worst: Vec<_> = findings(&host, &[])
-                .into_iter()
-                .filter(|finding| finding.weight != Weight::Fine)
-                .map(|finding| (finding.item, finding.weight))
-                .collect();
-            assert_eq!(worst, [(*item, *weight)]);
+            assert_eq!(worst_of(&host, &both(200.0, 200.0)), [(*item, *weight)]);
         }
-        let slow = [BackEnd::Direct, BackEnd::Mapped].map(|back_end| latency(back_end, 20_000.0));
-        assert_eq!(worst_of(&slow), [("sync", Weight::Advice)]);
+        assert_eq!(worst_of(&fine(), &both(20_000.0, 20_000.0)), [("sync", Weight::Advice)]);
     }
 
     #[test]
     fn the_log_that_suits_the_disk_is_named() {
-        let both =
-            |direct, mapped| [latency(BackEnd::Direct, direct), latency(BackEnd::Mapped, mapped)];
-        assert_eq!(worst_of(&both(200.0, 190.0)), []);
-        assert_eq!(worst_of(&both(200.0, 100.0)), [("log", Weight::Advice)]);
+        assert_eq!(worst_of(&fine(), &both(200.0, 190.0)), []);
+        assert_eq!(worst_of(&fine(), &both(200.0, 100.0)), [("log", Weight::Advice)]);
         let log = findings(&fine(), &both(200.0, 100.0)).pop().unwrap();
         assert!(log.advice.unwrap().contains("backEnd=mapped"));
         // Where there is no choice there is no advice.
-        assert_eq!(worst_of(&[latency(BackEnd::Mapped, 100.0)]), []);
+        assert_eq!(worst_of(&fine(), &[latency(BackEnd::Mapped, 100.0)]), []);
     }
 
-    fn worst_of(sync: &[SyncLatency]) -> Vec<(&'static str, Weight)> {
-        findings(&fine(), sync)
+    fn worst_of(host: &Host, sync: &[SyncLatency]) -> Vec<(&'static str, Weight)> {
+        findings(host, sync)
             .into_iter()
             .filter(|finding| finding.weight != Weight::Fine)
             .map(|finding| (finding.item, finding.weight))
