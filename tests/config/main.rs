@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used, reason = "that is how a test says that it cannot go on")]
 
 mod control;
+#[path = "../support/ports.rs"]
+mod ports;
 mod world;
 
 use world::{Ended, World};

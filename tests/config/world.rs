@@ -1,7 +1,9 @@
 //! A directory and ports of its own for one run of the binary.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +12,8 @@ use std::time::Duration;
 
 use ringkeeper::shell::process::{Outcome, Process};
 
+use crate::ports;
+
 /// Long enough for a machine that does much else; a run that takes it has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -17,6 +21,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct World {
     pub(crate) directory: PathBuf,
     ports: BTreeMap<u16, u16>,
+    /// Held until a server starts, so that nobody else is given them.
+    reserved: RefCell<BTreeMap<u16, TcpListener>>,
 }
 
 pub(crate) struct Ended {
@@ -32,11 +38,11 @@ impl World {
         let name = format!("ringkeeper-config-{}-{count}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(directory.join("data")).unwrap();
-        // All at once, so that they differ.
-        let listeners: Vec<TcpListener> =
-            (0..3).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
-        let free = listeners.iter().map(|listener| listener.local_addr().unwrap().port());
-        World { directory, ports: (21850..).zip(free).collect() }
+        let reserved: BTreeMap<u16, TcpListener> =
+            (21850..=21852).map(|port| (port, ports::listen())).collect();
+        let port_of = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let ports = reserved.iter().map(|(&port, listener)| (port, port_of(listener))).collect();
+        World { directory, ports, reserved: RefCell::new(reserved) }
     }
 
     pub(crate) fn port(&self, stands_for: u16) -> u16 {
@@ -69,9 +75,23 @@ impl World {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// Listens on a port, so that nobody else can. `None` if somebody does already.
+    /// Listens on a port, so that nobody else can. `None` if somebody does already, on one that is
+    /// not this world's own.
     pub(crate) fn take(&self, port: u16) -> Option<TcpListener> {
-        TcpListener::bind(("127.0.0.1", self.port(port))).ok()
+        if self.ports.contains_key(&port) {
+            let taken = self.reserved.borrow_mut().remove(&port);
+            return Some(taken.expect("a port is taken once, before any server starts"));
+        }
+        loop {
+            match TcpListener::bind(("127.0.0.1", port)) {
+                Ok(listener) => return Some(listener),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::AddrInUse, "{port}: {error}"),
+            }
+            // Who has it may be about to let go of it.
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return None;
+            }
+        }
     }
 
     pub(crate) fn command(&self) -> Command {
@@ -87,6 +107,7 @@ impl World {
     }
 
     pub(crate) fn start<S: AsRef<std::ffi::OsStr>>(&self, words: &[S]) -> Server {
+        self.reserved.borrow_mut().clear();
         let mut command = self.command();
         command.args(words).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();

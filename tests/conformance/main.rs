@@ -33,6 +33,8 @@ mod cases;
 mod client;
 mod golden;
 mod md5;
+#[path = "../support/ports.rs"]
+mod ports;
 mod snapshot;
 mod table;
 mod target;

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::PATIENCE;
+use crate::ports;
 use crate::trial::Stop;
 
 /// (major, minor, patch).
@@ -216,7 +217,7 @@ impl Server {
             }
             Seed::LeftBy(server) => server.leave_directory()?,
         };
-        let port = free_port()?;
+        let port = ports::listen().local_addr()?.port();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         fs::write(directory.join("jaas.conf"), JAAS)?;
         let process = spawn(target, settings, &directory, port)?;
@@ -327,21 +328,4 @@ fn fresh_directory() -> Result<PathBuf, Stop> {
     let directory = env::temp_dir().join(name);
     fs::create_dir_all(&directory)?;
     Ok(directory)
-}
-
-/// A port that nobody listens on, below those that the kernel gives to outgoing connections, so
-/// that no client of another case can take it before the server does.
-fn free_port() -> Result<u16, Stop> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    const FIRST: u32 = 20_000;
-    const COUNT: u32 = 12_000;
-    let start = std::process::id().wrapping_mul(97);
-    for _ in 0..COUNT {
-        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
-        let port = u16::try_from(FIRST + offset).expect("20000 to 31999");
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err(Stop::new("no free port"))
 }

@@ -13,6 +13,8 @@ mod files;
 mod floods;
 mod full_disk;
 mod limits;
+#[path = "../support/ports.rs"]
+mod ports;
 mod server;
 mod words;
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::client::now;
+use crate::ports;
 
 /// A folder that is gone afterwards, unless its test failed.
 pub(crate) struct Folder(PathBuf);
@@ -102,7 +103,7 @@ impl Setup {
     /// Starts it on a free port. It may not listen yet.
     pub(crate) fn start(&self, folder: &Folder) -> Server {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let address = free_address();
+        let address = ports::listen().local_addr().expect("a bound socket has an address");
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let config = folder.0.join(format!("zoo-{count}.cfg"));
         let data = self.data.clone().unwrap_or_else(|| folder.0.join("data"));
@@ -239,12 +240,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-/// An address that nobody listens on.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback is there");
-    listener.local_addr().expect("a bound socket has an address")
 }
 
 /// Waits for something to become true.
