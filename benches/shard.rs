@@ -127,6 +127,7 @@ impl Bed {
     /// Takes all that is to be written; from how many connections.
     fn drain(&mut self, mut see: impl FnMut(&[u8])) -> usize {
         let mut ready = std::mem::take(&mut self.out.ready);
+        ready.append(&mut self.out.later);
         let count = ready.len();
         for id in ready.drain(..) {
             let outgoing = self.shard.outgoing(id).expect("it is connected");
@@ -419,7 +420,7 @@ fn unwatched(c: &mut Bencher) {
                 bed.writer.publish(bed.zxid);
                 changes.zxid = bed.zxid;
                 bed.shard.on_applied(NOW, &changes, &mut bed.out);
-                assert!(bed.out.ready.is_empty());
+                assert!(bed.out.ready.is_empty() && bed.out.later.is_empty());
             });
         });
     }

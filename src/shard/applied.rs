@@ -148,7 +148,7 @@ impl Shard {
                 let mut step = Step { now, id, connection, traffic: &mut traffic, out };
                 core.end(&mut step, Close::AtOnce);
             }
-            connection.announce(id, out);
+            connection.announce_later(id, out);
             if traffic.is_empty() {
                 core.pool.give_back(traffic);
             } else {
@@ -211,11 +211,11 @@ impl Shard {
         answered.sort_unstable();
         answered.dedup();
         for id in answered.drain(..) {
-            self.step(now, id, out, |core, step| {
-                if !step.traffic.input.is_empty() {
-                    core.go_on(step);
-                }
-            });
+            let connection = self.connections.find(id);
+            let traffic = connection.and_then(|connection| connection.traffic.as_deref());
+            if traffic.is_some_and(|traffic| !traffic.input.is_empty()) {
+                self.step(now, id, out, |core, step| core.go_on(step));
+            }
         }
         self.answered = answered;
     }

@@ -38,6 +38,8 @@ pub(super) struct Connection {
     pub(super) is_heard: bool,
     /// In `Output::ready` and not looked at since.
     pub(super) is_ready: bool,
+    /// The same of `Output::later`.
+    pub(super) is_later: bool,
     pub(super) stats: Stats,
 }
 
@@ -111,6 +113,7 @@ impl Connection {
             look: Deadline(0),
             is_heard: false,
             is_ready: false,
+            is_later: false,
             stats: Stats::new(now),
         }
     }

@@ -106,6 +106,9 @@ pub struct Output {
     pub requests: Requests,
     /// Connections to look at (`Shard::outgoing`): there is something to write, or they end.
     pub ready: Vec<ConnectionId>,
+    /// The same, for connections that come, end, or are told of an event: there may be thousands at
+    /// once, and whoever waits for a reply comes before them. A connection may be in both.
+    pub later: Vec<ConnectionId>,
     /// Four-letter words to answer (`Shard::answer_word`).
     pub words: Vec<Word>,
     /// For the pipeline, after each tick.
@@ -127,6 +130,7 @@ impl Output {
         Output {
             requests: Requests::new(shard),
             ready: Vec::new(),
+            later: Vec::new(),
             words: Vec::new(),
             touched: None,
         }
@@ -388,7 +392,7 @@ impl Shard {
     pub fn outgoing(&mut self, id: ConnectionId) -> Option<Outgoing<'_>> {
         let settings = &self.core.settings;
         let connection = self.connections.find(id)?;
-        connection.is_ready = false;
+        (connection.is_ready, connection.is_later) = (false, false);
         let close = match connection.state {
             State::Closing(close) => Some(close),
             State::Connecting
@@ -436,8 +440,12 @@ impl Shard {
         let Some(connection) = self.connections.find(id) else { return };
         let core = &mut self.core;
         let mut traffic = connection.traffic.take().unwrap_or_else(|| core.pool.take());
+        let is_opening = matches!(connection.state, State::Opening { .. });
         run(core, &mut Step { now, id, connection, traffic: &mut traffic, out });
-        if !traffic.output.is_empty() || connection.is_closing() {
+        let has_output = !traffic.output.is_empty();
+        if connection.is_closing() || (is_opening && has_output) {
+            connection.announce_later(id, out);
+        } else if has_output {
             connection.announce(id, out);
         }
         if traffic.is_empty() {
@@ -666,9 +674,15 @@ impl Connection {
 
     /// The shell has to look at it.
     fn announce(&mut self, id: ConnectionId, out: &mut Output) {
-        if !self.is_ready {
-            self.is_ready = true;
+        if !mem::replace(&mut self.is_ready, true) {
             out.ready.push(id);
+        }
+    }
+
+    /// The shell has to look at it, and others come first.
+    fn announce_later(&mut self, id: ConnectionId, out: &mut Output) {
+        if !self.is_ready && !mem::replace(&mut self.is_later, true) {
+            out.later.push(id);
         }
     }
 }
@@ -900,6 +914,29 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_a_reply_comes_before_who_is_told_of_an_event() {
+        let mut bench = Bench::new(settings());
+        let (told, asks) = (bench.accept(), bench.accept());
+        bench.send(told, &connect_request());
+        bench.send(asks, &connect_request());
+        bench.agree();
+        assert_eq!((&bench.out.ready[..], &bench.out.later[..]), (&[][..], &[told, asks][..]));
+        assert_eq!((bench.read(told), bench.read(asks)), (1, 1));
+        bench.send(told, &read_with_watch("/hot"));
+        bench.send(asks, &read_with_watch("/hot"));
+        assert_eq!((bench.read(told), bench.read(asks)), (1, 1));
+        (bench.out.ready, bench.out.later) = (Vec::new(), Vec::new());
+        bench.change("/hot");
+        bench.send(asks, &request(code::PING, &[]));
+        assert_eq!((&bench.out.ready[..], &bench.out.later[..]), (&[asks][..], &[told, asks][..]));
+        assert_eq!((bench.read(asks), bench.read(told)), (2, 1), "the event and the reply leave");
+        (bench.out.ready, bench.out.later) = (Vec::new(), Vec::new());
+        bench.send(told, &request(code::CLOSE_SESSION, &[]));
+        bench.agree();
+        assert_eq!((&bench.out.ready[..], &bench.out.later[..]), (&[][..], &[told][..]));
+    }
+
+    #[test]
     fn a_hundred_thousand_watchers_hear_of_one_write() {
         let mut bench = Bench::new(settings());
         let watch = read_with_watch("/hot");
@@ -912,12 +949,13 @@ mod tests {
             bench.send(id, &watch);
         }
         assert_eq!(bench.shard.watch_count(), ids.len());
-        bench.out.ready.clear();
         for &id in &ids {
             assert_eq!(bench.read(id), 2);
         }
+        (bench.out.ready, bench.out.later) = (Vec::new(), Vec::new());
         bench.change("/hot");
-        assert_eq!((bench.out.ready.len(), bench.shard.watch_count()), (ids.len(), 0));
+        assert_eq!((bench.out.later.len(), bench.shard.watch_count()), (ids.len(), 0));
+        assert!(bench.out.ready.is_empty());
         for &id in &ids {
             assert_eq!(bench.read(id), 1);
         }

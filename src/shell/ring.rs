@@ -442,6 +442,12 @@ impl Ring {
         !self.ring.completion().is_empty()
     }
 
+    /// Whether more has happened than was told: the kernel hands over a few arrivals at a time, and
+    /// in the order in which they came.
+    pub(crate) fn is_behind(&mut self) -> bool {
+        self.has_next() || self.ring.submission().taskrun()
+    }
+
     /// What has happened next.
     pub(crate) fn next(&mut self) -> Option<Event> {
         let completion = self.ring.completion().next()?;

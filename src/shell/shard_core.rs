@@ -11,6 +11,9 @@
 //! frames and batches brought to one client leaves in one send. It waits, in the ring, only if
 //! nothing is left to do.
 //!
+//! A turn does a bounded amount of each. Newcomers, and those who are told of an event or leave, may
+//! be thousands at once: a few of them are seen to in each turn, fewer while others wait.
+//!
 //! How a connection ends:
 //!
 //! ```text
@@ -50,10 +53,16 @@ use crate::storage::blocks::Extent;
 use crate::tree::TreeReader;
 use crate::types::Now;
 
-/// How many events of the ring are acted on before clients are written to.
-const EVENTS_MAX: usize = 512;
+/// How many events of the ring are acted on in a turn.
+const EVENTS_MAX: usize = 128;
 /// How many batches from the pipeline are.
 const APPLIED_MAX: usize = 64;
+/// How many connections are written to; a send costs more than all else of a request.
+const WRITES_MAX: usize = 128;
+/// How many newcomers are taken, and how many are written to of those that others come before. There
+/// are fewer while others wait: what newcomers send stands before what these send later.
+const LATER_MAX: usize = 32;
+const LATER_MIN: usize = 4;
 /// What is read at a time where the ring only says that there is something to read.
 const READ_BYTES: usize = 64 * 1024;
 /// How long a client may take to close after us.
@@ -180,6 +189,10 @@ struct Socket {
     receiving: Receiving,
     /// It took no more; the ring says when it does.
     is_blocked: bool,
+    /// In `ShardCore::later`.
+    is_later: bool,
+    /// The client is gone, which is seen to later.
+    is_broken: bool,
     _ticket: Ticket,
 }
 
@@ -223,6 +236,8 @@ struct ShardCore {
     lingering: HashMap<ConnectionId, Socket>,
     /// Until when, in order.
     patience: VecDeque<(i64, ConnectionId)>,
+    /// Accepted, and nothing read from them.
+    newcomers: VecDeque<Accepted>,
     /// Closed once the ring has taken what was asked of it for them.
     closed: Vec<Socket>,
     phase: Phase,
@@ -239,8 +254,10 @@ struct ShardCore {
     /// What of the shard's counters is in the metrics.
     published: Counters,
     spin: Duration,
-    /// Taken out of `out` while it is worked through; here to be reused.
-    ready: Vec<ConnectionId>,
+    /// To be written to.
+    ready: VecDeque<ConnectionId>,
+    /// To be written to, or to end, after others.
+    later: VecDeque<ConnectionId>,
 }
 
 impl ShardCore {
@@ -255,6 +272,7 @@ impl ShardCore {
             open: 0,
             lingering: HashMap::new(),
             patience: VecDeque::new(),
+            newcomers: VecDeque::new(),
             closed: Vec::new(),
             phase: Phase::Serving,
             quiesced: None,
@@ -269,7 +287,8 @@ impl ShardCore {
             recorder,
             published: Counters::default(),
             spin,
-            ready: Vec::new(),
+            ready: VecDeque::new(),
+            later: VecDeque::new(),
         }
     }
 
@@ -297,6 +316,7 @@ impl ShardCore {
             while let Some(command) = self.end.next_command() {
                 self.on_command(now, command);
             }
+            self.take_newcomers(now);
             self.on_time(now);
             self.give_answers(now);
             self.send_requests();
@@ -315,9 +335,11 @@ impl ShardCore {
     fn await_work(&mut self, cx: &mut Context<'_>, beside: &mut impl Beside) -> io::Result<()> {
         let mut spun: Option<Instant> = None;
         loop {
-            // These two end a wait in the ring by themselves; for room we are rung, so that it is
+            // These end a wait in the ring by themselves, or are there now; for room we are rung, so that it is
             // looked for again once we can be.
-            let has_more = self.ring.has_next() || self.answers.has_news.load(Ordering::Acquire);
+            let has_more = self.ring.has_next()
+                || !(self.ready.is_empty() && self.later.is_empty() && self.newcomers.is_empty())
+                || self.answers.has_news.load(Ordering::Acquire);
             let has_batch = !self.out.requests.is_empty();
             let finds_room = || has_batch && self.end.has_room();
             // Both, so that both may be rung.
@@ -410,7 +432,8 @@ impl ShardCore {
             }
             Some(Received::Failed(error)) => {
                 debug!(remote = %socket.remote, %error, "a client cannot be read from");
-                return self.finish(now, id, Ended::Gone);
+                socket.is_broken = true;
+                return self.out.later.push(id);
             }
             Some(Received::Bytes(_) | Received::Readable) => unreachable!("acted on above"),
         }
@@ -473,7 +496,7 @@ impl ShardCore {
 
     fn on_command(&mut self, now: Now, command: ShardCommand) {
         match command {
-            ShardCommand::Accepted(accepted) => self.on_accepted(now, accepted),
+            ShardCommand::Accepted(accepted) => self.newcomers.push_back(accepted),
             ShardCommand::Report { needs, give } => give(self.report(now, needs)),
             ShardCommand::ResetConnections => self.shard.reset_connection_stats(),
             ShardCommand::ResetCounters(done) => {
@@ -497,10 +520,19 @@ impl ShardCore {
         }
     }
 
-    fn on_accepted(&mut self, now: Now, accepted: Accepted) {
+    /// Begins to serve some of those who have come.
+    fn take_newcomers(&mut self, now: Now) {
         if self.phase != Phase::Serving {
-            return;
+            self.newcomers.clear();
         }
+        let is_behind = self.ring.is_behind() || !self.later.is_empty();
+        for _ in 0..if is_behind { LATER_MIN } else { LATER_MAX } {
+            let Some(accepted) = self.newcomers.pop_front() else { break };
+            self.on_accepted(now, accepted);
+        }
+    }
+
+    fn on_accepted(&mut self, now: Now, accepted: Accepted) {
         let Accepted { socket: stream, remote, ticket } = accepted;
         let id = self.shard.on_accept(now, remote);
         let slot = id.slot as usize;
@@ -508,8 +540,16 @@ impl ShardCore {
             self.sockets.resize_with(slot + 1, || None);
         }
         self.ring.receive(stream.as_fd(), id);
-        let receiving = Receiving::Yes;
-        let socket = Socket { id, remote, stream, receiving, is_blocked: false, _ticket: ticket };
+        let socket = Socket {
+            id,
+            remote,
+            stream,
+            receiving: Receiving::Yes,
+            is_blocked: false,
+            is_later: false,
+            is_broken: false,
+            _ticket: ticket,
+        };
         let before = self.sockets[slot].replace(socket);
         assert!(before.is_none(), "a slot is given out again once it is free");
         self.open += 1;
@@ -519,16 +559,22 @@ impl ShardCore {
         slot_of(&mut self.sockets, id)
     }
 
-    /// Writes to all connections that have something to write, and ends those that end.
+    /// Writes to connections that have something to write, and ends those that end.
     fn write_out(&mut self, now: Now) {
-        // Writing to a connection may free it to act on more, which may make it ready again.
-        while !self.out.ready.is_empty() {
-            std::mem::swap(&mut self.ready, &mut self.out.ready);
-            for index in 0..self.ready.len() {
-                self.write(now, self.ready[index]);
-            }
-            self.ready.clear();
+        self.queue_up();
+        for _ in 0..WRITES_MAX {
+            let Some(id) = self.ready.pop_front() else { break };
+            self.write(now, id);
         }
+        for _ in 0..if self.ring.is_behind() { LATER_MIN } else { LATER_MAX } {
+            let Some(id) = self.later.pop_front() else { break };
+            if let Some(socket) = self.socket(id) {
+                socket.is_later = false;
+                self.write(now, id);
+            }
+        }
+        // Writing to a connection may free it to act on more, which may make it ready again.
+        self.queue_up();
         for word in std::mem::take(&mut self.out.words) {
             let Some(socket) = self.socket(word.connection) else { continue };
             let remote = socket.remote;
@@ -539,11 +585,24 @@ impl ShardCore {
         }
     }
 
+    /// Takes over whom the shard's steps named.
+    fn queue_up(&mut self) {
+        self.ready.extend(self.out.ready.drain(..));
+        for id in self.out.later.drain(..) {
+            // One may have been written to, with those that are ready, and be named again.
+            if let Some(socket) = slot_of(&mut self.sockets, id)
+                && !std::mem::replace(&mut socket.is_later, true)
+            {
+                self.later.push_back(id);
+            }
+        }
+    }
+
     /// Writes what a connection has for its client, as far as the socket takes it.
     fn write(&mut self, now: Now, id: ConnectionId) {
         loop {
             let Some(socket) = slot_of(&mut self.sockets, id) else { return };
-            let Some(outgoing) = self.shard.outgoing(id) else {
+            let Some(outgoing) = self.shard.outgoing(id).filter(|_| !socket.is_broken) else {
                 return self.finish(now, id, Ended::Gone);
             };
             let close = match self.phase {

@@ -398,7 +398,8 @@ impl World {
             let text = format!("answer to {}", String::from_utf8_lossy(&word.word));
             core.shard.answer_word(self.now, word.connection, &text, &mut core.out);
         }
-        let ready = std::mem::take(&mut core.out.ready);
+        let mut ready = std::mem::take(&mut core.out.ready);
+        ready.append(&mut core.out.later);
         let named: Vec<String> = self
             .clients
             .iter()

@@ -6,6 +6,7 @@
 //! none, everything must come to rest, and what is left must be what the model says.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -70,15 +71,42 @@ enum Event {
     ClientWakes(usize),
     ToServer(LinkId),
     ToClient(LinkId),
-    ShardSends { life: u64, shard: usize },
-    PipelineTakes { life: u64, shard: usize },
-    ShardTakes { life: u64, shard: usize },
-    ShardTick { life: u64, shard: usize },
-    PipelineTick { life: u64 },
-    LogStep { life: u64 },
-    SnapshotStep { life: u64 },
-    KeeperWakes { life: u64 },
-    Purge { life: u64 },
+    ShardSends {
+        life: u64,
+        shard: usize,
+    },
+    /// A shard gets round to whom others came before.
+    ShardWritesLater {
+        life: u64,
+        shard: usize,
+    },
+    PipelineTakes {
+        life: u64,
+        shard: usize,
+    },
+    ShardTakes {
+        life: u64,
+        shard: usize,
+    },
+    ShardTick {
+        life: u64,
+        shard: usize,
+    },
+    PipelineTick {
+        life: u64,
+    },
+    LogStep {
+        life: u64,
+    },
+    SnapshotStep {
+        life: u64,
+    },
+    KeeperWakes {
+        life: u64,
+    },
+    Purge {
+        life: u64,
+    },
     WriteBack,
     Fault,
     Restart,
@@ -98,6 +126,7 @@ struct ShardCore {
     to_pipeline: VecDeque<FromShard>,
     to_shard: VecDeque<Arc<Applied>>,
     sends: bool,
+    writes_later: bool,
     stalled_until_us: i64,
 }
 
@@ -234,7 +263,7 @@ impl World {
         })?;
         self.check_at_rest()?;
         Ok(Summary {
-            marks: std::mem::take(&mut self.checker.marks),
+            marks: mem::take(&mut self.checker.marks),
             trace: self.trace,
             events: self.events,
             replies: self.checker.replies,
@@ -305,6 +334,7 @@ impl World {
     fn on_event(&mut self, event: Event) -> Verdict {
         let life = match event {
             Event::ShardSends { life, .. }
+            | Event::ShardWritesLater { life, .. }
             | Event::PipelineTakes { life, .. }
             | Event::ShardTakes { life, .. }
             | Event::ShardTick { life, .. }
@@ -327,6 +357,7 @@ impl World {
             Event::ToServer(link) => self.on_to_server(link),
             Event::ToClient(link) => self.on_to_client(link),
             Event::ShardSends { shard, .. } => self.on_shard_sends(shard),
+            Event::ShardWritesLater { shard, .. } => self.on_shard_writes_later(shard),
             Event::PipelineTakes { shard, .. } => self.on_pipeline_takes(shard),
             Event::ShardTakes { shard, .. } => self.on_shard_takes(shard),
             Event::ShardTick { shard, .. } => self.on_shard_tick(shard),
@@ -361,6 +392,7 @@ impl World {
     fn stalled_until(&mut self, event: Event) -> Option<i64> {
         let shard = match event {
             Event::ShardSends { shard, .. }
+            | Event::ShardWritesLater { shard, .. }
             | Event::ShardTakes { shard, .. }
             | Event::ShardTick { shard, .. } => shard,
             Event::ToServer(link) => self.network.find(link)?.shard,
@@ -408,7 +440,7 @@ impl World {
 
     /// What the client has to say goes on its way.
     fn send(&mut self, client: usize) {
-        let bytes = std::mem::take(&mut self.clients[client].outbox);
+        let bytes = mem::take(&mut self.clients[client].outbox);
         let Some(id) = self.client_links[client] else { return };
         let Some(link) = self.network.find(id) else { return };
         if !link.dead && !link.server_gone && !link.to_server.ended {
@@ -476,7 +508,9 @@ impl World {
             return Ok(());
         }
         let piece = link.to_server.take_piece(&mut self.rng);
-        if let Some(session) = link.session {
+        // A connection that ends speaks for nobody; it is looked at below in any case.
+        let is_ending = core.shard.outgoing(connection).is_none_or(|it| it.close.is_some());
+        if let Some(session) = link.session.filter(|_| !is_ending) {
             self.checker.on_heard(now, session);
         }
         core.shard.on_bytes(now, connection, &piece, &mut core.out);
@@ -584,7 +618,7 @@ impl World {
             let Some(server) = &mut self.server else { return Ok(()) };
             let core = &mut server.shards[shard];
             require!(core.out.words.is_empty(), "a four-letter word that nobody asked");
-            let ready = std::mem::take(&mut core.out.ready);
+            let ready = mem::take(&mut core.out.ready);
             if ready.is_empty() {
                 break;
             }
@@ -595,18 +629,32 @@ impl World {
         let life = self.life;
         let Some(server) = &mut self.server else { return Ok(()) };
         let core = &mut server.shards[shard];
-        if !core.out.requests.is_empty() && !core.sends {
-            core.sends = true;
+        let sends = !core.out.requests.is_empty() && !mem::replace(&mut core.sends, true);
+        let writes_later =
+            !core.out.later.is_empty() && !mem::replace(&mut core.writes_later, true);
+        if sends {
             self.after(0, self.plan.mesh_us, Event::ShardSends { life, shard });
         }
+        if writes_later {
+            self.after(0, self.plan.mesh_us, Event::ShardWritesLater { life, shard });
+        }
         Ok(())
+    }
+
+    fn on_shard_writes_later(&mut self, shard: usize) -> Verdict {
+        let core = &mut self.server.as_mut().expect("a life has a server").shards[shard];
+        core.writes_later = false;
+        for connection in mem::take(&mut core.out.later) {
+            self.pump(shard, connection);
+        }
+        self.after_shard(shard)
     }
 
     fn on_shard_sends(&mut self, shard: usize) -> Verdict {
         let core = &mut self.server.as_mut().expect("a life has a server").shards[shard];
         core.sends = false;
         let empty = Requests::new(ShardId(shard as u16));
-        let requests = std::mem::replace(&mut core.out.requests, empty);
+        let requests = mem::replace(&mut core.out.requests, empty);
         core.to_pipeline.push_back(FromShard::Requests(requests));
         let life = self.life;
         self.after(0, self.plan.mesh_us, Event::PipelineTakes { life, shard });
@@ -667,8 +715,8 @@ impl World {
         let now = self.now();
         let (life, mesh_us) = (self.life, self.plan.mesh_us);
         let Some(server) = &mut self.server else { return Ok(()) };
-        let appends = std::mem::take(&mut server.out.appends);
-        let applied = std::mem::take(&mut server.out.applied);
+        let appends = mem::take(&mut server.out.appends);
+        let applied = mem::take(&mut server.out.applied);
         for append in appends {
             self.checker.on_append(now, &append.records)?;
             if let Err(error) = server.log.append(&mut self.disk, append) {
@@ -1173,6 +1221,7 @@ impl World {
             to_pipeline: VecDeque::new(),
             to_shard: VecDeque::new(),
             sends: false,
+            writes_later: false,
             stalled_until_us: 0,
         }
     }
@@ -1220,7 +1269,7 @@ impl World {
         }
         for id in self.network.ids() {
             let link = self.network.find(id).expect("just listed");
-            if std::mem::take(&mut link.dead) {
+            if mem::take(&mut link.dead) {
                 link.to_server.ended = true;
                 link.to_client.ended = true;
                 self.schedule_to_server(id);
@@ -1232,8 +1281,9 @@ impl World {
 
     fn is_idle(&self) -> bool {
         self.server.as_ref().is_some_and(|server| {
-            let is_idle =
-                |core: &ShardCore| core.to_shard.is_empty() && core.to_pipeline.is_empty();
+            let is_idle = |core: &ShardCore| {
+                core.to_shard.is_empty() && core.to_pipeline.is_empty() && !core.writes_later
+            };
             server.log.is_idle()
                 && server.shards.iter().all(is_idle)
                 && self.network.is_idle()
