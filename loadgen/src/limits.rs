@@ -2,6 +2,8 @@
 //!
 //! - an echo of as many frames of the same sizes, over the same connections (`echo`);
 //! - the round trip of one such pair of frames over the loopback, by two plain threads;
+//! - one frame to each of as many connections, as an event is told to all who watch: the least that
+//!   a server with one sending thread can take, for whose clients nothing is dearer than a read;
 //! - the sync of a file where the server keeps its log, by the bytes written before it.
 
 use std::fmt;
@@ -10,6 +12,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,6 +47,7 @@ pub struct LimitsReport {
     pub limits: Limits,
     pub echo: EchoLimit,
     pub round_trip: RoundTrip,
+    pub fan_out: FanOut,
     pub syncs: Vec<SyncLimit>,
     /// Whether the directory is kept in memory, where syncs cost nothing.
     pub is_in_memory: bool,
@@ -70,6 +74,19 @@ pub struct RoundTrip {
     pub p99_us: f64,
 }
 
+/// One frame to each connection, one send after the other, and as many reads.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct FanOut {
+    pub connections: usize,
+    pub frame_bytes: usize,
+    /// How often all of them were sent to.
+    pub rounds: u64,
+    /// From the first send of a round until its last frame is read.
+    pub p50_ms: f64,
+    /// How long it takes until the next frame is read, on average.
+    pub us_per_frame: f64,
+}
+
 /// A write of so many bytes into a file that has its blocks, and its sync (`fdatasync`).
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct SyncLimit {
@@ -93,13 +110,14 @@ impl Limits {
         let echo = self.echo(&shape)?;
         let fault = |source| Fault::Process { what: "the round trip".to_owned(), source };
         let round_trip = self.round_trip(&shape).map_err(fault)?;
+        let fan_out = self.fan_out(&shape)?;
         let (mut syncs, mut is_in_memory) = (Vec::new(), false);
         if let Some(directory) = &self.directory {
             let fault = |source| Fault::Process { what: directory.display().to_string(), source };
             syncs = sync_curve(directory).map_err(fault)?;
             is_in_memory = sys::is_in_memory(directory).map_err(fault)?;
         }
-        Ok(LimitsReport { limits: self.clone(), echo, round_trip, syncs, is_in_memory })
+        Ok(LimitsReport { limits: self.clone(), echo, round_trip, fan_out, syncs, is_in_memory })
     }
 
     fn echo(&self, shape: &Shape) -> Result<EchoLimit, Fault> {
@@ -188,6 +206,76 @@ impl Limits {
         echo.join().expect("a thread that panics ends the process")?;
         let (p50_us, p99_us) = (at(&latency_ns, 0.5), at(&latency_ns, 0.99));
         Ok(RoundTrip { request_bytes, reply_bytes, p50_us, p99_us })
+    }
+}
+
+/// The length's four bytes, the reply header, type and state.
+const EVENT_HEADERS_BYTES: usize = 28;
+
+impl Limits {
+    /// Frames as long as the event that a znode of the load has changed.
+    fn fan_out(&self, shape: &Shape) -> Result<FanOut, Fault> {
+        let connections = self.load.connections;
+        let allowed = sys::raise_open_files().map_err(Fault::Open)?;
+        // Both ends are ours.
+        if allowed < 2 * connections as u64 + 64 {
+            return Err(Fault::OpenFiles { connections: 2 * connections, allowed });
+        }
+        let frame_bytes = EVENT_HEADERS_BYTES + 4 + shape.paths.path_length();
+        let fault = |source| Fault::Process { what: "the fan-out".to_owned(), source };
+        let pairs = || -> io::Result<_> {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let address = listener.local_addr()?;
+            let mut pairs = (Vec::new(), Vec::new());
+            for _ in 0..connections {
+                pairs.1.push(TcpStream::connect(address)?);
+                let (server, _) = listener.accept()?;
+                server.set_nodelay(true)?;
+                pairs.0.push(server);
+            }
+            Ok(pairs)
+        };
+        let (mut servers, mut clients) = pairs().map_err(fault)?;
+        let cpus = &self.server_cpus;
+        let mut took_ns = histogram();
+        thread::scope(|scope| -> io::Result<()> {
+            let (go, rounds) = mpsc::channel::<()>();
+            let sender = scope.spawn(move || -> io::Result<()> {
+                if !cpus.is_empty() {
+                    sys::stay_on(cpus)?;
+                }
+                let frame = vec![0; frame_bytes];
+                for () in rounds {
+                    for server in &mut servers {
+                        server.write_all(&frame)?;
+                    }
+                }
+                Ok(())
+            });
+            let mut frame = vec![0; frame_bytes];
+            let begin = Instant::now();
+            while took_ns.is_empty() || begin.elapsed() < self.duration / 2 {
+                let since = Instant::now();
+                if go.send(()).is_err() {
+                    break;
+                }
+                for client in &mut clients {
+                    client.read_exact(&mut frame)?;
+                }
+                took_ns.saturating_record(since.elapsed().as_nanos() as u64);
+            }
+            drop(go);
+            sender.join().expect("a thread that panics ends the process")
+        })
+        .map_err(fault)?;
+        let p50_us = at(&took_ns, 0.5);
+        Ok(FanOut {
+            connections,
+            frame_bytes,
+            rounds: took_ns.len(),
+            p50_ms: p50_us / 1e3,
+            us_per_frame: p50_us / connections as f64,
+        })
     }
 }
 
@@ -327,6 +415,12 @@ impl fmt::Display for LimitsReport {
             f,
             "loopback round trip of {request_bytes} and {reply_bytes} bytes: p50 {p50_us:.1} µs, \
              p99 {p99_us:.1} µs"
+        )?;
+        let FanOut { connections, frame_bytes, rounds, p50_ms, us_per_frame } = self.fan_out;
+        writeln!(
+            f,
+            "one frame of {frame_bytes} bytes to each of {connections} connections: {p50_ms:.1} ms \
+             until the last, {us_per_frame:.2} µs each ({rounds} times)"
         )?;
         for SyncLimit { batch_bytes, samples, p50_us, p99_us } in &self.syncs {
             writeln!(

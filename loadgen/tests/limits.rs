@@ -37,6 +37,8 @@ fn the_echo_answers_frames_of_every_size() {
         assert!(report.echo.summary.is_clean(), "{value_bytes}: {report}");
         assert!(0.0 < report.echo.own_cpu_us_per_op, "{report}");
         assert!(0.0 < report.round_trip.p50_us && report.syncs.is_empty(), "{report}");
+        let fan_out = report.fan_out;
+        assert!(fan_out.connections == 5 && 0 < fan_out.rounds && 0.0 < fan_out.p50_ms, "{report}");
     }
 }
 
