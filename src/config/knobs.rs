@@ -617,9 +617,10 @@ knobs! {
     /// How long the log waits for one more write before it syncs what it has. Default (-1): a
     /// third of flushDelay.
     MAX_WRITE_QUEUE_POLL_TIME: i64 = property("maxWriteQueuePollTime", -1).unit("ms").between(-1, 60_000);
-    /// Writes that are synced together at most.
+    /// So many writes are waited for at most, where flushDelay says to wait. A sync takes all that
+    /// there are, however many.
     MAX_BATCH_SIZE: i64 = property("maxBatchSize", 1000).unit("writes").at_least(1)
-        .trades("More raises throughput under load; the first of a batch waits for the last.");
+        .trades("More makes fewer syncs; the first of a batch waits for the last.");
 
     // Snapshots.
 

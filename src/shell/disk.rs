@@ -30,6 +30,7 @@ use tracing::{info, warn};
 
 use super::book::{BackEnd, Book, Growth};
 use super::directories::sync_directory;
+use super::gathering::{Answered, Gathering, Shaping};
 use super::keeper::Keeper;
 use super::{sys, whole_ms};
 use crate::metrics::{Counter, Recorder, Summary};
@@ -66,6 +67,8 @@ pub(crate) struct LogOptions {
     pub(crate) force_sync: bool,
     /// A slower sync is worth a warning.
     pub(crate) sync_warning: Duration,
+    /// How writes gather, where an operator wants them to.
+    pub(crate) shaping: Option<Shaping>,
 }
 
 /// A log as the pipeline core sees it.
@@ -91,6 +94,9 @@ pub(crate) trait Log {
 
     /// Whether all that was appended is durable and no round is under way.
     fn is_idle(&self) -> bool;
+
+    /// No round is put off any more.
+    fn hurry(&mut self);
 
     /// Ends the log, idle as it is: nothing more will come.
     fn seal(&mut self) -> Result<(), LogError>;
@@ -215,65 +221,12 @@ impl Queue {
     }
 }
 
-/// Waits a moment for those who were just answered, where only a few write.
-///
-/// Each of them asks again as soon as it is answered. A sync that begins before that leaves them
-/// behind, so that each waits for most of that sync and for the whole of the next. So the next sync
-/// waits for as many records as were answered and are there, for as long as the last one took.
-/// Clients that do not come back so soon are noticed, and not waited for again for a while.
-#[derive(Clone, Copy, Debug, Default)]
-struct Gathering {
-    /// Up to how many records are waited for; 0 where nobody would ask again in time.
-    max: u64,
-    /// How many records are expected, and until when.
-    expected: Option<(u64, Instant)>,
-    /// How often in a row they did not come.
-    misses: u32,
-    /// For how many syncs there will be no waiting.
-    pause: u32,
-}
-
-/// With more, what the others ask takes as long as a sync.
-const GATHERED_MAX: u64 = 16;
-const GATHERING_MAX: Duration = Duration::from_micros(300);
-/// The longest pause is of two to the power of this many syncs.
-const MISSES_MAX: u32 = 8;
-
-impl Gathering {
-    /// A sync of `answered` records that took so long is over, and `queued` wait already.
-    fn on_synced(&mut self, now: Instant, answered: u64, queued: u64, took: Duration) {
-        let count = answered + queued;
-        self.expected = None;
-        if !(2..=self.max).contains(&count) {
-            return;
-        }
-        if 0 < self.pause {
-            self.pause -= 1;
-            return;
-        }
-        self.expected = Some((count, now + took.min(GATHERING_MAX)));
-    }
-
-    /// How long to wait for more than the `queued` that are there; nothing is left once that is
-    /// over.
-    fn left(&self, now: Instant, queued: u64) -> Option<Duration> {
-        let (_, until) = self.expected.filter(|(count, _)| queued < *count)?;
-        Some(until.saturating_duration_since(now))
-    }
-
-    /// A sync begins, with `queued`.
-    fn on_begin(&mut self, queued: u64) {
-        if let Some((count, _)) = self.expected.take() {
-            self.misses = if queued < count { (self.misses + 1).min(MISSES_MAX) } else { 0 };
-            self.pause = (1 << self.misses) - 1;
-        }
-    }
-}
-
 impl<H: Clone> GroupLog<H> {
-    /// Whoever asks for rounds asks again when `gathering` is over.
+    /// With a moment's wait for those who were just answered, unless the operator wants another.
     pub(crate) fn gathering(mut self) -> GroupLog<H> {
-        self.gathering.max = GATHERED_MAX;
+        if let Gathering::Nothing = self.gathering {
+            self.gathering = Gathering::Answered(Answered::default());
+        }
         self
     }
 
@@ -283,7 +236,6 @@ impl<H: Clone> GroupLog<H> {
         let syncs = options.force_sync || options.back_end == BackEnd::Mapped;
         assert!(syncs, "a direct log that is not synced is not written either");
         GroupLog {
-            options: Arc::new(options),
             keeper,
             current: None,
             waiting: VecDeque::new(),
@@ -292,9 +244,10 @@ impl<H: Clone> GroupLog<H> {
             mark,
             epoch_ends: VecDeque::new(),
             in_round: false,
-            gathering: Gathering::default(),
+            gathering: Gathering::new(options.shaping),
             queue: Queue::default(),
             recorder,
+            options: Arc::new(options),
         }
     }
 
@@ -347,6 +300,7 @@ impl<H: Clone> Log for GroupLog<H> {
 
     fn append(&mut self, append: &mut Append) -> Result<(), LogError> {
         self.queue.add(append);
+        self.gathering.on_append();
         let must_wait = append.new_file || !self.waiting.is_empty();
         if must_wait {
             assert!(append.new_file || self.current.is_some() || !self.waiting.is_empty());
@@ -366,7 +320,7 @@ impl<H: Clone> Log for GroupLog<H> {
                 ..Watermark::new(next.first, self.stored)
             };
             self.in_round = true;
-            self.gathering.expected = None;
+            self.gathering.on_interruption();
             let through = self.stored;
             let old =
                 self.current.take().map(|current| Old { path: current.path, book: current.book });
@@ -397,7 +351,7 @@ impl<H: Clone> Log for GroupLog<H> {
 
     fn gathers(&self) -> Option<Duration> {
         let has_some = !self.in_round && self.stored != self.synced;
-        has_some.then(|| self.gathering.left(Instant::now(), self.queue.count)).flatten()
+        has_some.then(|| self.gathering.left(self.queue.count)).flatten()
     }
 
     fn in_round(&self) -> bool {
@@ -406,6 +360,10 @@ impl<H: Clone> Log for GroupLog<H> {
 
     fn is_idle(&self) -> bool {
         !self.in_round && self.waiting.is_empty() && self.stored == self.synced
+    }
+
+    fn hurry(&mut self) {
+        self.gathering = Gathering::Nothing;
     }
 
     fn seal(&mut self) -> Result<(), LogError> {
@@ -420,7 +378,7 @@ impl<H: Clone> Log for GroupLog<H> {
         match done {
             Done::Synced { through, log, offset, queue, waited, took, extent } => {
                 self.measure(queue, waited, took);
-                self.gathering.on_synced(Instant::now(), queue.count, self.queue.count, took);
+                self.gathering.on_synced(queue.count, self.queue.count, took);
                 if let (Some(current), Some(extent)) = (&mut self.current, extent) {
                     current.book.give_back(extent);
                 }
@@ -683,6 +641,7 @@ mod tests {
             step_bytes: 64 * 1024,
             force_sync: true,
             sync_warning: Duration::from_secs(10),
+            shaping: None,
         }
     }
 
@@ -762,37 +721,6 @@ mod tests {
         let logs = logs.iter().map(|(start, bytes, path)| (path, *start, bytes.as_slice()));
         let replayed = replay(logs, options, |record| zxids.push(record.zxid().0)).unwrap();
         (zxids, replayed)
-    }
-
-    #[test]
-    fn those_who_were_just_answered_are_waited_for() {
-        let began = Instant::now();
-        let us = Duration::from_micros;
-        let mut gathering = Gathering { max: GATHERED_MAX, ..Gathering::default() };
-        let waits = |gathering: &mut Gathering, answered, queued| {
-            gathering.on_synced(began, answered, queued, us(100));
-            gathering.left(began, queued)
-        };
-        assert_eq!(waits(&mut gathering, 3, 1), Some(us(100)));
-        assert_eq!(gathering.left(began + us(40), 3), Some(us(60)));
-        assert_eq!(gathering.left(began + us(40), 4), None);
-        assert_eq!(gathering.left(began + us(100), 3), Some(Duration::ZERO));
-        gathering.on_begin(4);
-        // Nobody else is there, or too many are.
-        assert_eq!(waits(&mut gathering, 1, 0), None);
-        assert_eq!(waits(&mut gathering, GATHERED_MAX, 1), None);
-        // Those who do not come are not waited for the next time, and not for longer and longer.
-        for pause in [1, 3, 7] {
-            assert_eq!(waits(&mut gathering, 2, 0), Some(us(100)));
-            gathering.on_begin(1);
-            for _ in 0..pause {
-                assert_eq!(waits(&mut gathering, 2, 0), None);
-                gathering.on_begin(1);
-            }
-        }
-        assert_eq!(waits(&mut gathering, 2, 0), Some(us(100)));
-        gathering.on_begin(2);
-        assert_eq!(waits(&mut gathering, 2, 0), Some(us(100)));
     }
 
     #[test]

@@ -19,6 +19,7 @@
 //! | `recover.rs` | files into the state to go on from |
 //! | `mesh.rs` | the channels between cores |
 //! | `book.rs` | one log file being written: mapped (`map.rs`) or direct (`zeroed.rs`) |
+//! | `gathering.rs` | when the log waits for more before it makes durable what it has |
 //! | `unbuffered.rs` | a snapshot's file while it is written |
 //! | `words.rs` | four-letter words: answers gathered from all cores |
 //! | `counts.rs` | a shard's counts into the metrics |
@@ -48,6 +49,7 @@ mod cores;
 mod counts;
 mod directories;
 mod disk;
+mod gathering;
 mod keeper;
 pub mod logging;
 mod map;

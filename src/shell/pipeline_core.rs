@@ -13,6 +13,7 @@
 //! executor, and `one_core.rs` does the same in a loop.
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -248,7 +249,10 @@ impl<L: Log, C> Core<L, C> {
                 pipeline.step(now, Input::SnapshotAsked, out);
                 state.act()
             }),
-            PipelineCommand::Finish => self.finishing.set(true),
+            PipelineCommand::Finish => {
+                self.state.borrow_mut().log.hurry();
+                self.finishing.set(true);
+            }
         }
     }
 
@@ -331,15 +335,23 @@ impl<L: Log<Round: Round<Done = L::Done>>, C> Core<L, C> {
     /// Runs the log's rounds, one after the other.
     async fn sync(self: Rc<Self>) {
         loop {
+            let mut held: Option<Timer> = None;
             let round = poll_fn(|cx| {
-                if self.ended.get() || self.fault.borrow().is_some() {
-                    return Poll::Ready(None);
+                loop {
+                    if self.ended.get() || self.fault.borrow().is_some() {
+                        return Poll::Ready(None);
+                    }
+                    if let Some(round) = self.next_round() {
+                        return Poll::Ready(Some(round));
+                    }
+                    *self.syncer.borrow_mut() = Some(cx.waker().clone());
+                    let Some(left) = self.held() else { return Poll::Pending };
+                    let timer = held.get_or_insert_with(|| Timer::new(left));
+                    if Pin::new(timer).poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    held = None;
                 }
-                if let Some(round) = self.next_round() {
-                    return Poll::Ready(Some(round));
-                }
-                *self.syncer.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
             });
             let Some(round) = round.await else { return };
             self.on_round(round.run().await);

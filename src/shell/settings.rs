@@ -12,13 +12,14 @@ use super::book::BackEnd;
 use super::cores::Wishes;
 use super::directories::Directories;
 use super::disk::LogOptions;
+use super::gathering::Shaping;
 use super::recover::RecoverOptions;
 use super::ring::Ring;
 use crate::admin::Configuration;
 use crate::admin::four_letter::Whitelist;
 use crate::auth::{self, DigestSettings, Providers, UnknownScheme, digest};
 use crate::config::{
-    self, Config, DigestAlgorithm, DigestMismatch, FourLetterWords, Pin, TxnLogBackEnd,
+    self, Config, DigestAlgorithm, DigestMismatch, FourLetterWords, Pin, TxnLog, TxnLogBackEnd,
 };
 use crate::pipeline;
 use crate::shard::{self, ConnectThrottle, EarlyDrop};
@@ -93,6 +94,7 @@ fn record_bytes_max(config: &Config) -> usize {
 
 pub(crate) fn log(config: &Config, directories: &Directories) -> LogOptions {
     let step = config.txn_log.preallocate_bytes.max(LOG_STEP_BYTES_MIN);
+    let TxnLog { flush_delay_ms, poll_ms, batch_max, .. } = config.txn_log;
     LogOptions {
         directory: directories.logs().to_path_buf(),
         back_end: match config.txn_log.back_end {
@@ -102,6 +104,11 @@ pub(crate) fn log(config: &Config, directories: &Directories) -> LogOptions {
         step_bytes: step.next_multiple_of(PAGE_BYTES),
         force_sync: config.txn_log.force_sync,
         sync_warning: milliseconds(config.txn_log.sync_warning_ms),
+        shaping: (0 < flush_delay_ms).then(|| Shaping {
+            delay: milliseconds(flush_delay_ms),
+            poll: milliseconds(poll_ms),
+            batch_max: batch_max as u64,
+        }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! How many cores there are shows to nobody.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use ringkeeper::record::op::EventType;
 
@@ -156,4 +157,51 @@ fn an_idle_server_leaves_the_cpu_alone() {
     assert!(used < 200, "five idle cores used {used} ms of CPU in a second");
     // And no thread is stuck: all answer.
     assert!(word(server.address, b"srvr").unwrap().contains("Node count"));
+}
+
+/// flushDelay and what belongs to it, on one core and on several.
+#[test]
+fn writes_gather_for_as_long_as_the_operator_wants() {
+    for cores in [None, Some("-Dringkeeper.shards=2")] {
+        let start = |folder: &Folder, ms: u64, more: Option<&str>| {
+            let gather = format!("-Dzookeeper.flushDelay={ms}");
+            let poll = format!("-Dzookeeper.maxWriteQueuePollTime={ms}");
+            let flags = [Some(&*gather), Some(&*poll), cores, more].into_iter().flatten();
+            flags.fold(Setup::new(&[]), Setup::flag).start(folder)
+        };
+        let folder = Folder::new("flush-delay");
+        let server = start(&folder, 150, None);
+        let mut client = connect(&server);
+        let began = now();
+        for count in 0..4 {
+            client.create(&format!("/n{count}"), b"");
+            assert_eq!(client.answer().header.err, 0);
+        }
+        // The session's own record was synced right before the first, which waits a little less.
+        let took = now() - began;
+        assert!(Duration::from_millis(3 * 150) < took, "{took:?}");
+        drop(server);
+
+        // Whoever comes first has nobody to wait for; of the next two one waits for the other.
+        let folder = Folder::new("batch-size");
+        let server = start(&folder, 60_000, Some("-Dzookeeper.maxBatchSize=2"));
+        let mut client = connect(&server);
+        client.create("/a", b"");
+        client.create("/b", b"");
+        let replies = client.replies(2).unwrap();
+        assert!(replies.iter().all(|reply| reply.header.err == 0));
+
+        // A server that stops waits for nothing, and loses nothing.
+        client.create("/c", b"");
+        client.flush().unwrap();
+        let srvr = || word(server.address, b"srvr").unwrap();
+        until(PATIENCE, srvr, || srvr().contains("Outstanding: 1\n"));
+        server.ask_to_stop();
+        assert_eq!(client.reply().unwrap().header.err, 0, "the write is answered");
+        assert!(server.terminate(PATIENCE).success());
+        let server = Setup::new(&[]).start(&folder);
+        let mut client = connect(&server);
+        client.get("/c");
+        assert_eq!(client.answer().header.err, 0);
+    }
 }

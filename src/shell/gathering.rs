@@ -1,0 +1,204 @@
+//! When the log makes durable what it has, and when it waits a moment for more.
+//!
+//! By itself the next batch gathers while the last one is synced, and nothing is waited for. There
+//! are two exceptions: an operator may want fewer syncs (`flushDelay`), and where only a few write,
+//! those who were just answered are about to write again.
+
+use std::time::{Duration, Instant};
+
+/// How writes gather as an operator wants it, after `SyncRequestProcessor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shaping {
+    /// `flushDelay`: the next sync begins so long after the last one, ...
+    pub(crate) delay: Duration,
+    /// `maxWriteQueuePollTime`: ... or once nothing has come for so long, ...
+    pub(crate) poll: Duration,
+    /// `maxBatchSize`: ... or once there are so many.
+    pub(crate) batch_max: u64,
+}
+
+/// What the log waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Gathering {
+    Nothing,
+    Shaped { shaping: Shaping, begun: Option<Instant>, came: Option<Instant> },
+    Answered(Answered),
+}
+
+impl Gathering {
+    pub(crate) fn new(shaping: Option<Shaping>) -> Gathering {
+        shaping.map_or(Gathering::Nothing, |shaping| Gathering::Shaped {
+            shaping,
+            begun: None,
+            came: None,
+        })
+    }
+
+    /// Records have come.
+    pub(crate) fn on_append(&mut self) {
+        if let Gathering::Shaped { came, .. } = self {
+            *came = Some(Instant::now());
+        }
+    }
+
+    /// A sync begins, with `queued` records.
+    pub(crate) fn on_begin(&mut self, queued: u64) {
+        match self {
+            Gathering::Nothing => {}
+            Gathering::Shaped { begun, .. } => *begun = Some(Instant::now()),
+            Gathering::Answered(answered) => answered.on_begin(queued),
+        }
+    }
+
+    /// A sync of `answered` records that took so long is over, and `queued` wait already.
+    pub(crate) fn on_synced(&mut self, answered: u64, queued: u64, took: Duration) {
+        if let Gathering::Answered(just) = self {
+            just.on_synced(Instant::now(), answered, queued, took);
+        }
+    }
+
+    /// Something else than a sync has come between.
+    pub(crate) fn on_interruption(&mut self) {
+        if let Gathering::Answered(answered) = self {
+            answered.expected = None;
+        }
+    }
+
+    /// How long to wait for more than the `queued` that are there; nothing is left once that is
+    /// over.
+    pub(crate) fn left(&self, queued: u64) -> Option<Duration> {
+        match self {
+            Gathering::Nothing => None,
+            Gathering::Shaped { shaping, begun, came } => {
+                Some(shaping.left(Instant::now(), *begun, *came, queued))
+            }
+            Gathering::Answered(answered) => answered.left(Instant::now(), queued),
+        }
+    }
+}
+
+impl Shaping {
+    /// How long is left where the last sync began at `begun` and the last record came at `came`.
+    fn left(
+        &self,
+        now: Instant,
+        begun: Option<Instant>,
+        came: Option<Instant>,
+        queued: u64,
+    ) -> Duration {
+        let Some((begun, came)) = begun.zip(came).filter(|_| queued < self.batch_max) else {
+            return Duration::ZERO;
+        };
+        let due = (begun + self.delay).min(came + self.poll);
+        due.saturating_duration_since(now)
+    }
+}
+
+/// Waits a moment for those who were just answered, where only a few write.
+///
+/// Each of them asks again as soon as it is answered. A sync that begins before that leaves them
+/// behind, so that each waits for most of that sync and for the whole of the next. So the next sync
+/// waits for as many records as were answered and are there, for as long as the last one took.
+/// Clients that do not come back so soon are noticed, and not waited for again for a while.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Answered {
+    /// How many records are expected, and until when.
+    expected: Option<(u64, Instant)>,
+    /// How often in a row they did not come.
+    misses: u32,
+    /// For how many syncs there will be no waiting.
+    pause: u32,
+}
+
+/// With more records than this, what the others ask takes as long as a sync.
+const ANSWERED_MAX: u64 = 16;
+const WAIT_MAX: Duration = Duration::from_micros(300);
+/// The longest pause is of two to the power of this many syncs.
+const MISSES_MAX: u32 = 8;
+
+impl Answered {
+    fn on_synced(&mut self, now: Instant, answered: u64, queued: u64, took: Duration) {
+        let count = answered + queued;
+        self.expected = None;
+        if !(2..=ANSWERED_MAX).contains(&count) {
+            return;
+        }
+        if 0 < self.pause {
+            self.pause -= 1;
+            return;
+        }
+        self.expected = Some((count, now + took.min(WAIT_MAX)));
+    }
+
+    fn left(&self, now: Instant, queued: u64) -> Option<Duration> {
+        let (_, until) = self.expected.filter(|(count, _)| queued < *count)?;
+        Some(until.saturating_duration_since(now))
+    }
+
+    fn on_begin(&mut self, queued: u64) {
+        if let Some((count, _)) = self.expected.take() {
+            self.misses = if queued < count { (self.misses + 1).min(MISSES_MAX) } else { 0 };
+            self.pause = (1 << self.misses) - 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_is_wanted_ends_by_time_by_silence_and_by_count() {
+        let ms = Duration::from_millis;
+        let shaping = Shaping { delay: ms(30), poll: ms(10), batch_max: 5 };
+        let begun = Instant::now();
+        let left = |at, came, queued| {
+            shaping.left(begun + ms(at), Some(begun), Some(begun + ms(came)), queued)
+        };
+        assert_eq!(left(4, 2, 1), ms(8), "since the last one came");
+        assert_eq!(left(26, 25, 4), ms(4), "since the last sync");
+        assert_eq!(left(26, 25, 5), ms(0), "there are enough");
+        assert_eq!((left(12, 2, 1), left(31, 30, 1)), (ms(0), ms(0)));
+        // Before the first sync there is nothing to wait for.
+        assert_eq!(shaping.left(begun, None, Some(begun), 1), ms(0));
+        let mut gathering = Gathering::new(Some(shaping));
+        gathering.on_append();
+        assert_eq!(gathering.left(1), Some(ms(0)));
+        gathering.on_begin(1);
+        gathering.on_append();
+        assert!(gathering.left(1).is_some_and(|left| left <= ms(10)));
+        assert_eq!(gathering.left(5), Some(ms(0)));
+        assert_eq!(Gathering::new(None).left(1), None);
+    }
+
+    #[test]
+    fn those_who_were_just_answered_are_waited_for() {
+        let began = Instant::now();
+        let us = Duration::from_micros;
+        let mut just = Answered::default();
+        let waits = |just: &mut Answered, answered, queued| {
+            just.on_synced(began, answered, queued, us(100));
+            just.left(began, queued)
+        };
+        assert_eq!(waits(&mut just, 3, 1), Some(us(100)));
+        assert_eq!(just.left(began + us(40), 3), Some(us(60)));
+        assert_eq!(just.left(began + us(40), 4), None);
+        assert_eq!(just.left(began + us(100), 3), Some(Duration::ZERO));
+        just.on_begin(4);
+        // Nobody else is there, or too many are.
+        assert_eq!(waits(&mut just, 1, 0), None);
+        assert_eq!(waits(&mut just, ANSWERED_MAX, 1), None);
+        // Those who do not come are not waited for the next time, and not for longer and longer.
+        for pause in [1, 3, 7] {
+            assert_eq!(waits(&mut just, 2, 0), Some(us(100)));
+            just.on_begin(1);
+            for _ in 0..pause {
+                assert_eq!(waits(&mut just, 2, 0), None);
+                just.on_begin(1);
+            }
+        }
+        assert_eq!(waits(&mut just, 2, 0), Some(us(100)));
+        just.on_begin(2);
+        assert_eq!(waits(&mut just, 2, 0), Some(us(100)));
+    }
+}
