@@ -131,8 +131,11 @@ impl Slots<'_> {
 
     fn lose(&mut self, place: usize, lost: &Lost) {
         *self.tally.dropped.entry(lost.to_string()).or_default() += 1;
-        self.slots[place] = Slot::Empty;
-        self.arrived += 1;
+        let lost = std::mem::replace(&mut self.slots[place], Slot::Empty);
+        // One that lived was where it was wanted, and counts already.
+        if !matches!(lost, Slot::Living { .. }) {
+            self.arrived += 1;
+        }
     }
 
     fn on_ready(&mut self, ready: Ready) {

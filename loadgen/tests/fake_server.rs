@@ -7,7 +7,7 @@
 )]
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -74,13 +74,7 @@ fn serve_all(
 
 fn serve(mut client: TcpStream, seen: &Seen, does: &dyn Fn(usize) -> Does) -> Option<()> {
     client.set_nodelay(true).ok()?;
-    let timeout_ms = {
-        let request = frame_of(&mut client)?;
-        i32::from_be_bytes(request[12..16].try_into().unwrap())
-    };
-    let greeting =
-        ConnectResponse { timeout_ms, session: 1, password: [0; 16], read_only: Some(false) };
-    send(&mut client, |out| greeting.write(out))?;
+    greet(&mut client)?;
     loop {
         let request = frame_of(&mut client)?;
         let mut reader = Reader::new(&request);
@@ -120,6 +114,15 @@ fn serve(mut client: TcpStream, seen: &Seen, does: &dyn Fn(usize) -> Does) -> Op
             out.extend_from_slice(&body);
         })?;
     }
+}
+
+/// Gives a client the session that it asks for.
+fn greet(client: &mut TcpStream) -> Option<()> {
+    let request = frame_of(client)?;
+    let timeout_ms = i32::from_be_bytes(request[12..16].try_into().unwrap());
+    let greeting =
+        ConnectResponse { timeout_ms, session: 1, password: [0; 16], read_only: Some(false) };
+    send(client, |out| greeting.write(out))
 }
 
 fn frame_of(client: &mut TcpStream) -> Option<Vec<u8>> {
@@ -268,6 +271,42 @@ fn a_storm_makes_cuts_resumes_and_closes_each_session() {
     let each = [(Op::Ephemeral, 80), (Op::Connect, 40), (Op::Reconnect, 120), (Op::Close, 40)];
     assert_eq!(counts, each, "{report}");
     assert!(report.figures.contains_key("reconnect: ms until the last"), "{report}");
+}
+
+#[test]
+fn a_storm_waits_for_others_when_a_session_that_lived_is_lost() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        let seen = Seen::default();
+        let answers: &(dyn Fn(usize) -> Does + Sync) = &|_| Does::Answers;
+        thread::scope(|scope| {
+            let next = || listener.accept().unwrap().0;
+            // What sets up, and then the first session: it hears no more once it is there.
+            serve(next(), &seen, answers);
+            let mut cut = next();
+            let others: Vec<TcpStream> = (0..2).map(|_| next()).collect();
+            greet(&mut cut).unwrap();
+            cut.shutdown(Shutdown::Write).unwrap();
+            // It has been seen to be lost before the others are answered.
+            assert_eq!(cut.read(&mut [0]).unwrap(), 0);
+            for client in others {
+                scope.spawn(|| serve(client, &seen, answers));
+            }
+            loop {
+                let client = next();
+                scope.spawn(|| serve(client, &seen, answers));
+            }
+        });
+    });
+    let kind = Kind::AtOnce { rounds: 1, reconnects: 1 };
+    let mut storm = storm(address, kind);
+    (storm.scene.connections, storm.scene.threads, storm.ephemerals) = (3, 1, 0);
+    let report = storm.run(None, &mut |_, _| {}).unwrap();
+    let counts: Vec<_> = report.summary.ops.iter().map(|op| (op.op, op.count)).collect();
+    assert_eq!(counts, [(Op::Connect, 3), (Op::Reconnect, 2), (Op::Close, 2)], "{report}");
+    let lost: u64 = report.summary.dropped.values().sum();
+    assert_eq!((lost, report.summary.unanswered), (1, 0), "{report}");
 }
 
 #[test]
