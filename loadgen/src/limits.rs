@@ -3,7 +3,7 @@
 //! - an echo of as many frames of the same sizes, over the same connections (`echo`);
 //! - the round trip of one such pair of frames over the loopback, by two plain threads;
 //! - one frame to each of as many connections, as an event is told to all who watch: the least that
-//!   a server with one sending thread can take, for whose clients nothing is dearer than a read;
+//!   a server with one sending thread takes, if its clients do nothing but read;
 //! - the sync of a file where the server keeps its log, by the bytes written before it.
 
 use std::fmt;
@@ -83,7 +83,7 @@ pub struct FanOut {
     pub rounds: u64,
     /// From the first send of a round until its last frame is read.
     pub p50_ms: f64,
-    /// How long it takes until the next frame is read, on average.
+    /// That over the connections.
     pub us_per_frame: f64,
 }
 

@@ -282,7 +282,7 @@ fn a_storm_waits_for_others_when_a_session_that_lived_is_lost() {
         let answers: &(dyn Fn(usize) -> Does + Sync) = &|_| Does::Answers;
         thread::scope(|scope| {
             let next = || listener.accept().unwrap().0;
-            // What sets up, and then the first session: it hears no more once it is there.
+            // What sets up, and then the first session: its server goes once it lives.
             serve(next(), &seen, answers);
             let mut cut = next();
             let others: Vec<TcpStream> = (0..2).map(|_| next()).collect();
@@ -316,7 +316,7 @@ fn a_storm_goes_on_for_as_long_as_asked() {
     let report = storm(server, kind).run(None, &mut |_, _| {}).unwrap();
     assert!(report.is_clean(), "{report}");
     let count = |op| report.summary.ops.iter().find(|it| it.op == op).map_or(0, |it| it.count);
-    assert!(20 < count(Op::Connect), "{report}");
+    assert!(20 <= count(Op::Connect), "{report}");
     assert_eq!(count(Op::Connect), count(Op::Close), "{report}");
 }
 

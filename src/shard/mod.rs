@@ -142,8 +142,8 @@ impl Output {
 pub struct Outgoing<'a> {
     /// To be written; `Shard::on_written` says how much of it was.
     pub bytes: &'a [u8],
-    /// Whether to go on reading. While not, `Shard` will name the connection in `Output::ready`
-    /// once it is time, or `on_written` changes it.
+    /// Whether to go on reading. While not, `Shard` will name the connection in `Output::ready` or
+    /// `later` once it is time, or `on_written` changes it.
     pub wants_read: bool,
     /// Whether the connection ends. After the flush means: write `bytes`, say that no more comes,
     /// and read what still comes until the client is done, so that the last reply arrives.
@@ -441,11 +441,13 @@ impl Shard {
         let core = &mut self.core;
         let mut traffic = connection.traffic.take().unwrap_or_else(|| core.pool.take());
         let is_opening = matches!(connection.state, State::Opening { .. });
+        // Those who watch over us ask in crowds too, and want to be answered.
+        let was_word = connection.state == State::Word;
         run(core, &mut Step { now, id, connection, traffic: &mut traffic, out });
         let has_output = !traffic.output.is_empty();
-        if connection.is_closing() || (is_opening && has_output) {
+        if (connection.is_closing() && !was_word) || (is_opening && has_output) {
             connection.announce_later(id, out);
-        } else if has_output {
+        } else if connection.is_closing() || has_output {
             connection.announce(id, out);
         }
         if traffic.is_empty() {

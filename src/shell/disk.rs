@@ -200,7 +200,7 @@ pub(crate) struct GroupLog<H> {
     epoch_ends: VecDeque<Zxid>,
     in_round: bool,
     gathering: Gathering,
-    /// What no round has begun to make durable yet.
+    /// What is stored and no round has begun to make durable yet.
     queue: Queue,
     recorder: Recorder,
 }
@@ -277,6 +277,7 @@ impl<H: Clone> GroupLog<H> {
         }
         let space = |source| LogError::Space { path: current.path.clone(), source };
         current.book.append(&append.records, self.options.step_bytes).map_err(space)?;
+        self.queue.add(append);
         current.last = append.last;
         self.stored = append.last;
         // Ahead of need, and elsewhere: the file system may take its time.
@@ -299,7 +300,6 @@ impl<H: Clone> Log for GroupLog<H> {
     type Done = Done<H>;
 
     fn append(&mut self, append: &mut Append) -> Result<(), LogError> {
-        self.queue.add(append);
         self.gathering.on_append();
         let must_wait = append.new_file || !self.waiting.is_empty();
         if must_wait {
@@ -331,13 +331,13 @@ impl<H: Clone> Log for GroupLog<H> {
         if self.stored == self.synced || self.gathers().is_some_and(|left| !left.is_zero()) {
             return None;
         }
-        self.gathering.on_begin(self.queue.count);
         let current = self.current.as_mut().expect("what was stored is in an open log");
         self.in_round = true;
         if let Some(growth) = current.book.growth_now(options.step_bytes) {
             let path = current.path.clone();
             return Some(LogRound::Wait(Waiting::Grow { growth, path }));
         }
+        self.gathering.on_begin(self.queue.count);
         Some(LogRound::Sync(Sync {
             handle: current.handle.clone(),
             extent: current.book.take(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// How writes gather as an operator wants it, after `SyncRequestProcessor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shaping {
-    /// `flushDelay`: the next sync begins so long after the last one, ...
+    /// `flushDelay`: the next sync begins so long after the end of the last one, ...
     pub(crate) delay: Duration,
     /// `maxWriteQueuePollTime`: ... or once nothing has come for so long, ...
     pub(crate) poll: Duration,
@@ -21,7 +21,7 @@ pub(crate) struct Shaping {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Gathering {
     Nothing,
-    Shaped { shaping: Shaping, begun: Option<Instant>, came: Option<Instant> },
+    Shaped { shaping: Shaping, synced: Option<Instant>, came: Option<Instant> },
     Answered(Answered),
 }
 
@@ -29,7 +29,7 @@ impl Gathering {
     pub(crate) fn new(shaping: Option<Shaping>) -> Gathering {
         shaping.map_or(Gathering::Nothing, |shaping| Gathering::Shaped {
             shaping,
-            begun: None,
+            synced: None,
             came: None,
         })
     }
@@ -43,17 +43,17 @@ impl Gathering {
 
     /// A sync begins, with `queued` records.
     pub(crate) fn on_begin(&mut self, queued: u64) {
-        match self {
-            Gathering::Nothing => {}
-            Gathering::Shaped { begun, .. } => *begun = Some(Instant::now()),
-            Gathering::Answered(answered) => answered.on_begin(queued),
+        if let Gathering::Answered(answered) = self {
+            answered.on_begin(queued);
         }
     }
 
     /// A sync of `answered` records that took so long is over, and `queued` wait already.
     pub(crate) fn on_synced(&mut self, answered: u64, queued: u64, took: Duration) {
-        if let Gathering::Answered(just) = self {
-            just.on_synced(Instant::now(), answered, queued, took);
+        match self {
+            Gathering::Nothing => {}
+            Gathering::Shaped { synced, .. } => *synced = Some(Instant::now()),
+            Gathering::Answered(just) => just.on_synced(Instant::now(), answered, queued, took),
         }
     }
 
@@ -69,8 +69,8 @@ impl Gathering {
     pub(crate) fn left(&self, queued: u64) -> Option<Duration> {
         match self {
             Gathering::Nothing => None,
-            Gathering::Shaped { shaping, begun, came } => {
-                Some(shaping.left(Instant::now(), *begun, *came, queued))
+            Gathering::Shaped { shaping, synced, came } => {
+                Some(shaping.left(Instant::now(), *synced, *came, queued))
             }
             Gathering::Answered(answered) => answered.left(Instant::now(), queued),
         }
@@ -78,18 +78,18 @@ impl Gathering {
 }
 
 impl Shaping {
-    /// How long is left where the last sync began at `begun` and the last record came at `came`.
+    /// How long is left where the last sync was over at `synced` and the last record came at `came`.
     fn left(
         &self,
         now: Instant,
-        begun: Option<Instant>,
+        synced: Option<Instant>,
         came: Option<Instant>,
         queued: u64,
     ) -> Duration {
-        let Some((begun, came)) = begun.zip(came).filter(|_| queued < self.batch_max) else {
+        let Some((synced, came)) = synced.zip(came).filter(|_| queued < self.batch_max) else {
             return Duration::ZERO;
         };
-        let due = (begun + self.delay).min(came + self.poll);
+        let due = (synced + self.delay).min(came + self.poll);
         due.saturating_duration_since(now)
     }
 }
@@ -151,20 +151,20 @@ mod tests {
     fn a_wait_that_is_wanted_ends_by_time_by_silence_and_by_count() {
         let ms = Duration::from_millis;
         let shaping = Shaping { delay: ms(30), poll: ms(10), batch_max: 5 };
-        let begun = Instant::now();
+        let synced = Instant::now();
         let left = |at, came, queued| {
-            shaping.left(begun + ms(at), Some(begun), Some(begun + ms(came)), queued)
+            shaping.left(synced + ms(at), Some(synced), Some(synced + ms(came)), queued)
         };
         assert_eq!(left(4, 2, 1), ms(8), "since the last one came");
         assert_eq!(left(26, 25, 4), ms(4), "since the last sync");
         assert_eq!(left(26, 25, 5), ms(0), "there are enough");
         assert_eq!((left(12, 2, 1), left(31, 30, 1)), (ms(0), ms(0)));
         // Before the first sync there is nothing to wait for.
-        assert_eq!(shaping.left(begun, None, Some(begun), 1), ms(0));
+        assert_eq!(shaping.left(synced, None, Some(synced), 1), ms(0));
         let mut gathering = Gathering::new(Some(shaping));
         gathering.on_append();
         assert_eq!(gathering.left(1), Some(ms(0)));
-        gathering.on_begin(1);
+        gathering.on_synced(1, 0, ms(1));
         gathering.on_append();
         assert!(gathering.left(1).is_some_and(|left| left <= ms(10)));
         assert_eq!(gathering.left(5), Some(ms(0)));

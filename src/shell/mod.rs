@@ -519,7 +519,13 @@ fn shard_ended(name: &str, outcome: io::Result<()>) -> Event {
 /// A ring for this thread, which stays on one CPU if one is named.
 fn ring_here(cpu: Option<usize>, parts: &ShardParts) -> Result<Ring, String> {
     let ring = cpu.map_or(Ok(()), sys::pin_to).and_then(|()| (parts.ring)());
-    let ring = ring.map_err(|error| error.to_string())?;
+    let ring = ring.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOMEM) => format!(
+            "{error}: its ring may count as locked memory, of which all processes of a user have \
+             so much together (`ulimit -l`)"
+        ),
+        _ => error.to_string(),
+    })?;
     debug!(is_buffered = ring.is_buffered(), "ring");
     Ok(ring)
 }
@@ -571,7 +577,7 @@ fn start_core(
     main: impl FnOnce(Started) + Send + 'static,
 ) -> Result<JoinHandle<()>, RunError> {
     let cannot = |error: &dyn std::fmt::Display| {
-        RunError::Other(format!("the core {name} cannot start: {error}"))
+        RunError::Other(format!("the thread {name} cannot start: {error}"))
     };
     let (told, hear) = channel::bounded(1);
     let started = move |result| drop(told.send(result));

@@ -442,8 +442,8 @@ impl Ring {
         !self.ring.completion().is_empty()
     }
 
-    /// Whether more has happened than was told: the kernel hands over a few arrivals at a time, and
-    /// in the order in which they came.
+    /// Whether there is more to act on, told by now or still in the kernel, which hands over a few
+    /// arrivals at a time. They come in their order: nobody's can be taken before another's.
     pub(crate) fn is_behind(&mut self) -> bool {
         self.has_next() || self.ring.submission().taskrun()
     }

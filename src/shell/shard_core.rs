@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! sockets ----> Shard::on_bytes ----+--> requests gather --> pipeline, once per turn
-//! applied ----> Shard::on_applied --+--> ready connections --> one send(2) each, once per turn
+//! applied ----> Shard::on_applied --+--> ready connections --> one send(2) each, some per turn
 //! ticks ------> Shard::on_tick -----+--> words --> asked of all cores, then answered
 //! ```
 //!
-//! A turn takes what the ring and the other cores have for us, hands the pipeline what has gathered
+//! A turn takes some of what the ring and the other cores have for us, hands the pipeline what has gathered
 //! and then writes to clients: so the pipeline works while we are in system calls, and what many
 //! frames and batches brought to one client leaves in one send. It waits, in the ring, only if
 //! nothing is left to do.
@@ -60,7 +60,8 @@ const APPLIED_MAX: usize = 64;
 /// How many connections are written to; a send costs more than all else of a request.
 const WRITES_MAX: usize = 128;
 /// How many newcomers are taken, and how many are written to of those that others come before. There
-/// are fewer while others wait: what newcomers send stands before what these send later.
+/// are fewer while others wait: what newcomers send stands before what these send later. Yet they
+/// have a share of every turn.
 const LATER_MAX: usize = 32;
 const LATER_MIN: usize = 4;
 /// What is read at a time where the ring only says that there is something to read.
@@ -236,8 +237,8 @@ struct ShardCore {
     lingering: HashMap<ConnectionId, Socket>,
     /// Until when, in order.
     patience: VecDeque<(i64, ConnectionId)>,
-    /// Accepted, and nothing read from them.
-    newcomers: VecDeque<Accepted>,
+    /// Accepted, nothing read from them, and since when.
+    newcomers: VecDeque<(i64, Accepted)>,
     /// Closed once the ring has taken what was asked of it for them.
     closed: Vec<Socket>,
     phase: Phase,
@@ -302,12 +303,15 @@ impl ShardCore {
                 self.closed.clear();
             }
             let now = self.clock.now();
-            for _ in 0..EVENTS_MAX {
-                match self.ring.next() {
-                    Some(Event::Durable { written, result }) => beside.on_durable(written, result),
-                    Some(event) => self.on_event(now, event),
-                    None => break,
+            let mut events = 0;
+            while events < EVENTS_MAX
+                && let Some(event) = self.ring.next()
+            {
+                match event {
+                    Event::Durable { written, result } => beside.on_durable(written, result),
+                    event => self.on_event(now, event),
                 }
+                events += 1;
             }
             for _ in 0..APPLIED_MAX {
                 let Some(applied) = self.end.next_applied() else { break };
@@ -316,7 +320,7 @@ impl ShardCore {
             while let Some(command) = self.end.next_command() {
                 self.on_command(now, command);
             }
-            self.take_newcomers(now);
+            self.take_newcomers(now, events);
             self.on_time(now);
             self.give_answers(now);
             self.send_requests();
@@ -335,8 +339,8 @@ impl ShardCore {
     fn await_work(&mut self, cx: &mut Context<'_>, beside: &mut impl Beside) -> io::Result<()> {
         let mut spun: Option<Instant> = None;
         loop {
-            // These end a wait in the ring by themselves, or are there now; for room we are rung, so that it is
-            // looked for again once we can be.
+            // These are there already, or end a wait in the ring by themselves; for room we are
+            // rung, so that it is looked for again once we can be.
             let has_more = self.ring.has_next()
                 || !(self.ready.is_empty() && self.later.is_empty() && self.newcomers.is_empty())
                 || self.answers.has_news.load(Ordering::Acquire);
@@ -381,6 +385,12 @@ impl ShardCore {
     fn on_time(&mut self, now: Now) {
         if self.ticks.take(now) {
             self.shard.on_tick(now, &mut self.out);
+            // Who waits here may have come back in time.
+            if let (Some(touched), Some((since_ms, _))) =
+                (&mut self.out.touched, self.newcomers.front())
+            {
+                touched.as_of_ms = touched.as_of_ms.min(*since_ms);
+            }
         }
         while let Some(&(until_ms, id)) = self.patience.front()
             && until_ms <= now.monotonic_ms
@@ -496,7 +506,9 @@ impl ShardCore {
 
     fn on_command(&mut self, now: Now, command: ShardCommand) {
         match command {
-            ShardCommand::Accepted(accepted) => self.newcomers.push_back(accepted),
+            ShardCommand::Accepted(accepted) => {
+                self.newcomers.push_back((now.monotonic_ms, accepted));
+            }
             ShardCommand::Report { needs, give } => give(self.report(now, needs)),
             ShardCommand::ResetConnections => self.shard.reset_connection_stats(),
             ShardCommand::ResetCounters(done) => {
@@ -520,14 +532,14 @@ impl ShardCore {
         }
     }
 
-    /// Begins to serve some of those who have come.
-    fn take_newcomers(&mut self, now: Now) {
+    /// Begins to serve some of those who have come, in a turn with so many events.
+    fn take_newcomers(&mut self, now: Now, events: usize) {
         if self.phase != Phase::Serving {
             self.newcomers.clear();
         }
-        let is_behind = self.ring.is_behind() || !self.later.is_empty();
-        for _ in 0..if is_behind { LATER_MIN } else { LATER_MAX } {
-            let Some(accepted) = self.newcomers.pop_front() else { break };
+        let most = if self.ring.is_behind() { LATER_MIN } else { LATER_MAX };
+        for _ in 0..most.max(events / 4) {
+            let Some((_, accepted)) = self.newcomers.pop_front() else { break };
             self.on_accepted(now, accepted);
         }
     }
@@ -562,11 +574,16 @@ impl ShardCore {
     /// Writes to connections that have something to write, and ends those that end.
     fn write_out(&mut self, now: Now) {
         self.queue_up();
-        for _ in 0..WRITES_MAX {
-            let Some(id) = self.ready.pop_front() else { break };
+        let mut written = 0;
+        while written < WRITES_MAX
+            && let Some(id) = self.ready.pop_front()
+        {
             self.write(now, id);
+            written += 1;
         }
-        for _ in 0..if self.ring.is_behind() { LATER_MIN } else { LATER_MAX } {
+        let later = if self.ring.is_behind() { LATER_MIN } else { LATER_MAX };
+        // Never less than their share, or under a load without end events would come ever later.
+        for _ in 0..later.max(written / 2) {
             let Some(id) = self.later.pop_front() else { break };
             if let Some(socket) = self.socket(id) {
                 socket.is_later = false;

@@ -51,8 +51,7 @@ impl World {
 
     /// Text with this world's directory and ports in it.
     pub(crate) fn localized(&self, text: &str) -> String {
-        let text = text.replace("/var/zk/bad", self.directory.to_str().unwrap());
-        // Only whole words: a directory's name may hold digits.
+        // Only whole words, and before the directory: its name holds a process's number.
         let mut localized = String::new();
         for word in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
             let digits = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
@@ -64,7 +63,7 @@ impl World {
                 None => localized.push_str(word),
             }
         }
-        localized
+        localized.replace("/var/zk/bad", self.directory.to_str().unwrap())
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -82,7 +81,7 @@ impl World {
             let taken = self.reserved.borrow_mut().remove(&port);
             return Some(taken.expect("a port is taken once, before any server starts"));
         }
-        loop {
+        for _ in 0..10_000 {
             match TcpListener::bind(("127.0.0.1", port)) {
                 Ok(listener) => return Some(listener),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::AddrInUse, "{port}: {error}"),
@@ -91,7 +90,9 @@ impl World {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
                 return None;
             }
+            std::thread::park_timeout(Duration::from_millis(1));
         }
+        panic!("{port} is taken, and nobody answers there");
     }
 
     pub(crate) fn command(&self) -> Command {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::PATIENCE;
 use crate::client::{Client, now};
@@ -64,13 +65,20 @@ struct Poor {
 impl Poor {
     /// `None`, said why, where nobody can be made as poor as that.
     fn new(name: &str, memlock_kib: u64) -> Option<Poor> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let limit = format!("--memlock={}", memlock_kib << 10);
         let mut words = vec!["prlimit", &limit];
-        if is_root() {
-            let drop_all = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all \
-                --bounding-set=-all";
-            words.extend(drop_all.split(' ').filter(|word| !word.is_empty()));
+        // Kernels count locked memory by user, over all of their processes: each is one of its own.
+        if !is_root() {
+            not_run(name, "only root can run a server as a user who runs nothing else");
+            return None;
         }
+        let user =
+            60_000 + (std::process::id() * 8 + COUNT.fetch_add(1, Ordering::Relaxed)) % 5_000;
+        let drop_all = format!(
+            "setpriv --reuid={user} --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all"
+        );
+        words.extend(drop_all.split(' '));
         let mut probe = words.clone();
         probe.push("/bin/true");
         if !succeeds(&probe) {
