@@ -537,7 +537,8 @@ impl ShardCore {
         if self.phase != Phase::Serving {
             self.newcomers.clear();
         }
-        let most = if self.ring.is_behind() { LATER_MIN } else { LATER_MAX };
+        let is_behind = self.ring.is_behind() || !self.later.is_empty();
+        let most = if is_behind { LATER_MIN } else { LATER_MAX };
         for _ in 0..most.max(events / 4) {
             let Some((_, accepted)) = self.newcomers.pop_front() else { break };
             self.on_accepted(now, accepted);
