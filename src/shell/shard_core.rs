@@ -6,13 +6,13 @@
 //! ticks ------> Shard::on_tick -----+--> words --> asked of all cores, then answered
 //! ```
 //!
-//! A turn takes some of what the ring and the other cores have for us, hands the pipeline what has gathered
-//! and then writes to clients: so the pipeline works while we are in system calls, and what many
-//! frames and batches brought to one client leaves in one send. It waits, in the ring, only if
-//! nothing is left to do.
+//! A turn takes some of what the ring and the other cores have for us, hands the pipeline what has
+//! gathered and then writes to clients: so the pipeline works while we are in system calls, and
+//! what many frames and batches brought to one client leaves in one send. It waits, in the ring,
+//! only if nothing is left to do.
 //!
-//! A turn does a bounded amount of each. Newcomers, and those who are told of an event or leave, may
-//! be thousands at once: a few of them are seen to in each turn, fewer while others wait.
+//! A turn does a bounded amount of each. Newcomers, and those who are told of an event or leave,
+//! may be thousands at once: a few of them are seen to in each turn, fewer while others wait.
 //!
 //! How a connection ends:
 //!
@@ -59,9 +59,9 @@ const EVENTS_MAX: usize = 128;
 const APPLIED_MAX: usize = 64;
 /// How many connections are written to; a send costs more than all else of a request.
 const WRITES_MAX: usize = 128;
-/// How many newcomers are taken, and how many are written to of those that others come before. There
-/// are fewer while others wait: what newcomers send stands before what these send later. Yet they
-/// have a share of every turn.
+/// How many newcomers are taken, and how many are written to of those that others come before.
+/// There are fewer while others wait: what newcomers send stands before what these send later. Yet
+/// they have a share of every turn.
 const LATER_MAX: usize = 32;
 const LATER_MIN: usize = 4;
 /// What is read at a time where the ring only says that there is something to read.
