@@ -6,6 +6,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use ringkeeper::jute::Write as _;
+use ringkeeper::record::op::EventType;
 
 use crate::PATIENCE;
 use crate::client::{Client, now};
@@ -307,4 +308,29 @@ fn the_limit_by_address_is_exact_in_a_burst() {
             },
         );
     }
+}
+
+#[test]
+fn a_crowd_is_told_of_what_was_written_before_the_server_stops() {
+    // Of which a turn of a core sees to a part.
+    const WATCHERS: usize = 500;
+    let folder = Folder::new("told");
+    let server = Server::start(&folder, &[]);
+    let mut writer = connect(&server);
+    writer.create("/hot", b"");
+    assert_eq!(writer.answer().header.err, 0);
+    let mut watchers: Vec<Client> = (0..WATCHERS).map(|_| connect(&server)).collect();
+    for watcher in &mut watchers {
+        watcher.watch("/hot");
+        assert_eq!(watcher.answer().header.err, 0);
+    }
+    writer.set("/hot", b"new");
+    assert_eq!(writer.answer().header.err, 0);
+    server.ask_to_stop();
+    let changed = Some((EventType::NodeDataChanged as i32, "/hot".into()));
+    for watcher in &mut watchers {
+        assert_eq!(watcher.reply().unwrap().event(), changed);
+        assert!(watcher.reply().is_err(), "and then it is closed");
+    }
+    assert!(server.terminate(PATIENCE).success());
 }
