@@ -312,11 +312,12 @@ fn a_storm_waits_for_others_when_a_session_that_lived_is_lost() {
 #[test]
 fn a_storm_goes_on_for_as_long_as_asked() {
     let (server, _) = server(|_| Does::Answers);
-    let kind = Kind::ForLong { duration: Duration::from_millis(300) };
+    // Long enough for a machine that does much else to come round a second time.
+    let kind = Kind::ForLong { duration: Duration::from_secs(2) };
     let report = storm(server, kind).run(None, &mut |_, _| {}).unwrap();
     assert!(report.is_clean(), "{report}");
     let count = |op| report.summary.ops.iter().find(|it| it.op == op).map_or(0, |it| it.count);
-    assert!(20 <= count(Op::Connect), "{report}");
+    assert!(20 < count(Op::Connect), "{report}");
     assert_eq!(count(Op::Connect), count(Op::Close), "{report}");
 }
 
