@@ -24,11 +24,11 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::Fault;
 use crate::client::{Arrival, Connection, Lost, Resume};
 use crate::keys::Random;
-use crate::sys::{self, Interest, Poll, Ready};
+use crate::sys::{Interest, Poll, Ready};
 use crate::workload::{Achieved, Asked, Heard, Next, Op, Source, multi_error};
+use crate::{Fault, make_room_for};
 
 /// How long a server may take to accept a connection and to make its session.
 const CONNECT_WITHIN: Duration = Duration::from_secs(60);
@@ -226,10 +226,7 @@ pub fn drive<S: Source>(
     at: &mut dyn FnMut(Moment) -> Result<(), Fault>,
 ) -> Result<Driven<S>, Fault> {
     let connections: usize = crews.iter().map(|crew| crew.connections.len()).sum();
-    let allowed = sys::raise_open_files().map_err(Fault::Open)?;
-    if allowed < connections as u64 + 32 {
-        return Err(Fault::OpenFiles { connections, allowed });
-    }
+    make_room_for(connections, 32)?;
     at(Moment::Unconnected)?;
     let threads = crews.len();
     let replies = AtomicU64::new(0);

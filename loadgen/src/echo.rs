@@ -43,9 +43,7 @@ impl Echo {
         // Here, so that a machine without io_uring is told apart at once.
         drop(Ring::new().map_err(fault)?);
         let thread = thread::spawn(move || {
-            if !cpus.is_empty() {
-                sys::stay_on(&cpus)?;
-            }
+            sys::stay_on(&cpus)?;
             serve(listener, &reply_bytes, &is_over_too)?;
             Ok(sys::thread_cpu())
         });

@@ -281,6 +281,16 @@ fn hold(claims: &[(bool, &str)]) -> Result<(), Fault> {
     }
 }
 
+/// Has this process open as many files as it may; an error where these are too few for so many
+/// connections and `others`.
+fn make_room_for(connections: usize, others: u64) -> Result<(), Fault> {
+    let allowed = sys::raise_open_files().map_err(Fault::Open)?;
+    if allowed < connections as u64 + others {
+        return Err(Fault::OpenFiles { connections, allowed });
+    }
+    Ok(())
+}
+
 const NODE_EXISTS: i32 = -110;
 const NO_NODE: i32 = -101;
 

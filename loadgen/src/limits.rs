@@ -25,7 +25,7 @@ use crate::echo::Echo;
 use crate::report::{OwnCost, Report, Summary};
 use crate::sys;
 use crate::workload::{Op, Shape, Workload};
-use crate::{Costs, Fault, Load};
+use crate::{Costs, Fault, Load, make_room_for};
 
 /// What is to be found out.
 #[derive(Clone, Debug, Serialize)]
@@ -184,9 +184,7 @@ impl Limits {
         server.set_nodelay(true)?;
         let cpus = self.server_cpus.clone();
         let echo = thread::spawn(move || -> io::Result<()> {
-            if !cpus.is_empty() {
-                sys::stay_on(&cpus)?;
-            }
+            sys::stay_on(&cpus)?;
             let (mut request, reply) = (vec![0; request_bytes], vec![0; reply_bytes]);
             while server.read_exact(&mut request).is_ok() {
                 server.write_all(&reply)?;
@@ -207,20 +205,14 @@ impl Limits {
         let (p50_us, p99_us) = (at(&latency_ns, 0.5), at(&latency_ns, 0.99));
         Ok(RoundTrip { request_bytes, reply_bytes, p50_us, p99_us })
     }
-}
 
-/// The length's four bytes, the reply header, type and state.
-const EVENT_HEADERS_BYTES: usize = 28;
-
-impl Limits {
     /// Frames as long as the event that a znode of the load has changed.
     fn fan_out(&self, shape: &Shape) -> Result<FanOut, Fault> {
+        /// The length's four bytes, the reply header, type and state.
+        const EVENT_HEADERS_BYTES: usize = 28;
         let connections = self.load.connections;
-        let allowed = sys::raise_open_files().map_err(Fault::Open)?;
         // Both ends are ours.
-        if allowed < 2 * connections as u64 + 64 {
-            return Err(Fault::OpenFiles { connections: 2 * connections, allowed });
-        }
+        make_room_for(2 * connections, 64)?;
         let frame_bytes = EVENT_HEADERS_BYTES + 4 + shape.paths.path_length();
         let fault = |source| Fault::Process { what: "the fan-out".to_owned(), source };
         let pairs = || -> io::Result<_> {
@@ -241,9 +233,7 @@ impl Limits {
         thread::scope(|scope| -> io::Result<()> {
             let (go, rounds) = mpsc::channel::<()>();
             let sender = scope.spawn(move || -> io::Result<()> {
-                if !cpus.is_empty() {
-                    sys::stay_on(cpus)?;
-                }
+                sys::stay_on(cpus)?;
                 let frame = vec![0; frame_bytes];
                 for () in rounds {
                     for server in &mut servers {

@@ -505,9 +505,6 @@ struct LimitsArguments {
 impl LimitsArguments {
     /// Before any thread is started, for those inherit it.
     fn stay_on_client_cpus(&self) -> Result<(), Fault> {
-        if self.client_cpus.is_empty() {
-            return Ok(());
-        }
         let what = || format!("CPUs {:?}", self.client_cpus);
         sys::stay_on(&self.client_cpus).map_err(|source| Fault::Process { what: what(), source })
     }

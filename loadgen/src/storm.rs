@@ -24,9 +24,9 @@ use crate::client::{Arrival, Connection, Lost, Resume};
 use crate::driver::{Driven, Moment, Tally, split};
 use crate::report::{Summary, span};
 use crate::scene::{Keeper, Scene, SceneReport, run_name};
-use crate::sys::{self, Interest, Poll, Ready};
+use crate::sys::{Interest, Poll, Ready};
 use crate::workload::{Mix, Op, put_new_znode};
-use crate::{Costs, Fault, Load, Progress, hold, resolve};
+use crate::{Costs, Fault, Load, Progress, hold, make_room_for, resolve};
 
 /// A storm as a user asks for it.
 #[derive(Clone, Debug, Serialize)]
@@ -327,10 +327,7 @@ impl Storm {
         ])?;
         let servers = resolve(&self.scene.servers)?;
         let connections = self.scene.connections;
-        let allowed = sys::raise_open_files().map_err(Fault::Open)?;
-        if allowed < connections as u64 + 64 {
-            return Err(Fault::OpenFiles { connections, allowed });
-        }
+        make_room_for(connections, 64)?;
         let path = format!("{}/{}", self.scene.root, run_name());
         let mut keeper = Keeper::on(&servers)?;
         keeper.create(&path)?;

@@ -201,8 +201,11 @@ fn connect_to<A>(socket: &OwnedFd, address: &A) -> io::Result<i32> {
     checked(unsafe { libc::connect(socket.as_raw_fd(), (&raw const *address).cast(), bytes) })
 }
 
-/// Keeps this thread, and those it starts from here on, on some of the CPUs.
+/// Keeps this thread, and those it starts from here on, on some of the CPUs; none named: wherever.
 pub fn stay_on(cpus: &[usize]) -> io::Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
     // SAFETY: a set of CPUs is plain bits, of which all zero is the empty set; CPU_SET is given
     // a number below the set's size; the set lives through the call, which only reads it.
     unsafe {
@@ -276,7 +279,7 @@ pub fn belongs_to_us(command: &mut Command, cpus: &[usize]) {
     unsafe {
         command.pre_exec(move || {
             checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM))?;
-            if cpus.is_empty() { Ok(()) } else { stay_on(&cpus) }
+            stay_on(&cpus)
         });
     }
 }
