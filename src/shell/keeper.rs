@@ -19,7 +19,7 @@ use tracing::warn;
 use super::book::{self, BackEnd, Book, Growth};
 use super::directories::sync_directory;
 use super::disk::LogError;
-use crate::storage::watermark::{WATERMARK_FILE_BYTES, Watermark, WatermarkDamaged};
+use crate::storage::watermark::{DurableSlots, WATERMARK_FILE_BYTES, Watermark, WatermarkDamaged};
 
 /// The name of a log before it has one; ZooKeeper does not look at it, and a start removes it.
 pub(crate) const TEMPORARY_NAME: &str = "ringkeeper-log.tmp";
@@ -243,6 +243,7 @@ fn prepare(directory: &Path, step_bytes: u64, back_end: BackEnd) -> Result<Prepa
 /// The side file with two slots.
 struct WatermarkFile {
     file: File,
+    slots: DurableSlots,
     sequence: u64,
 }
 
@@ -257,17 +258,19 @@ impl WatermarkFile {
             Err(damaged) => return Err(io::Error::new(io::ErrorKind::InvalidData, damaged)),
         };
         file.set_len(WATERMARK_FILE_BYTES as u64)?;
+        let slots = DurableSlots::of(&fs::read(path)?);
         if is_new {
             file.sync_all()?;
             sync_directory(path.parent().unwrap_or(Path::new(".")))?;
         }
-        Ok(WatermarkFile { file, sequence })
+        Ok(WatermarkFile { file, slots, sequence })
     }
 
     fn store(&mut self, watermark: Watermark) -> io::Result<()> {
-        let (offset, slot) = watermark.encode(self.sequence);
-        self.file.write_all_at(&slot, offset)?;
+        let slot = watermark.encode(self.sequence);
+        self.file.write_all_at(&slot, self.slots.offset())?;
         self.file.sync_data()?;
+        self.slots.on_synced();
         self.sequence += 1;
         Ok(())
     }

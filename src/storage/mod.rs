@@ -52,6 +52,14 @@ use crate::types::{Epoch, Zxid};
 /// each, and in the last epoch there would soon be no number for the next.
 pub const ZXID_MAX: Zxid = Zxid::new(Epoch(0x7fff_fffe), u32::MAX);
 
+/// At most this much of a log is not durable at any moment: the log writer hands the disk no more
+/// than this at a time, and stores no record into a mapped log while this much of it is not synced.
+///
+/// So a crash tears only what lies within this distance of the last sync. Of what is broken behind
+/// the watermark, a whole record that begins farther behind proves that the break was durable once,
+/// and is damage.
+pub const UNSYNCED_BYTES_MAX: u64 = 1 << 20;
+
 /// How a snapshot is compressed: by its name when reading, by a setting when writing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {

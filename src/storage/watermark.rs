@@ -6,13 +6,20 @@
 //! ZooKeeper reads.
 //!
 //! ```text
-//! file = slot at 0, slot at 4096, zero elsewhere                           8192 bytes
+//! file = two durable slots at 0 and 4096, two cached slots at 8192 and 12288, zero elsewhere
+//!                                                                         16384 bytes
 //! slot = "RKMARK" 0 1, u64 sequence, i64 log, u64 offset, i64 zxid, i64 epoch ends[8], u32 CRC-32
 //! ```
 //!
-//! Sequence `n` goes to slot `n % 2`, and the newest slot that is whole counts: a torn write
-//! leaves the one before, which is a lower bound too. A watermark is never ahead of what is
-//! durable, and being behind costs only precision.
+//! The log stores into the cached slots after every sync, through a map of the file. That costs no
+//! system call, and the kernel keeps it when the process is killed: after a kill the watermark
+//! covers everything that was acknowledged. Nobody syncs these two pages by themselves, and the
+//! disk may get them torn. So the durable slots are written and synced a few times a second, and a
+//! power cut takes the watermark back by no more than that.
+//!
+//! Each kind has two slots, used in turn, so that a store that is torn leaves the one before. The
+//! whole slot with the highest sequence counts, whichever kind it is of. A watermark is never ahead
+//! of what is durable; being behind costs only precision.
 
 use crate::types::Zxid;
 
@@ -21,14 +28,17 @@ use super::txnlog::HEADER_BYTES;
 /// The file's name, beside `version-2` in the directory for logs.
 pub const WATERMARK_NAME: &str = "ringkeeper.watermark";
 /// How long the file is.
-pub const WATERMARK_FILE_BYTES: usize = 2 * SLOT_DISTANCE;
+pub const WATERMARK_FILE_BYTES: usize = SLOTS * SLOT_DISTANCE;
 /// How much of a slot is written.
 pub const SLOT_BYTES: usize = 8 * FIELDS + 4;
 
 const FIELDS: usize = 5 + EPOCH_ENDS;
 /// How many epochs back a missing end is noticed. A snapshot that is newer makes it moot.
 const EPOCH_ENDS: usize = 8;
-/// A page apart, so that no torn page spoils both.
+const SLOTS: usize = 4;
+/// The first cached slot; the durable ones come before.
+const CACHED: usize = 2;
+/// A page apart, so that no torn page spoils two.
 const SLOT_DISTANCE: usize = 4096;
 const MAGIC: [u8; 8] = *b"RKMARK\0\x01";
 const CHECKED_BYTES: usize = SLOT_BYTES - 4;
@@ -79,9 +89,9 @@ impl Watermark {
         self.epoch_ends.iter().copied().find(|end| last < *end && *end < next)
     }
 
-    /// The slot's bytes for the `sequence`th write, and the offset in the file where they go.
+    /// The bytes of a slot. `sequence` is higher than that of every slot stored before.
     #[must_use]
-    pub fn encode(&self, sequence: u64) -> (u64, [u8; SLOT_BYTES]) {
+    pub fn encode(&self, sequence: u64) -> [u8; SLOT_BYTES] {
         let mut slot = [0; SLOT_BYTES];
         let zxids = [self.zxid].into_iter().chain(self.epoch_ends);
         let fields = [MAGIC, sequence.to_be_bytes(), self.log.0.to_be_bytes()].into_iter();
@@ -92,19 +102,14 @@ impl Watermark {
         }
         let checksum = crc32fast::hash(&slot[..CHECKED_BYTES]);
         slot[CHECKED_BYTES..].copy_from_slice(&checksum.to_be_bytes());
-        ((sequence % 2) * SLOT_DISTANCE as u64, slot)
+        slot
     }
 
-    /// The newest whole slot of a file, with its sequence: the next write takes the one after.
-    /// `None` from a file that was never written: absent, short or all zero.
+    /// The newest whole slot of a file, with its sequence. `None` from a file that was never
+    /// written: absent, short or all zero.
     pub fn decode(file: &[u8]) -> Result<Option<(u64, Watermark)>, WatermarkDamaged> {
-        let slot = |index: u64| {
-            let start = index as usize * SLOT_DISTANCE;
-            let slot = file.get(start..start + SLOT_BYTES)?;
-            Watermark::decode_slot(slot).filter(|(sequence, _)| sequence % 2 == index)
-        };
-        let newest = [slot(0), slot(1)].into_iter().flatten().max_by_key(|(sequence, _)| *sequence);
-        match newest {
+        let slots = (0..SLOTS).filter_map(|index| slot_at(file, index));
+        match slots.max_by_key(|(sequence, _)| *sequence) {
             Some(newest) => Ok(Some(newest)),
             None if file.iter().all(|&byte| byte == 0) => Ok(None),
             None => Err(WatermarkDamaged),
@@ -131,6 +136,49 @@ impl Watermark {
     }
 }
 
+fn slot_at(file: &[u8], index: usize) -> Option<(u64, Watermark)> {
+    let start = index * SLOT_DISTANCE;
+    Watermark::decode_slot(file.get(start..start + SLOT_BYTES)?)
+}
+
+/// The offset of the cached slot that takes this sequence.
+#[must_use]
+pub fn cached_offset(sequence: u64) -> u64 {
+    slot_offset(CACHED + usize::from(!sequence.is_multiple_of(2)))
+}
+
+fn slot_offset(index: usize) -> u64 {
+    (index * SLOT_DISTANCE) as u64
+}
+
+/// Which of the durable slots the next store goes to: the one that is older or not whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DurableSlots {
+    next: usize,
+}
+
+impl DurableSlots {
+    /// Goes on with a file that holds these bytes.
+    #[must_use]
+    pub fn of(file: &[u8]) -> DurableSlots {
+        let [first, second] =
+            [0, 1].map(|index| slot_at(file, index).map(|(sequence, _)| sequence));
+        DurableSlots { next: usize::from(second < first) }
+    }
+
+    /// The offset of the slot to be written.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        slot_offset(self.next)
+    }
+
+    /// The slot is written and synced: the next store goes to the other one. After a store that
+    /// failed it goes to the same one again.
+    pub fn on_synced(&mut self) {
+        self.next = 1 - self.next;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,8 +190,8 @@ mod tests {
         watermark
     }
 
-    fn store(file: &mut [u8], sequence: u64) {
-        let (offset, slot) = watermark(sequence as i64).encode(sequence);
+    fn store(file: &mut [u8], offset: u64, sequence: u64) {
+        let slot = watermark(sequence as i64).encode(sequence);
         file[offset as usize..][..SLOT_BYTES].copy_from_slice(&slot);
     }
 
@@ -152,8 +200,19 @@ mod tests {
         let mut file = vec![0; WATERMARK_FILE_BYTES];
         assert_eq!(Watermark::decode(&[]), Ok(None));
         assert_eq!(Watermark::decode(&file), Ok(None));
-        for sequence in 1..6 {
-            store(&mut file, sequence);
+        for sequence in 1..10 {
+            let mut durable = DurableSlots::of(&file);
+            let before = durable;
+            let offset = match sequence % 3 {
+                0 => durable.offset(),
+                _ => cached_offset(sequence),
+            };
+            store(&mut file, offset, sequence);
+            if sequence % 3 == 0 {
+                durable.on_synced();
+                assert_ne!(durable, before);
+            }
+            assert_eq!(DurableSlots::of(&file), durable, "after {sequence}");
             let newest = Some((sequence, watermark(sequence as i64)));
             assert_eq!(Watermark::decode(&file), Ok(newest));
         }
@@ -161,25 +220,39 @@ mod tests {
 
     #[test]
     fn a_torn_or_damaged_slot_leaves_the_one_before() {
-        let mut file = vec![0; WATERMARK_FILE_BYTES];
-        store(&mut file, 6);
-        let before = file.clone();
-        store(&mut file, 7);
-        for torn in 0..SLOT_BYTES {
-            let mut image = file.clone();
-            image[SLOT_DISTANCE + torn..].copy_from_slice(&before[SLOT_DISTANCE + torn..]);
-            let expected = Some((6, watermark(6)));
-            assert_eq!(Watermark::decode(&image), Ok(expected), "torn at {torn}");
-            for bit in 0..8 {
+        for [older, newer] in [[0, SLOT_DISTANCE], [2 * SLOT_DISTANCE, 3 * SLOT_DISTANCE]] {
+            let mut file = vec![0; WATERMARK_FILE_BYTES];
+            store(&mut file, older as u64, 6);
+            let before = file.clone();
+            store(&mut file, newer as u64, 7);
+            for torn in 0..SLOT_BYTES {
                 let mut image = file.clone();
-                image[SLOT_DISTANCE + torn] ^= 1 << bit;
-                assert_eq!(Watermark::decode(&image), Ok(expected), "bit {bit} of {torn}");
+                image[newer + torn..].copy_from_slice(&before[newer + torn..]);
+                let expected = Some((6, watermark(6)));
+                assert_eq!(Watermark::decode(&image), Ok(expected), "torn at {torn}");
+                for bit in 0..8 {
+                    let mut image = file.clone();
+                    image[newer + torn] ^= 1 << bit;
+                    assert_eq!(Watermark::decode(&image), Ok(expected), "bit {bit} of {torn}");
+                }
             }
+            file[older] = 0;
+            file[newer] = 0;
+            assert_eq!(Watermark::decode(&file), Err(WatermarkDamaged));
+            assert_eq!(Watermark::decode(&file[..older + 60]), Err(WatermarkDamaged));
         }
-        file[0] = 0;
-        file[SLOT_DISTANCE] = 0;
-        assert_eq!(Watermark::decode(&file), Err(WatermarkDamaged));
-        assert_eq!(Watermark::decode(&file[..60]), Err(WatermarkDamaged));
+    }
+
+    #[test]
+    fn torn_cached_slots_leave_the_durable_ones() {
+        let mut file = vec![0; WATERMARK_FILE_BYTES];
+        let durable = DurableSlots::of(&file);
+        store(&mut file, durable.offset(), 5);
+        for sequence in [6, 7] {
+            store(&mut file, cached_offset(sequence), sequence);
+            file[cached_offset(sequence) as usize + 50] ^= 4;
+        }
+        assert_eq!(Watermark::decode(&file), Ok(Some((5, watermark(5)))));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use ringkeeper::pipeline::Append;
 use ringkeeper::storage;
 use ringkeeper::storage::segment::Segment;
 use ringkeeper::storage::txnlog::{self, HEADER_BYTES, LENGTH_OFFSET, PAYLOAD_OFFSET};
-use ringkeeper::storage::watermark::{WATERMARK_FILE_BYTES, Watermark};
+use ringkeeper::storage::watermark::{DurableSlots, WATERMARK_FILE_BYTES, Watermark};
 use ringkeeper::types::Zxid;
 
 use crate::check::Marks;
@@ -358,8 +358,9 @@ impl LogWriter {
     }
 
     fn store_watermark(&mut self, disk: &mut Disk, watermark: Watermark) -> Result<(), DiskError> {
-        let (offset, slot) = watermark.encode(self.sequence);
-        disk.write(self.watermark_file, offset as usize, &slot)?;
+        let slot = watermark.encode(self.sequence);
+        let slots = DurableSlots::of(disk.read(self.watermark_file));
+        disk.write(self.watermark_file, slots.offset() as usize, &slot)?;
         disk.sync(self.watermark_file)?;
         self.sequence += 1;
         self.watermark = watermark;
