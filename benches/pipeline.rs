@@ -170,7 +170,7 @@ impl Bed {
         let mut last = None;
         for append in appends.drain(..) {
             last = Some(append.last);
-            self.out.give_back(append);
+            self.out.give_back(append.records);
         }
         self.out.appends = appends;
         let last = last.expect("a write is logged, and an error is");

@@ -59,6 +59,7 @@ use crate::record::data::Stat;
 use crate::record::op::code;
 use crate::record::proto::{Create2Response, PathOnly, ReconfigRequest};
 use crate::record::txn::{CreateKind, DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
+pub use crate::storage::journal::Append;
 use crate::storage::txnlog;
 use crate::tree::ephemerals::Owner;
 use crate::tree::{self, PREFETCH_MAX, TreeReader, TreeWriter};
@@ -137,16 +138,6 @@ pub enum Input<'a> {
     Tick,
 }
 
-/// Records for the log, whole and framed, one after the other.
-#[derive(Debug, Default)]
-pub struct Append {
-    /// The first record opens a new log file, named by its zxid; the one before is complete.
-    pub new_file: bool,
-    pub first: Zxid,
-    pub last: Zxid,
-    pub records: Vec<u8>,
-}
-
 /// What a step asks of the shell. The shell may do these in any order, as long as the log and
 /// each shard get their own in order.
 #[derive(Default)]
@@ -164,9 +155,8 @@ pub struct Output {
 }
 
 impl Output {
-    /// Takes the memory of what has been stored, to be used again.
-    pub fn give_back(&mut self, append: Append) {
-        let Append { mut records, .. } = append;
+    /// Takes the memory of records that have been stored, to be used again.
+    pub fn give_back(&mut self, mut records: Vec<u8>) {
         if self.spare.capacity() < records.capacity() && records.capacity() <= SPARE_BYTES_MAX {
             records.clear();
             self.spare = records;

@@ -1,61 +1,46 @@
-//! One log file being written: what the back ends differ in.
-//!
-//! | | mapped (`map.rs`) | direct (`zeroed.rs`) |
-//! |---|---|---|
-//! | a record is appended | to the file, through its map | to memory |
-//! | a round | fdatasync | a write past the page cache that returns when it is durable |
-//! | room ahead | allocated | zeroed |
-//! | without room | grows, at once | a round of its own makes it |
-//! | after a SIGKILL the file has | what was appended | what was durable or on its way |
+//! The file of one log while it is written: mapped (`map.rs`), or written past the page cache
+//! (`zeroed.rs`). What is stored in it and when is the journal's (`storage/journal.rs`).
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::disk::LogError;
 use super::map::Map;
 use super::sys;
-use super::zeroed::{self, CHUNK_BYTES, ZeroedFile};
-use crate::storage::blocks::{Blocks, Extent};
+use super::zeroed::{self, ZeroedFile};
+use crate::storage::blocks::Blocks;
+use crate::storage::journal::{BackEnd, Growth, MAKING, Making, first_room};
 use crate::storage::segment::Segment;
 
-/// How a log's bytes reach the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BackEnd {
-    /// Stored into a mapped file, and synced.
-    Mapped,
-    /// Written past the page cache, durable when written.
-    Direct,
-}
-
-/// How far ahead of a direct log zeros are written.
-const ZEROED_BYTES: u64 = 16 << 20;
-/// How much of it before the log has its name: a start waits for this. Never less at a time.
-const ZEROED_FIRST_BYTES: u64 = CHUNK_BYTES as u64;
-
 pub(crate) enum Book {
-    Mapped {
-        segment: Segment<Map>,
-        /// Set once it is not to grow any more. Locked while it grows.
-        has_ended: Arc<Mutex<bool>>,
-    },
-    Direct {
-        blocks: Blocks,
-        file: Arc<ZeroedFile>,
-    },
+    Mapped { segment: Segment<Map>, allocated: Arc<Allocated> },
+    Direct(Arc<ZeroedFile>),
 }
 
-/// Room to be made in a log, by whoever may wait for the disk.
-pub(crate) enum Growth {
-    Mapped { file: Arc<File>, len: u64, has_ended: Arc<Mutex<bool>> },
-    Direct { file: Arc<ZeroedFile>, len: u64, ready: u64 },
+/// How far the file of a mapped log is allocated. It grows on one thread while another stores into
+/// what was there.
+pub(crate) struct Allocated {
+    file: Arc<File>,
+    len: AtomicU64,
+    /// Set once the file is cut and must not grow. Locked while it grows.
+    has_ended: Mutex<bool>,
+}
+
+/// Makes room in a log, on a thread that may wait for the disk.
+#[derive(Clone)]
+pub(crate) enum Room {
+    Mapped(Arc<Allocated>),
+    Direct(Arc<ZeroedFile>),
 }
 
 impl Book {
-    /// Makes a log of `step_bytes`, its header durable.
+    /// Makes a log with its first room and a durable header, in the journal's order.
     pub(crate) fn create(
         back_end: BackEnd,
         path: &Path,
@@ -63,157 +48,106 @@ impl Book {
     ) -> Result<Book, LogError> {
         let space = |source| LogError::Space { path: path.to_path_buf(), source };
         let sync = |source| LogError::Sync { path: path.to_path_buf(), source };
-        match back_end {
-            BackEnd::Mapped => {
-                let map = Map::create(path, step_bytes).map_err(space)?;
-                let file = Arc::clone(map.file());
-                let segment = Segment::create(map);
-                file.sync_all().map_err(sync)?;
-                Ok(Book::Mapped { segment, has_ended: Arc::default() })
+        let Growth { len, ready } = first_room(back_end, step_bytes);
+        let mut made = None;
+        for making in MAKING {
+            match (making, back_end) {
+                (Making::Create, BackEnd::Mapped) => {
+                    let map = Map::create(path, len).map_err(space)?;
+                    let file = Arc::clone(map.file());
+                    let (len, has_ended) = (AtomicU64::new(len), Mutex::new(false));
+                    let allocated = Arc::new(Allocated { file, len, has_ended });
+                    // Storing the header into the map is part of making the segment.
+                    made = Some(Book::Mapped { segment: Segment::create(map), allocated });
+                }
+                (Making::Create, BackEnd::Direct) => {
+                    let file = ZeroedFile::create(path, len, ready).map_err(space)?;
+                    made = Some(Book::Direct(Arc::new(file)));
+                }
+                (Making::Header, BackEnd::Mapped) => {}
+                (Making::Header, BackEnd::Direct) => {
+                    let header = Blocks::create().take();
+                    let file = made.as_ref().map(Book::file).expect("it was created");
+                    file.write_all_at(header.bytes(), header.offset()).map_err(space)?;
+                }
+                (Making::Sync, _) => {
+                    let file = made.as_ref().map(Book::file).expect("it was created");
+                    file.sync_all().map_err(sync)?;
+                }
             }
-            BackEnd::Direct => {
-                let ready = step_bytes.min(ZEROED_FIRST_BYTES);
-                let file = ZeroedFile::create(path, step_bytes, ready).map_err(space)?;
-                let mut blocks = Blocks::create();
-                let header = blocks.take();
-                write(file.file(), &header).map_err(space)?;
-                blocks.give_back(header);
-                file.file().sync_all().map_err(sync)?;
-                Ok(Book::Direct { blocks, file: Arc::new(file) })
-            }
         }
+        Ok(made.expect("it was created"))
     }
 
-    pub(crate) fn back_end(&self) -> BackEnd {
-        match self {
-            Book::Mapped { .. } => BackEnd::Mapped,
-            Book::Direct { .. } => BackEnd::Direct,
-        }
-    }
-
-    /// The offset after the last record.
-    pub(crate) fn end(&self) -> u64 {
-        match self {
-            Book::Mapped { segment, .. } => segment.end() as u64,
-            Book::Direct { blocks, .. } => blocks.end(),
-        }
-    }
-
-    /// Up to where it can be written to.
-    pub(crate) fn room_end(&self) -> u64 {
-        match self {
-            Book::Mapped { segment, .. } => segment.bytes().len() as u64,
-            Book::Direct { file, .. } => file.ready(),
-        }
-    }
-
-    /// What a round syncs or writes. A store through the map dirties the inode's pages, and fdatasync
-    /// on any descriptor of the inode writes them: measured by the kernel's count of dirty pages.
+    /// What a round syncs or writes to. A store through the map dirties the inode's pages, and
+    /// fdatasync on any descriptor of the inode writes them: measured by the kernel's count of dirty
+    /// pages.
     pub(crate) fn file(&self) -> &Arc<File> {
         match self {
             Book::Mapped { segment, .. } => segment.storage().file(),
-            Book::Direct { file, .. } => file.file(),
+            Book::Direct(file) => file.file(),
         }
     }
 
-    /// Appends whole records.
-    pub(crate) fn append(&mut self, framed: &[u8], step_bytes: u64) -> io::Result<()> {
+    /// Appends whole records to a mapped log, which has the room for them.
+    pub(crate) fn store(&mut self, framed: &[u8]) {
+        let Book::Mapped { segment, .. } = self else { unreachable!("stores are into a map") };
+        let stored = segment.append(framed);
+        assert_eq!(stored, Ok(()), "the journal stores where there is room");
+    }
+
+    /// Up to where the file can be written to by now: what was allocated elsewhere is mapped.
+    pub(crate) fn room(&mut self) -> io::Result<u64> {
         match self {
-            Book::Mapped { segment, .. } => {
-                if let Err(full) = segment.append(framed) {
-                    let end = (segment.end() + full.needed) as u64;
-                    let map = segment.storage_mut();
-                    let missing = end.saturating_sub(map.len());
-                    map.grow(map.len() + missing.div_ceil(step_bytes).max(1) * step_bytes)?;
-                    let appended = segment.append(framed);
-                    assert_eq!(appended, Ok(()), "a log that has grown has the room asked for");
+            Book::Mapped { segment, allocated } => {
+                let len = allocated.len.load(Ordering::Acquire);
+                let map = segment.storage_mut();
+                if map.len() < len {
+                    map.grow(len)?;
                 }
+                Ok(len)
             }
-            Book::Direct { blocks, .. } => blocks.append(framed),
+            Book::Direct(file) => Ok(file.ready()),
         }
-        Ok(())
     }
 
-    /// Room that will soon be needed, if it is not there.
-    pub(crate) fn growth_ahead(&self, step_bytes: u64) -> Option<Growth> {
-        let (len, end) = (self.room_end(), self.end());
+    /// What makes more room, elsewhere.
+    pub(crate) fn maker(&self) -> Room {
         match self {
-            Book::Mapped { has_ended, .. } => {
-                let is_short = len.saturating_sub(end) < step_bytes / 4;
-                let (file, len) = (Arc::clone(self.file()), len + step_bytes);
-                let has_ended = Arc::clone(has_ended);
-                is_short.then_some(Growth::Mapped { file, len, has_ended })
-            }
-            Book::Direct { file, .. } => {
-                let ahead = ZEROED_BYTES.min(step_bytes).max(ZEROED_FIRST_BYTES);
-                let is_short = len.saturating_sub(end) < ahead / 2;
-                let ready = (end + ahead).next_multiple_of(ZEROED_FIRST_BYTES);
-                is_short.then(|| growth_to(file, ready, step_bytes))
-            }
+            Book::Mapped { allocated, .. } => Room::Mapped(Arc::clone(allocated)),
+            Book::Direct(file) => Room::Direct(Arc::clone(file)),
         }
     }
 
-    /// Room that the next round needs and that is not there. A mapped log has it.
-    pub(crate) fn growth_now(&self, step_bytes: u64) -> Option<Growth> {
-        match self {
-            Book::Direct { blocks, file } if file.ready() < blocks.file_bytes() => {
-                Some(growth_to(file, blocks.file_bytes(), step_bytes))
-            }
-            _ => None,
-        }
-    }
-
-    /// What a round has to write; nothing where it only syncs.
-    pub(crate) fn take(&mut self) -> Option<Extent> {
-        match self {
-            Book::Mapped { .. } => None,
-            Book::Direct { blocks, .. } => Some(blocks.take()),
-        }
-    }
-
-    /// Nothing more will be appended: the file may be cut.
+    /// Nothing more will be stored, and no room be made: the file may be cut.
     pub(crate) fn into_file(self) -> Arc<File> {
         match self {
-            Book::Mapped { segment, has_ended } => {
-                *has_ended.lock() = true;
-                Arc::clone(segment.storage().file())
+            Book::Mapped { allocated, segment } => {
+                drop(segment);
+                *allocated.has_ended.lock() = true;
+                Arc::clone(&allocated.file)
             }
-            Book::Direct { blocks, file } => {
-                assert!(blocks.is_written(), "a log ends behind its last record");
-                file.end()
-            }
-        }
-    }
-
-    /// What was taken is written.
-    pub(crate) fn give_back(&mut self, extent: Extent) {
-        if let Book::Direct { blocks, .. } = self {
-            blocks.give_back(extent);
+            Book::Direct(file) => file.end(),
         }
     }
 }
 
-impl Growth {
+impl Room {
     /// Makes the room, unless the log has ended.
-    pub(crate) fn run(&self) -> io::Result<()> {
+    pub(crate) fn grow(&self, growth: Growth) -> io::Result<()> {
         match self {
-            Growth::Mapped { file, len, has_ended } => {
-                let has_ended = has_ended.lock();
-                if *has_ended { Ok(()) } else { sys::allocate(file, *len) }
+            Room::Mapped(allocated) => {
+                let has_ended = allocated.has_ended.lock();
+                if *has_ended || growth.len <= allocated.len.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                sys::allocate(&allocated.file, growth.len)?;
+                allocated.len.store(growth.len, Ordering::Release);
+                Ok(())
             }
-            Growth::Direct { file, len, ready } => file.grow(*len, *ready),
+            Room::Direct(file) => file.grow(growth.len, growth.ready),
         }
     }
-}
-
-fn growth_to(file: &Arc<ZeroedFile>, ready: u64, step_bytes: u64) -> Growth {
-    let (file, len) = (Arc::clone(file), ready.next_multiple_of(step_bytes));
-    Growth::Direct { file, len, ready }
-}
-
-/// Writes an extent, waiting for the disk.
-pub(crate) fn write(file: &File, extent: &Extent) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, extent.bytes(), extent.offset())
 }
 
 /// Whether a log could not be made because the file system cannot be written to directly.

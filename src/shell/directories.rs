@@ -3,6 +3,7 @@
 //! ```text
 //! <dataDir>/ringkeeper.lock               held for as long as the server runs
 //! <dataDir>/version-2/snapshot.*
+//! <dataDir>/ringkeeper.watermark          a copy, where dataLogDir is another directory
 //! <dataLogDir>/ringkeeper.lock            where it is another directory
 //! <dataLogDir>/ringkeeper.watermark       outside of version-2, whose names ZooKeeper reads
 //! <dataLogDir>/version-2/log.*
@@ -112,6 +113,16 @@ impl Directories {
 
     pub(crate) fn watermark(&self) -> &Path {
         &self.watermark
+    }
+
+    /// The watermark's file, and its copy where snapshots have a directory of their own: so that
+    /// it is known there that there were logs.
+    pub(crate) fn watermarks(&self) -> Vec<PathBuf> {
+        let mut paths = vec![self.watermark.clone()];
+        if let Some(data) = self.snapshots.parent().filter(|_| self.are_apart()) {
+            paths.push(data.join(WATERMARK_NAME));
+        }
+        paths
     }
 }
 

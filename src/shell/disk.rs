@@ -1,23 +1,15 @@
-//! The log writer: records appended, one sync for all that gathered while the last one ran.
+//! The log on its files: does what the journal orders (`storage/journal.rs`), and decides nothing.
 //!
 //! ```text
-//! pipeline --append--> log.N                 to its book; nothing is promised
-//!          --round---> sync or write         through io_uring; meanwhile the next records gather
-//!          <-done----- synced up to zxid     what may be acknowledged
+//! pipeline --append--> journal --orders--> map, watermark, keeper         at once
+//!                              --round---> sync or write                  through io_uring
+//!                                          steps, one after the other     on a thread that may wait
+//!          <--synced-- journal <---------- the round has ended
 //! ```
 //!
-//! How bytes get from the book to the disk is the back end's (`book.rs`).
-//!
-//! A roll is a round too. The old log is synced and cut to end with its last record; then a file
-//! made ahead gets its name, the directory is synced, and the watermark names it; only then its
-//! first record is stored (`storage/mod.rs` says why). What is appended meanwhile waits in memory;
-//! the only thread that waits is one for this.
-//!
-//! The first sync that fails is the last: the kernel has dropped what it could not write and would
-//! say nothing the next time. The error goes up and ends the process, and nothing after it is
-//! acknowledged.
+//! Rounds run elsewhere: on the core's ring, or on an executor. The first one that fails ends the
+//! process.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,15 +20,15 @@ use std::time::{Duration, Instant};
 use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 use tracing::{info, warn};
 
-use super::book::{BackEnd, Book, Growth};
+use super::book::{Book, Room};
 use super::directories::sync_directory;
-use super::gathering::{Answered, Gathering, Shaping};
 use super::keeper::Keeper;
+use super::marks::Marks;
 use super::{sys, whole_ms};
 use crate::metrics::{Counter, Recorder, Summary};
-use crate::pipeline::Append;
 use crate::storage;
 use crate::storage::blocks::{BLOCK_BYTES, Extent};
+use crate::storage::journal::{self, Append, Batch, Journal, Order, Round as Due, Step};
 use crate::storage::watermark::Watermark;
 use crate::types::Zxid;
 
@@ -59,16 +51,9 @@ pub enum LogError {
 pub(crate) struct LogOptions {
     /// `version-2` of dataLogDir.
     pub(crate) directory: PathBuf,
-    pub(crate) back_end: BackEnd,
-    /// How much is allocated at a time.
-    pub(crate) step_bytes: u64,
-    /// False: nothing is synced (`forceSync=no`), and a crash of the machine may lose what was
-    /// acknowledged.
-    pub(crate) force_sync: bool,
+    pub(crate) journal: journal::Settings,
     /// A slower sync is worth a warning.
     pub(crate) sync_warning: Duration,
-    /// How writes gather, where an operator wants them to.
-    pub(crate) shaping: Option<Shaping>,
 }
 
 /// A log as the pipeline core sees it.
@@ -78,15 +63,14 @@ pub(crate) trait Log {
     /// What one round has done.
     type Done;
 
-    /// Takes records; `round` makes them durable. What is in `append` may be taken out of it.
-    fn append(&mut self, append: &mut Append) -> Result<(), LogError>;
+    /// Takes records; `round` makes them durable. Returns memory to be used again.
+    fn append(&mut self, append: Append) -> Result<Vec<u8>, LogError>;
 
-    /// What has to be done next so that all that was appended becomes durable. One round is under
-    /// way at a time.
-    fn round(&mut self) -> Option<Self::Round>;
+    /// The next round to begin so that everything appended becomes durable. One round is under way
+    /// at a time.
+    fn round(&mut self) -> Result<Option<Self::Round>, LogError>;
 
-    /// For how long a round is better put off, if there is something for one. Once that is over,
-    /// nothing, until the round begins.
+    /// How much longer a round is put off to gather more records. `None`: no round is put off.
     fn gathers(&self) -> Option<Duration>;
 
     /// Whether a round is under way.
@@ -124,11 +108,11 @@ pub(crate) enum ExecutorFile {
 impl ExecutorFile {
     /// Another handle on the file of `book`, for the executor that this is called on.
     async fn open(path: &Path, book: &Book) -> io::Result<ExecutorFile> {
-        Ok(match book.back_end() {
-            BackEnd::Mapped => {
+        Ok(match book {
+            Book::Mapped { .. } => {
                 ExecutorFile::Synced(Rc::new(sys::adopt_file(book.file().try_clone()?)))
             }
-            BackEnd::Direct => {
+            Book::Direct(_) => {
                 let mut options = OpenOptions::new();
                 options.read(true).write(true).custom_flags(libc::O_DSYNC);
                 ExecutorFile::Written(Rc::new(options.dma_open(path).await?))
@@ -163,21 +147,19 @@ impl ExecutorFile {
     }
 }
 
-/// The log being written.
+/// The file of the current log.
 struct Current<H> {
     path: PathBuf,
-    start: Zxid,
     book: Book,
     /// The same file, as rounds want it.
     handle: H,
-    /// The last zxid stored in it.
-    last: Zxid,
 }
 
 /// What a log is opened with, on the core that it belongs to.
 pub(crate) struct LogParts {
     pub(crate) options: LogOptions,
     pub(crate) keeper: Arc<Keeper>,
+    pub(crate) marks: Arc<Marks>,
     /// The log goes on after this.
     pub(crate) last: Zxid,
     /// The watermark so far.
@@ -185,80 +167,92 @@ pub(crate) struct LogParts {
     pub(crate) recorder: Recorder,
 }
 
-/// The log: group commit over a book of either back end. `H` is a file as rounds want to have it.
+/// The log of one server. `H` is a file as rounds want to have it.
 pub(crate) struct GroupLog<H> {
     options: Arc<LogOptions>,
     keeper: Arc<Keeper>,
+    marks: Arc<Marks>,
+    journal: Journal,
     current: Option<Current<H>>,
-    /// Appends that cannot be stored before the roll that the first of them asks for is done.
-    waiting: VecDeque<Append>,
-    stored: Zxid,
-    synced: Zxid,
-    /// What the newest round made durable; `None` before the first log of a directory.
-    mark: Option<Watermark>,
-    /// Ends of epochs that are stored and not yet in the watermark.
-    epoch_ends: VecDeque<Zxid>,
-    in_round: bool,
-    gathering: Gathering,
-    /// What is stored and no round has begun to make durable yet.
-    queue: Queue,
+    /// From when the journal's time counts.
+    origin: Instant,
     recorder: Recorder,
 }
 
-/// Records that wait for a round, as metrics tell of them.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Queue {
-    count: u64,
-    /// When the first of them came.
-    since: Option<Instant>,
-}
-
-impl Queue {
-    fn add(&mut self, append: &Append) {
-        let count = append.last.0 - append.first.0 + 1;
-        self.count += u64::try_from(count).unwrap_or(0);
-        self.since.get_or_insert_with(Instant::now);
-    }
-}
-
 impl<H: Clone> GroupLog<H> {
-    /// With a moment's wait for those who were just answered, unless the operator wants another.
-    pub(crate) fn gathering(mut self) -> GroupLog<H> {
-        if let Gathering::Nothing = self.gathering {
-            self.gathering = Gathering::Answered(Answered::default());
-        }
-        self
-    }
-
     /// Its first append opens a new file.
     pub(crate) fn open(parts: LogParts) -> GroupLog<H> {
-        let LogParts { options, keeper, last, mark, recorder } = parts;
-        let syncs = options.force_sync || options.back_end == BackEnd::Mapped;
-        assert!(syncs, "a direct log that is not synced is not written either");
+        let LogParts { options, keeper, marks, last, mark, recorder } = parts;
+        let settings = journal::Settings { back_end: keeper.back_end(), ..options.journal };
+        // A watermark that was not in a file yet has no sequence, and the next has one.
+        let mark = mark.map(|mark| (marks.found(), mark));
         GroupLog {
+            journal: Journal::new(settings, last, mark),
             keeper,
+            marks,
             current: None,
-            waiting: VecDeque::new(),
-            stored: last,
-            synced: last,
-            mark,
-            epoch_ends: VecDeque::new(),
-            in_round: false,
-            gathering: Gathering::new(options.shaping),
-            queue: Queue::default(),
+            origin: Instant::now(),
             recorder,
             options: Arc::new(options),
         }
     }
 
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// Tells the journal of room that was made elsewhere.
+    fn see_room(&mut self) -> Result<(), LogError> {
+        let now = self.now();
+        // The room comes before its maker says that it has ended.
+        if !self.keeper.is_growing() {
+            self.journal.on_grown_ahead();
+        }
+        if let Some(Current { book, path, .. }) = &mut self.current {
+            let room = book.room();
+            let room = room.map_err(|source| LogError::Space { path: path.clone(), source })?;
+            self.journal.on_room(now, room);
+        }
+        Ok(())
+    }
+
+    /// Does what the journal orders. Says up to where all is durable, if that is news, and returns
+    /// memory.
+    fn obey(&mut self) -> (Option<Zxid>, Vec<u8>) {
+        let (mut synced, mut spare) = (None, Vec::new());
+        while let Some(order) = self.journal.next_order() {
+            match order {
+                Order::Store(records) => {
+                    let current = self.current.as_mut().expect("records are for an open log");
+                    current.book.store(&records);
+                    spare = records;
+                }
+                Order::Spare(memory) => spare = memory,
+                Order::Note { sequence, watermark } => self.marks.note(sequence, watermark),
+                Order::Synced { through, batch } => {
+                    self.measure(batch);
+                    synced = Some(through);
+                }
+                Order::GrowAhead(growth) => {
+                    if let Some(current) = &self.current {
+                        self.keeper.grow_ahead(current.book.maker(), growth);
+                    }
+                }
+                Order::MakeAhead => self.keeper.make_ahead(),
+            }
+        }
+        (synced, spare)
+    }
+
     /// Tells of a round, after `SyncRequestProcessor`, once for all requests of it.
-    fn measure(&self, queue: Queue, waited: Duration, took: Duration) {
+    fn measure(&self, batch: Batch) {
+        let Batch { count, waited, took } = batch;
         let (waited_ms, took_ms) = (whole_ms(waited), whole_ms(took));
         let recorder = &self.recorder;
-        recorder.add(Counter::SyncProcessorRequestQueued, queue.count);
+        recorder.add(Counter::SyncProcessorRequestQueued, count);
         for (summary, value) in [
-            (Summary::SyncProcessorBatchSize, queue.count),
-            (Summary::SyncProcessorQueueSize, queue.count),
+            (Summary::SyncProcessorBatchSize, count),
+            (Summary::SyncProcessorQueueSize, count),
             (Summary::SyncProcessTime, took_ms),
             (Summary::SyncProcessorQueueTimeMs, waited_ms),
             (Summary::SyncProcessorQueueFlushTimeMs, took_ms),
@@ -268,30 +262,34 @@ impl<H: Clone> GroupLog<H> {
         }
     }
 
-    fn store(&mut self, append: &Append) -> Result<(), LogError> {
-        let current = self.current.as_mut().expect("records are stored into an open log");
-        assert!(current.last < append.first && append.first <= append.last, "zxids ascend");
-        assert!(append.first.epoch() == append.last.epoch(), "an append is of one epoch");
-        if Zxid::ZERO < current.last && current.last.epoch() < append.first.epoch() {
-            self.epoch_ends.push_back(current.last);
+    fn measure_sync(&self, took: Duration) {
+        if !self.options.journal.force_sync {
+            return;
         }
-        let space = |source| LogError::Space { path: current.path.clone(), source };
-        current.book.append(&append.records, self.options.step_bytes).map_err(space)?;
-        self.queue.add(append);
-        current.last = append.last;
-        self.stored = append.last;
-        // Ahead of need, and elsewhere: the file system may take its time.
-        if let Some(growth) = current.book.growth_ahead(self.options.step_bytes) {
-            self.keeper.grow_ahead(growth);
+        self.recorder.record(Summary::FsyncTime, whole_ms(took));
+        if self.options.sync_warning <= took {
+            self.recorder.add(Counter::FsyncThresholdExceedCount, 1);
+            warn_of_slow_sync(took, self.journal.end());
         }
-        Ok(())
     }
 
-    /// Whether a roll has to wait until all that was stored is durable. A mapped log is synced by
-    /// the roll itself.
-    fn must_write_first(&self) -> bool {
-        let is_direct = |log: &Current<H>| log.book.back_end() == BackEnd::Direct;
-        self.stored != self.synced && self.current.as_ref().is_some_and(is_direct)
+    /// These steps, with the files that they are about.
+    fn waiting(&mut self, steps: Vec<Step>) -> Waiting {
+        let is_cut = steps.iter().any(|step| matches!(step, Step::Cut { .. }));
+        // A log that is cut is not written any more: its map goes first.
+        let (old, room) = match &self.current {
+            Some(_) if is_cut => (self.current.take(), None),
+            Some(current) => (None, Some((current.path.clone(), current.book.maker()))),
+            None => (None, None),
+        };
+        Waiting {
+            steps,
+            old: old.map(|current| (current.path, current.book.into_file())),
+            room,
+            directory: self.options.directory.clone(),
+            keeper: Arc::clone(&self.keeper),
+            marks: Arc::clone(&self.marks),
+        }
     }
 }
 
@@ -299,131 +297,73 @@ impl<H: Clone> Log for GroupLog<H> {
     type Round = LogRound<H>;
     type Done = Done<H>;
 
-    fn append(&mut self, append: &mut Append) -> Result<(), LogError> {
-        self.gathering.on_append();
-        let must_wait = append.new_file || !self.waiting.is_empty();
-        if must_wait {
-            assert!(append.new_file || self.current.is_some() || !self.waiting.is_empty());
-            self.waiting.push_back(std::mem::take(append));
-            return Ok(());
-        }
-        self.store(append)
+    fn append(&mut self, append: Append) -> Result<Vec<u8>, LogError> {
+        self.see_room()?;
+        self.journal.append(self.now(), append);
+        let (synced, spare) = self.obey();
+        assert_eq!(synced, None, "only a round makes anything durable");
+        Ok(spare)
     }
 
-    fn round(&mut self) -> Option<LogRound<H>> {
-        assert!(!self.in_round, "one round at a time");
-        let options = Arc::clone(&self.options);
-        if let Some(next) = self.waiting.front().filter(|_| !self.must_write_first()) {
-            let before = self.mark.unwrap_or_else(|| Watermark::new(next.first, self.stored));
-            let watermark = Watermark {
-                epoch_ends: before.epoch_ends,
-                ..Watermark::new(next.first, self.stored)
-            };
-            self.in_round = true;
-            self.gathering.on_interruption();
-            let through = self.stored;
-            let old =
-                self.current.take().map(|current| Old { path: current.path, book: current.book });
-            let keeper = Arc::clone(&self.keeper);
-            let roll = Roll { old, watermark, options, keeper };
-            return Some(LogRound::Wait(Waiting::Roll { roll, through }));
-        }
-        if self.stored == self.synced || self.gathers().is_some_and(|left| !left.is_zero()) {
-            return None;
-        }
-        let current = self.current.as_mut().expect("what was stored is in an open log");
-        self.in_round = true;
-        if let Some(growth) = current.book.growth_now(options.step_bytes) {
-            let path = current.path.clone();
-            return Some(LogRound::Wait(Waiting::Grow { growth, path }));
-        }
-        self.gathering.on_begin(self.queue.count);
-        Some(LogRound::Sync(Sync {
+    fn round(&mut self) -> Result<Option<LogRound<H>>, LogError> {
+        self.see_room()?;
+        let (synced, _) = self.obey();
+        assert_eq!(synced, None, "only a round makes anything durable");
+        let Some(due) = self.journal.next_round(self.now()) else { return Ok(None) };
+        let extent = match due {
+            Due::Steps(steps) => return Ok(Some(LogRound::Wait(self.waiting(steps)))),
+            Due::Sync => None,
+            Due::Write(extent) => Some(extent),
+        };
+        let current = self.current.as_ref().expect("what was stored is in an open log");
+        Ok(Some(LogRound::Sync(Sync {
             handle: current.handle.clone(),
-            extent: current.book.take(),
-            through: self.stored,
-            offset: current.book.end(),
-            options,
-            log: current.start,
-            queue: std::mem::take(&mut self.queue),
-        }))
+            path: current.path.clone(),
+            extent,
+            is_forced: self.options.journal.force_sync,
+        })))
     }
 
     fn gathers(&self) -> Option<Duration> {
-        let has_some = !self.in_round && self.stored != self.synced;
-        has_some.then(|| self.gathering.left(self.queue.count)).flatten()
+        self.journal.gathers(self.now())
     }
 
     fn in_round(&self) -> bool {
-        self.in_round
+        self.journal.in_round()
     }
 
     fn is_idle(&self) -> bool {
-        !self.in_round && self.waiting.is_empty() && self.stored == self.synced
+        self.journal.is_idle()
     }
 
     fn hurry(&mut self) {
-        self.gathering = Gathering::Nothing;
+        self.journal.hurry();
     }
 
     fn seal(&mut self) -> Result<(), LogError> {
-        assert!(self.is_idle(), "a log is sealed when all of it is durable");
-        let Some(current) = self.current.take() else { return Ok(()) };
-        self.keeper.seal(&current.path, current.book)
+        let steps = self.journal.seal();
+        self.waiting(steps).run().map(drop)
     }
 
     fn on_round(&mut self, done: Done<H>) -> Result<Option<Zxid>, LogError> {
-        assert!(self.in_round, "a round ends that has begun");
-        self.in_round = false;
-        match done {
-            Done::Synced { through, log, offset, queue, waited, took, extent } => {
-                self.measure(queue, waited, took);
-                self.gathering.on_synced(queue.count, self.queue.count, took);
-                if let (Some(current), Some(extent)) = (&mut self.current, extent) {
-                    current.book.give_back(extent);
-                }
-                if self.options.force_sync {
-                    self.recorder.record(Summary::FsyncTime, whole_ms(took));
-                    if self.options.sync_warning <= took {
-                        self.recorder.add(Counter::FsyncThresholdExceedCount, 1);
-                        let size = self.current.as_ref().map(|log| log.book.end());
-                        warn_of_slow_sync(took, size.unwrap_or(0));
-                    }
-                }
-                assert!(self.synced < through && through <= self.stored);
-                self.synced = through;
-                let mut mark = self.mark.expect("set when the log was begun");
-                (mark.log, mark.offset, mark.zxid) = (log, offset, through);
-                while let Some(end) = self.epoch_ends.pop_front_if(|end| *end <= through) {
-                    mark.end_epoch(end);
-                }
-                self.mark = Some(mark);
-                self.keeper.note(mark);
-                Ok(Some(through))
+        let written = match done {
+            Done::Synced { took, extent } => {
+                self.measure_sync(took);
+                extent
             }
-            Done::Grown => Ok(None),
-            Done::Rolled(Rolled { through, path, watermark, book }, handle) => {
-                let start = watermark.log;
-                self.mark = Some(watermark);
+            Done::Grown => {
+                self.see_room()?;
+                None
+            }
+            Done::Rolled(Begun { path, book }, handle) => {
                 info!(target: "ringkeeper::shell::disk", "Creating new log file: {}",
                     path.file_name().unwrap_or_default().display());
-                self.current = Some(Current { path, start, book, handle, last: through });
-                let news = self.synced < through;
-                self.synced = self.synced.max(through);
-                // The first of those that waited asked for this log, the next may ask for another.
-                while let Some(mut append) = self.waiting.pop_front() {
-                    if append.new_file && append.first != start {
-                        self.waiting.push_front(append);
-                        break;
-                    }
-                    append.new_file = false;
-                    self.store(&append)?;
-                }
-                // The log in use comes first.
-                self.keeper.prepare_ahead();
-                Ok(news.then_some(through))
+                self.current = Some(Current { path, book, handle });
+                None
             }
-        }
+        };
+        self.journal.on_round(self.now(), written);
+        Ok(self.obey().0)
     }
 }
 
@@ -447,105 +387,94 @@ pub(crate) enum LogRound<H> {
 /// What one round has done.
 pub(crate) enum Done<H> {
     Synced {
-        through: Zxid,
-        log: Zxid,
-        offset: u64,
-        queue: Queue,
-        /// From when the first of the queue came until the sync began.
-        waited: Duration,
         took: Duration,
         /// What was written, to be used again.
         extent: Option<Extent>,
     },
-    Rolled(Rolled, H),
+    Rolled(Begun, H),
     Grown,
 }
 
 /// A log that was begun.
-pub(crate) struct Rolled {
-    through: Zxid,
+pub(crate) struct Begun {
     path: PathBuf,
-    watermark: Watermark,
     book: Book,
 }
 
 /// Makes the log being written durable: as it is on the disk, or with what is to be written.
 pub(crate) struct Sync<H> {
     pub(crate) handle: H,
+    path: PathBuf,
     /// What is to be written, from a back end that writes.
     pub(crate) extent: Option<Extent>,
-    options: Arc<LogOptions>,
-    log: Zxid,
-    through: Zxid,
-    offset: u64,
-    queue: Queue,
+    is_forced: bool,
 }
 
-/// The log before, to be sealed.
-struct Old {
-    path: PathBuf,
-    book: Book,
-}
-
-/// From one log to the next. Nothing in here may wait on an executor: it is all done elsewhere.
-pub(crate) struct Roll {
-    old: Option<Old>,
-    watermark: Watermark,
-    options: Arc<LogOptions>,
+/// A round of steps that wait for the disk: for a thread of its own.
+pub(crate) struct Waiting {
+    steps: Vec<Step>,
+    /// The log that is cut.
+    old: Option<(PathBuf, Arc<File>)>,
+    /// The log that grows.
+    room: Option<(PathBuf, Room)>,
+    directory: PathBuf,
     keeper: Arc<Keeper>,
-}
-
-/// A round that waits for the disk several times: for a thread of its own.
-pub(crate) enum Waiting {
-    Roll {
-        roll: Roll,
-        through: Zxid,
-    },
-    /// A log outran those who make room in it.
-    Grow {
-        growth: Growth,
-        path: PathBuf,
-    },
-}
-
-/// What came of it.
-pub(crate) enum Waited {
-    Rolled(Box<Rolled>),
-    Grown,
+    marks: Arc<Marks>,
 }
 
 impl Waiting {
-    pub(crate) fn run(self) -> Result<Waited, LogError> {
-        match self {
-            Waiting::Roll { roll, through } => {
-                roll.run(through).map(|rolled| Waited::Rolled(Box::new(rolled)))
+    /// Does the steps, in their order. Returns the log that they began.
+    pub(crate) fn run(self) -> Result<Option<Begun>, LogError> {
+        let Waiting { steps, old, room, directory, keeper, marks } = self;
+        let (mut made, mut begun) = (None, None);
+        let begin = |source| LogError::Begin { path: directory.clone(), source };
+        for step in steps {
+            match step {
+                Step::Grow(growth) => {
+                    let (path, room) = room.as_ref().expect("there is a log to grow");
+                    let space = |source| LogError::Space { path: path.clone(), source };
+                    room.grow(growth).map_err(space)?;
+                }
+                Step::Cut { len } => {
+                    let (path, file) = old.as_ref().expect("there is a log to cut");
+                    let sync = |source| LogError::Sync { path: path.clone(), source };
+                    file.set_len(len).map_err(sync)?;
+                }
+                Step::SyncCut => {
+                    let (path, file) = old.as_ref().expect("there is a log to sync");
+                    let sync = |source| LogError::Sync { path: path.clone(), source };
+                    // The new length is needed to read the records back, so fdatasync covers it.
+                    file.sync_data().map_err(sync)?;
+                }
+                Step::Make => made = Some(keeper.make()?),
+                Step::Name { start } => {
+                    let path = directory.join(storage::log_name(start));
+                    let book = made.take().expect("it was made before").name(&path)?;
+                    begun = Some(Begun { path, book });
+                }
+                Step::SyncDirectory => sync_directory(&directory).map_err(begin)?,
+                Step::StoreWatermark { sequence, watermark } => {
+                    marks.store(sequence, watermark).map_err(begin)?;
+                }
             }
-            Waiting::Grow { growth, path } => match growth.run() {
-                Ok(()) => Ok(Waited::Grown),
-                Err(source) => Err(LogError::Space { path, source }),
-            },
         }
+        Ok(begun)
     }
 
-    /// The log that it is about.
+    /// What an error of starting these steps is about.
     pub(crate) fn path(&self) -> PathBuf {
-        match self {
-            Waiting::Roll { roll, .. } => roll.path(),
-            Waiting::Grow { path, .. } => path.clone(),
-        }
+        self.directory.clone()
     }
 }
 
-impl Waited {
-    /// For a ring of ours, which takes a file as it is.
-    pub(crate) fn end(self) -> Done<Arc<File>> {
-        match self {
-            Waited::Rolled(rolled) => {
-                let file = Arc::clone(rolled.book.file());
-                Done::Rolled(*rolled, file)
-            }
-            Waited::Grown => Done::Grown,
+/// For a ring of ours, which takes a file as it is.
+pub(crate) fn waited(begun: Option<Begun>) -> Done<Arc<File>> {
+    match begun {
+        Some(begun) => {
+            let file = Arc::clone(begun.book.file());
+            Done::Rolled(begun, file)
         }
+        None => Done::Grown,
     }
 }
 
@@ -556,7 +485,7 @@ impl Round for LogRound<ExecutorFile> {
         let waiting = match self {
             LogRound::Sync(sync) => {
                 let began = Instant::now();
-                let result = if sync.is_forced() {
+                let result = if sync.is_forced {
                     sync.handle.make_durable(sync.extent.as_ref()).await
                 } else {
                     Ok(())
@@ -566,13 +495,13 @@ impl Round for LogRound<ExecutorFile> {
             LogRound::Wait(waiting) => waiting,
         };
         match glommio::executor().spawn_blocking(move || waiting.run()).await? {
-            Waited::Rolled(rolled) => {
-                let opened = ExecutorFile::open(&rolled.path, &rolled.book).await;
-                let path = rolled.path.clone();
+            Some(begun) => {
+                let opened = ExecutorFile::open(&begun.path, &begun.book).await;
+                let path = begun.path.clone();
                 let handle = opened.map_err(|source| LogError::Begin { path, source })?;
-                Ok(Done::Rolled(*rolled, handle))
+                Ok(Done::Rolled(begun, handle))
             }
-            Waited::Grown => Ok(Done::Grown),
+            None => Ok(Done::Grown),
         }
     }
 }
@@ -580,39 +509,14 @@ impl Round for LogRound<ExecutorFile> {
 impl<H> Sync<H> {
     /// Whether it is to be synced at all.
     pub(crate) fn is_forced(&self) -> bool {
-        self.options.force_sync
+        self.is_forced
     }
 
     /// It began then and has ended, and this came of it.
     pub(crate) fn end(self, began: Instant, result: io::Result<()>) -> Result<Done<H>, LogError> {
-        let Sync { log, through, offset, queue, extent, .. } = self;
-        result.map_err(|source| LogError::Sync {
-            path: self.options.directory.join(storage::log_name(log)),
-            source,
-        })?;
-        let waited = queue.since.map_or(Duration::ZERO, |since| began - since);
-        Ok(Done::Synced { through, log, offset, queue, waited, took: began.elapsed(), extent })
-    }
-}
-
-impl Roll {
-    /// The log that it begins.
-    fn path(&self) -> PathBuf {
-        self.options.directory.join(storage::log_name(self.watermark.log))
-    }
-
-    /// In this order; each step is durable before the next.
-    fn run(self, through: Zxid) -> Result<Rolled, LogError> {
-        let path = self.path();
-        let Roll { old, watermark, options, keeper } = self;
-        if let Some(Old { path, book }) = old {
-            keeper.seal(&path, book)?;
-        }
-        let book = keeper.begin(&path)?;
-        sync_directory(&options.directory)
-            .and_then(|()| keeper.store_watermark(watermark))
-            .map_err(|source| LogError::Begin { path: path.clone(), source })?;
-        Ok(Rolled { through, path, watermark, book })
+        let Sync { path, extent, .. } = self;
+        result.map_err(|source| LogError::Sync { path, source })?;
+        Ok(Done::Synced { took: began.elapsed(), extent })
     }
 }
 
@@ -629,19 +533,22 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::record::txn::{Txn, TxnHeader};
-    use crate::shell::keeper::TEMPORARY_NAME;
     use crate::shell::scratch::Scratch;
+    use crate::storage::journal::{BackEnd, Growth, TEMPORARY_NAME};
     use crate::storage::replay::{Options, Replayed, replay};
     use crate::storage::txnlog;
 
     fn options(scratch: &Scratch, back_end: BackEnd) -> LogOptions {
         LogOptions {
-            back_end,
             directory: scratch.path().join("version-2"),
-            step_bytes: 64 * 1024,
-            force_sync: true,
+            journal: journal::Settings {
+                back_end,
+                step_bytes: 64 * 1024,
+                force_sync: true,
+                shaping: None,
+                waits_for_answered: false,
+            },
             sync_warning: Duration::from_secs(10),
-            shaping: None,
         }
     }
 
@@ -649,13 +556,12 @@ mod tests {
 
     fn open(scratch: &Scratch, options: LogOptions, last: Zxid) -> Executors {
         fs::create_dir_all(&options.directory).unwrap();
-        let watermark = scratch.path().join("ringkeeper.watermark");
-        let keeper =
-            Keeper::start(&options.directory, &watermark, options.step_bytes, options.back_end);
-        let keeper = keeper.unwrap();
+        let journal::Settings { step_bytes, back_end, .. } = options.journal;
+        let keeper = Arc::new(Keeper::start(&options.directory, step_bytes, back_end).unwrap());
+        let marks = Marks::start(&[scratch.path().join("ringkeeper.watermark")]).unwrap();
         let recorder = Metrics::new(1).1.remove(0);
-        let keeper = Arc::new(keeper);
-        GroupLog::open(LogParts { options, keeper, last, mark: None, recorder })
+        let marks = Arc::new(marks);
+        GroupLog::open(LogParts { options, keeper, marks, last, mark: None, recorder })
     }
 
     /// A record of `zxid` with `extra` bytes of data.
@@ -693,7 +599,7 @@ mod tests {
     /// Runs rounds until all is durable, and says what became so, round by round.
     async fn settle(log: &mut Executors) -> Vec<Zxid> {
         let mut synced = Vec::new();
-        while let Some(round) = log.round() {
+        while let Some(round) = log.round().unwrap() {
             let done = round.run().await.unwrap();
             synced.extend(log.on_round(done).unwrap());
         }
@@ -727,12 +633,12 @@ mod tests {
     fn what_is_synced_is_found_again_after_a_roll_and_growth() {
         with_each("log", |scratch, back_end| async move {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
-            log.append(&mut append(true, 1..=3, 100)).unwrap();
+            log.append(append(true, 1..=3, 100)).unwrap();
             assert_eq!(settle(&mut log).await, [Zxid(3)]);
-            log.append(&mut append(false, 4..=4, 200_000)).unwrap();
-            log.append(&mut append(false, 5..=5, 10)).unwrap();
+            log.append(append(false, 4..=4, 200_000)).unwrap();
+            log.append(append(false, 5..=5, 10)).unwrap();
             assert_eq!(settle(&mut log).await, [Zxid(5)]);
-            log.append(&mut append(true, 6..=9, 10)).unwrap();
+            log.append(append(true, 6..=9, 10)).unwrap();
             assert_eq!(settle(&mut log).await, [Zxid(9)]);
             // As a SIGKILL leaves it: nothing is sealed, the map is simply gone.
             let (zxids, replayed) = replayed(&scratch);
@@ -749,11 +655,11 @@ mod tests {
     fn appends_during_a_roll_wait_and_keep_their_order() {
         with_each("log-roll", |scratch, back_end| async move {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
-            log.append(&mut append(true, 1..=1, 10)).unwrap();
-            let round = log.round().unwrap();
-            log.append(&mut append(false, 2..=2, 10)).unwrap();
-            log.append(&mut append(true, 3..=3, 10)).unwrap();
-            log.append(&mut append(false, 4..=4, 10)).unwrap();
+            log.append(append(true, 1..=1, 10)).unwrap();
+            let round = log.round().unwrap().unwrap();
+            log.append(append(false, 2..=2, 10)).unwrap();
+            log.append(append(true, 3..=3, 10)).unwrap();
+            log.append(append(false, 4..=4, 10)).unwrap();
             let done = round.run().await.unwrap();
             assert_eq!(log.on_round(done).unwrap(), None);
             // The next roll seals what the first log got.
@@ -773,12 +679,12 @@ mod tests {
     fn records_that_gather_during_a_sync_share_the_next_one() {
         with_each("log-group", |scratch, back_end| async move {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
-            log.append(&mut append(true, 1..=1, 10)).unwrap();
+            log.append(append(true, 1..=1, 10)).unwrap();
             settle(&mut log).await;
-            log.append(&mut append(false, 2..=2, 10)).unwrap();
-            let round = log.round().unwrap();
+            log.append(append(false, 2..=2, 10)).unwrap();
+            let round = log.round().unwrap().unwrap();
             for zxid in 3..=20 {
-                log.append(&mut append(false, zxid..=zxid, 10)).unwrap();
+                log.append(append(false, zxid..=zxid, 10)).unwrap();
             }
             let done = round.run().await.unwrap();
             assert_eq!(log.on_round(done).unwrap(), Some(Zxid(2)));
@@ -792,10 +698,10 @@ mod tests {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             let (metrics, mut recorders) = Metrics::new(1);
             log.recorder = recorders.remove(0);
-            log.append(&mut append(true, 1..=3, 10)).unwrap();
-            log.append(&mut append(false, 4..=5, 10)).unwrap();
+            log.append(append(true, 1..=3, 10)).unwrap();
+            log.append(append(false, 4..=5, 10)).unwrap();
             settle(&mut log).await;
-            log.append(&mut append(false, 6..=6, 10)).unwrap();
+            log.append(append(false, 6..=6, 10)).unwrap();
             settle(&mut log).await;
             let readings = metrics.read();
             assert_eq!(readings.counter(Counter::SyncProcessorRequestQueued), 6);
@@ -816,7 +722,7 @@ mod tests {
     fn a_sync_that_fails_acknowledges_nothing() {
         with_each("log-sync", |scratch, back_end| async move {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
-            log.append(&mut append(true, 1..=1, 10)).unwrap();
+            log.append(append(true, 1..=1, 10)).unwrap();
             settle(&mut log).await;
             // A file that takes no sync or write: the kernel refuses, as a broken disk would.
             log.current.as_mut().unwrap().handle = match back_end {
@@ -829,8 +735,8 @@ mod tests {
                     ExecutorFile::Written(Rc::new(DmaFile::open(path).await.unwrap()))
                 }
             };
-            log.append(&mut append(false, 2..=2, 10)).unwrap();
-            let failed = log.round().unwrap().run().await;
+            log.append(append(false, 2..=2, 10)).unwrap();
+            let failed = log.round().unwrap().unwrap().run().await;
             let Err(error @ LogError::Sync { .. }) = failed else { panic!("it was not synced") };
             assert!(error.to_string().contains("version-2/log.1"), "{error}");
             assert!(!log.is_idle());
@@ -841,14 +747,10 @@ mod tests {
     fn a_log_that_cannot_grow_says_so() {
         with_each("log-full", |scratch, back_end| async move {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
-            log.append(&mut append(true, 1..=1, 10)).unwrap();
+            log.append(append(true, 1..=1, 10)).unwrap();
             settle(&mut log).await;
-            log.options =
-                Arc::new(LogOptions { step_bytes: 1 << 50, ..options(&scratch, back_end) });
-            let error = match log.append(&mut append(false, 2..=2, 3_000_000)) {
-                Ok(()) => log.round().unwrap().run().await.err().expect("there is no such disk"),
-                Err(error) => error,
-            };
+            let growth = Growth { len: 1 << 50, ready: 1 << 50 };
+            let error = log.waiting(vec![Step::Grow(growth)]).run().err().expect("no such disk");
             assert!(matches!(error, LogError::Space { .. }), "{error}");
             assert_eq!(replayed(&scratch).0, [1]);
         });
@@ -856,7 +758,7 @@ mod tests {
 
     /// One append: what it asks for, and whether all is made durable after it.
     #[derive(Clone, Copy, Debug)]
-    struct Step {
+    struct Written {
         new_file: bool,
         count: i64,
         extra: usize,
@@ -864,7 +766,7 @@ mod tests {
     }
 
     /// The log files that `steps` lead to, by name.
-    fn written(back_end: BackEnd, steps: Vec<Step>) -> BTreeMap<OsString, Vec<u8>> {
+    fn written(back_end: BackEnd, steps: Vec<Written>) -> BTreeMap<OsString, Vec<u8>> {
         let executor =
             LocalExecutorBuilder::default().io_memory(64 << 10).spawn(move || async move {
                 let scratch = Scratch::new(&format!("log-{back_end:?}"));
@@ -872,8 +774,8 @@ mod tests {
                 let mut next = 1;
                 for (index, step) in steps.into_iter().enumerate() {
                     let new_file = step.new_file || index == 0;
-                    let mut records = append(new_file, next..=next + step.count - 1, step.extra);
-                    log.append(&mut records).unwrap();
+                    let records = append(new_file, next..=next + step.count - 1, step.extra);
+                    log.append(records).unwrap();
                     next += step.count;
                     if step.settles {
                         settle(&mut log).await;
@@ -897,7 +799,7 @@ mod tests {
         fn both_back_ends_write_the_same_files(
             steps in vec(
                 (prop::bool::weighted(0.1), 1_i64..40, 0_usize..20_000, any::<bool>()).prop_map(
-                    |(new_file, count, extra, settles)| Step { new_file, count, extra, settles },
+                    |(new_file, count, extra, settles)| Written { new_file, count, extra, settles },
                 ),
                 1..20,
             ),

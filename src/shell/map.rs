@@ -1,4 +1,4 @@
-//! A log file mapped into memory.
+//! A file mapped into memory: a log, or the watermark.
 //!
 //! A store beyond what the file system has set aside raises SIGBUS, so a file is given real
 //! blocks (`fallocate`) before it is mapped, and the map is never longer than the file. A full disk
@@ -35,6 +35,15 @@ impl Map {
         // SAFETY: the file is `len` bytes long and allocated. Nobody else writes or cuts it while
         // it is mapped: the directory is locked against a second server (`directories.rs`), and
         // this one cuts a log only after its map is gone (`Book::into_file`).
+        let map = unsafe { MmapMut::map_mut(&file)? };
+        Ok(Map { file: Arc::new(file), map })
+    }
+
+    /// Opens a file that is there, made `len` bytes long and allocated, and maps it.
+    pub(crate) fn open(path: &Path, len: u64) -> io::Result<Map> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        sys::allocate(&file, len)?;
+        // SAFETY: as in `create`. Nobody cuts this file.
         let map = unsafe { MmapMut::map_mut(&file)? };
         Ok(Map { file: Arc::new(file), map })
     }

@@ -7,7 +7,8 @@
 //! shard cores         connections                                      shard_core.rs, ring.rs
 //! pipeline core       orders, logs, applies                            pipeline_core.rs, disk.rs
 //! core                both of these, on small machines                 one_core.rs
-//! log-keeper          files made ahead, the watermark                  keeper.rs
+//! log-keeper          files made ahead                                 keeper.rs
+//! watermark           how far the log is durable                       marks.rs
 //! background          snapshots, purging                               background.rs
 //! ```
 //!
@@ -18,8 +19,7 @@
 //! | `directories.rs` | the data directories: made, checked, locked |
 //! | `recover.rs` | files into the state to go on from |
 //! | `mesh.rs` | the channels between cores |
-//! | `book.rs` | one log file being written: mapped (`map.rs`) or direct (`zeroed.rs`) |
-//! | `gathering.rs` | when the log waits for more before it makes durable what it has |
+//! | `book.rs` | the file of one log: mapped (`map.rs`) or direct (`zeroed.rs`) |
 //! | `unbuffered.rs` | a snapshot's file while it is written |
 //! | `words.rs` | four-letter words: answers gathered from all cores |
 //! | `counts.rs` | a shard's counts into the metrics |
@@ -49,10 +49,10 @@ mod cores;
 mod counts;
 mod directories;
 mod disk;
-mod gathering;
 mod keeper;
 pub mod logging;
 mod map;
+mod marks;
 mod mesh;
 mod one_core;
 mod pipeline_core;
@@ -88,6 +88,7 @@ use cores::Layout;
 use directories::{Directories, DirectoryError};
 use disk::{LogError, LogParts};
 use keeper::Keeper;
+use marks::Marks;
 use mesh::Mesh;
 use pipeline_core::{PipelineCommand, PipelineInbox, PipelineParts};
 use preflight::Allowed;
@@ -247,6 +248,7 @@ struct Server {
     pipeline: PipelineInbox,
     background: Background,
     keeper: Arc<Keeper>,
+    marks: Arc<Marks>,
     threads: Vec<JoinHandle<()>>,
     events: channel::Sender<Event>,
 }
@@ -293,13 +295,17 @@ impl Server {
             background::write_snapshot(directories.snapshots(), snapshots, &job, None)
                 .map_err(|error| RunError::Storage(error.to_string()))?;
         }
-        let log_options = settings::log(config, directories);
+        let log_options = settings::log(config, directories, layout.shared);
         let keeper = Arc::new(Keeper::start(
             directories.logs(),
-            directories.watermark(),
-            log_options.step_bytes,
-            log_options.back_end,
+            log_options.journal.step_bytes,
+            log_options.journal.back_end,
         )?);
+        let marks = Marks::start(&directories.watermarks());
+        let marks = Arc::new(marks.map_err(|source| {
+            let path = directories.watermark().to_path_buf();
+            RunError::from(LogError::Begin { path, source })
+        })?);
         let mesh = Mesh::new(shards);
         let inbox = PipelineInbox::new(mesh.pipeline_bell());
         let sound = snapshot.or(Some(last));
@@ -361,6 +367,7 @@ impl Server {
             log: LogParts {
                 options: log_options,
                 keeper: Arc::clone(&keeper),
+                marks: Arc::clone(&marks),
                 last,
                 mark: watermark,
                 recorder: for_log,
@@ -384,7 +391,8 @@ impl Server {
             "PrepRequestProcessor (sid:0) started, reconfigEnabled={}", config.auth.reconfig
         );
         let (shards, events) = (mesh.commander(), events.clone());
-        Ok(Server { acceptor, shards, pipeline: inbox, background, keeper, threads, events })
+        let pipeline = inbox;
+        Ok(Server { acceptor, shards, pipeline, background, keeper, marks, threads, events })
     }
 
     /// Waits until there is a reason to stop, and stops.
@@ -419,6 +427,7 @@ impl Server {
         await_events(inbox, count, |event| matches!(event, Event::Closed))?;
         self.background.stop();
         self.keeper.stop();
+        self.marks.stop();
         // Not joined: an executor that has nothing left to do may still sleep on its way out, and
         // the end of the process ends it.
         self.threads.clear();

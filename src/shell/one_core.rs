@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::SegQueue;
 
 use super::clock::Ticks;
-use super::disk::{GroupLog, LogError, LogRound, Sync, Waited};
+use super::disk::{self, Begun, GroupLog, LogError, LogRound, Sync};
 use super::pipeline_core::{Core, PipelineParts};
 use super::ring::Ring;
 use super::shard_core::{self, Beside, ShardCommand, ShardParts};
@@ -39,7 +39,7 @@ pub(crate) fn run(
 ) -> io::Result<()> {
     let ticks = Ticks::start(pipeline.clock.now(), pipeline.tick);
     let mut beside = PipelineBeside {
-        core: Some(Core::start(pipeline, |parts| GroupLog::open(parts).gathering())),
+        core: Some(Core::start(pipeline, GroupLog::open)),
         finished: Some(Box::new(finished)),
         syncing: None,
         waited: Arc::default(),
@@ -60,7 +60,7 @@ struct PipelineBeside {
     /// The sync that the ring is at, and when it began.
     syncing: Option<(Sync<Arc<File>>, Instant)>,
     /// What came of a round that waited, from the thread that it ran on.
-    waited: Arc<SegQueue<Result<Waited, LogError>>>,
+    waited: Arc<SegQueue<Result<Option<Begun>, LogError>>>,
     ticks: Ticks,
 }
 
@@ -97,7 +97,7 @@ impl Beside for PipelineBeside {
     fn take_turn(&mut self, now: Now, ring: &mut Ring) -> io::Result<()> {
         let Some(core) = &self.core else { return Ok(()) };
         while let Some(waited) = self.waited.pop() {
-            core.on_round(waited.map(Waited::end));
+            core.on_round(waited.map(disk::waited));
         }
         if self.ticks.take(now) {
             core.on_tick();

@@ -259,11 +259,15 @@ impl<L: Log, C> Core<L, C> {
     /// What has to be done next to make durable what was logged. One round is under way at a time,
     /// and none once the core cannot go on.
     pub(crate) fn next_round(&self) -> Option<L::Round> {
-        let log = &mut self.state.borrow_mut().log;
-        if log.in_round() || self.fault.borrow().is_some() {
+        if self.state.borrow().log.in_round() {
             return None;
         }
-        log.round()
+        let mut next = None;
+        self.guard(|state, _| {
+            next = state.log.round()?;
+            Ok(())
+        });
+        next
     }
 
     /// For how long the log puts a round off.
@@ -371,9 +375,9 @@ impl<L: Log, C> State<L, C> {
     /// Does what the last step asked for, each destination in order.
     fn act(&mut self) -> Result<(), LogError> {
         let mut appends = std::mem::take(&mut self.out.appends);
-        for mut append in appends.drain(..) {
-            self.log.append(&mut append)?;
-            self.out.give_back(append);
+        for append in appends.drain(..) {
+            let memory = self.log.append(append)?;
+            self.out.give_back(memory);
         }
         self.out.appends = appends;
         for applied in self.out.applied.drain(..) {

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::directories::{Directories, DirectoryError, names, sync_directory};
-use super::keeper::{self, TEMPORARY_NAME};
+use super::marks;
 use crate::pipeline::{OnMismatch, Restore, RestoreError, Restored};
 use crate::storage::compression::Decoder;
+use crate::storage::journal::TEMPORARY_NAME;
 use crate::storage::replay::{Cut, Options, Replay, ReplayError};
 use crate::storage::snapshot::SnapshotReader;
 use crate::storage::watermark::{Watermark, WatermarkDamaged};
@@ -238,7 +239,7 @@ pub(crate) fn is_quick_valid(directory: &Path, file: &SnapshotFile) -> bool {
 }
 
 fn read_watermark(path: &Path) -> Result<Option<Watermark>, RecoverError> {
-    let found = keeper::read_watermark(path).map_err(|source| io_error(path, source))?;
+    let found = marks::read_watermark(path).map_err(|source| io_error(path, source))?;
     let found =
         found.map_err(|damage| RecoverError::Watermark { path: path.to_path_buf(), damage })?;
     Ok(found.map(|(_, watermark)| watermark))

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use super::accept::AcceptOptions;
 use super::background::SnapshotOptions;
-use super::book::BackEnd;
 use super::cores::Wishes;
 use super::directories::Directories;
 use super::disk::LogOptions;
-use super::gathering::Shaping;
+
 use super::recover::RecoverOptions;
 use super::ring::Ring;
 use crate::admin::Configuration;
@@ -24,6 +23,8 @@ use crate::config::{
 use crate::pipeline;
 use crate::shard::{self, ConnectThrottle, EarlyDrop};
 use crate::storage;
+use crate::storage::gathering::Shaping;
+use crate::storage::journal::{self, BackEnd};
 use crate::tree::{self, ephemerals};
 use crate::types::ServerId;
 
@@ -92,23 +93,27 @@ fn record_bytes_max(config: &Config) -> usize {
     config.connections.packet_bytes_max + config.connections.packet_bytes_extra
 }
 
-pub(crate) fn log(config: &Config, directories: &Directories) -> LogOptions {
+/// `shares_core`: the pipeline runs on one core with the only shard.
+pub(crate) fn log(config: &Config, directories: &Directories, shares_core: bool) -> LogOptions {
     let step = config.txn_log.preallocate_bytes.max(LOG_STEP_BYTES_MIN);
     let TxnLog { flush_delay_ms, poll_ms, batch_max, .. } = config.txn_log;
     LogOptions {
         directory: directories.logs().to_path_buf(),
-        back_end: match config.txn_log.back_end {
-            TxnLogBackEnd::Direct if config.txn_log.force_sync => BackEnd::Direct,
-            TxnLogBackEnd::Direct | TxnLogBackEnd::Mapped => BackEnd::Mapped,
+        journal: journal::Settings {
+            back_end: match config.txn_log.back_end {
+                TxnLogBackEnd::Direct if config.txn_log.force_sync => BackEnd::Direct,
+                TxnLogBackEnd::Direct | TxnLogBackEnd::Mapped => BackEnd::Mapped,
+            },
+            step_bytes: step.next_multiple_of(PAGE_BYTES),
+            force_sync: config.txn_log.force_sync,
+            shaping: (0 < flush_delay_ms).then(|| Shaping {
+                delay: milliseconds(flush_delay_ms),
+                poll: milliseconds(poll_ms),
+                batch_max: batch_max as u64,
+            }),
+            waits_for_answered: shares_core,
         },
-        step_bytes: step.next_multiple_of(PAGE_BYTES),
-        force_sync: config.txn_log.force_sync,
         sync_warning: milliseconds(config.txn_log.sync_warning_ms),
-        shaping: (0 < flush_delay_ms).then(|| Shaping {
-            delay: milliseconds(flush_delay_ms),
-            poll: milliseconds(poll_ms),
-            batch_max: batch_max as u64,
-        }),
     }
 }
 

@@ -12,16 +12,19 @@
 //! A write that a crash tears leaves some of its blocks as they were: the first with what it had,
 //! the others zero. So nothing that was durable is lost, and what is behind it reads as a torn
 //! tail (`replay.rs`). Only one extent may be on its way at a time: of two that share a block the
-//! older might come last.
+//! older might come last. An extent is no longer than `UNSYNCED_BYTES_MAX`, so that a restart knows
+//! how far behind the last sync a crash can have torn the log.
+
+use std::collections::VecDeque;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::txnlog;
+use super::{UNSYNCED_BYTES_MAX, txnlog};
 
 /// What disks write at once, and where such writes begin.
 pub const BLOCK_BYTES: usize = 4096;
-/// What is kept of a buffer between writes. More goes back to the allocator.
-const SPARE_BLOCKS_MAX: usize = (1 << 20) / BLOCK_BYTES;
+/// The longest extent.
+const EXTENT_BLOCKS_MAX: usize = UNSYNCED_BYTES_MAX as usize / BLOCK_BYTES;
 
 /// Bytes that begin where direct writes may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -39,6 +42,8 @@ pub struct Extent {
     /// Where in the file; a multiple of `BLOCK_BYTES`.
     offset: u64,
     blocks: Vec<Block>,
+    /// Up to here the log is durable once this is written.
+    end: u64,
 }
 
 impl Extent {
@@ -51,22 +56,32 @@ impl Extent {
     pub fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.blocks)
     }
+
+    /// Up to here the log is durable once this is written: the end of what was appended, or of the
+    /// extent.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.end
+    }
 }
 
 /// One log file, being written: what of it is not on the disk yet.
 #[derive(Debug)]
 pub struct Blocks {
-    /// Where in the file `blocks` begin; a multiple of `BLOCK_BYTES`.
+    /// Where in the file the first chunk begins; a multiple of `BLOCK_BYTES`.
     start: u64,
-    /// The block in which the last record ends that was taken, and all behind it. Zero from `end` on.
-    blocks: Vec<Block>,
+    /// What makes the next extents, one each: the block in which the last record ends that was
+    /// taken, and all behind it. Zero from `end` on.
+    chunks: VecDeque<Vec<Block>>,
+    /// Where in the file the last chunk ends.
+    chunks_end: u64,
     /// Where in the file the next record goes.
     end: u64,
     /// Up to where it was taken.
     taken: u64,
     /// Whether an extent is on its way.
     is_writing: bool,
-    /// Of the extent before, to be used again.
+    /// The memory of an extent that was written.
     spare: Vec<Block>,
 }
 
@@ -78,7 +93,8 @@ impl Blocks {
         txnlog::append_header(&mut header);
         let mut blocks = Blocks {
             start: 0,
-            blocks: Vec::new(),
+            chunks: VecDeque::new(),
+            chunks_end: 0,
             end: 0,
             taken: 0,
             is_writing: false,
@@ -103,17 +119,18 @@ impl Blocks {
     /// How long the file must be for the next extent.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        self.start + bytes_of(self.blocks.len())
+        self.start + bytes_of(self.chunks.front().map_or(0, Vec::len))
     }
 
     /// Appends whole records (as `txnlog::append_record` made them).
     pub fn append(&mut self, mut framed: &[u8]) {
         while !framed.is_empty() {
             let used = usize::try_from(self.end % bytes_of(1)).expect("less than a block");
-            if self.file_bytes() == self.end {
-                self.blocks.push(Block::ZERO);
+            if self.chunks_end == self.end {
+                self.add_block(Block::ZERO);
             }
-            let block = self.blocks.last_mut().expect("one that has room");
+            let chunk = self.chunks.back_mut().expect("one that has room");
+            let block = chunk.last_mut().expect("a chunk has a block");
             let (now, later) = framed.split_at(framed.len().min(BLOCK_BYTES - used));
             block.0[used..used + now.len()].copy_from_slice(now);
             self.end += now.len() as u64;
@@ -121,34 +138,45 @@ impl Blocks {
         }
     }
 
-    /// Takes what is to be written for all that was appended to be durable. It must be, and be
-    /// given back, before the next is taken.
+    fn add_block(&mut self, block: Block) {
+        match self.chunks.back_mut().filter(|chunk| chunk.len() < EXTENT_BLOCKS_MAX) {
+            Some(chunk) => chunk.push(block),
+            None => {
+                let mut chunk = std::mem::take(&mut self.spare);
+                chunk.push(block);
+                self.chunks.push_back(chunk);
+            }
+        }
+        self.chunks_end += bytes_of(1);
+    }
+
+    /// Takes what is to be written next. It must be, and be given back, before the next is taken.
     ///
     /// # Panics
     /// If there is nothing new to be written, or the last extent was not given back.
     pub fn take(&mut self) -> Extent {
         assert!(self.taken < self.end, "nothing was appended since");
         assert!(!self.is_writing, "of two extents that share a block the older might come last");
-        (self.taken, self.is_writing) = (self.end, true);
-        let last = *self.blocks.last().expect("what was appended is in a block");
-        let extent = Extent {
-            offset: self.start,
-            blocks: std::mem::replace(&mut self.blocks, std::mem::take(&mut self.spare)),
-        };
-        self.blocks.clear();
-        self.start = self.end / bytes_of(1) * bytes_of(1);
-        if self.start < self.end {
-            self.blocks.push(last);
+        let blocks = self.chunks.pop_front().expect("what was appended is in a chunk");
+        let offset = self.start;
+        self.start += bytes_of(blocks.len());
+        (self.taken, self.is_writing) = (self.end.min(self.start), true);
+        if self.end < self.start {
+            let last = *blocks.last().expect("a chunk has a block");
+            self.start -= bytes_of(1);
+            self.chunks_end = self.start;
+            self.add_block(last);
         }
-        extent
+        Extent { offset, blocks, end: self.taken }
     }
 
     /// An extent was written: its memory can be used again.
     pub fn give_back(&mut self, extent: Extent) {
         assert!(self.is_writing);
         self.is_writing = false;
-        if extent.blocks.capacity() <= SPARE_BLOCKS_MAX {
+        if self.spare.capacity() < extent.blocks.capacity() {
             self.spare = extent.blocks;
+            self.spare.clear();
         }
     }
 }
@@ -229,6 +257,30 @@ mod tests {
         assert_eq!((blocks.end(), blocks.file_bytes()), (bytes_of(1) + 1, bytes_of(2)));
         let extent = blocks.take();
         assert_eq!((extent.offset(), &extent.bytes()[..2]), (bytes_of(1), &[2, 0][..]));
+    }
+
+    #[test]
+    fn what_is_longer_than_an_extent_is_written_in_several() {
+        let record = framed(1..=1);
+        let batch = record.repeat(3 * UNSYNCED_BYTES_MAX as usize / record.len());
+        let mut blocks = Blocks::create();
+        blocks.append(&batch);
+        let mut disk = vec![0; HEADER_BYTES + batch.len() + BLOCK_BYTES];
+        let mut ends = Vec::new();
+        while !blocks.is_written() {
+            let extent = blocks.take();
+            assert!(extent.bytes().len() as u64 <= UNSYNCED_BYTES_MAX);
+            write(&mut disk, &extent, |_| true);
+            ends.push(extent.end());
+            blocks.give_back(extent);
+        }
+        assert_eq!(ends, [1 << 20, 2 << 20, blocks.end()]);
+        assert_eq!(disk[HEADER_BYTES..][..batch.len()], batch);
+        let before = blocks.end();
+        blocks.append(&record);
+        let extent = blocks.take();
+        assert_eq!(extent.offset(), before / bytes_of(1) * bytes_of(1));
+        assert_eq!(extent.end(), blocks.end());
     }
 
     proptest! {

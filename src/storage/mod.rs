@@ -6,8 +6,10 @@
 //! | file | here | what it is for |
 //! |---|---|---|
 //! | `txnlog.rs` | `append_txn`, `append_record`, `padded_bytes` | the log's bytes |
-//! | `segment.rs` | `Segment`, `cut_after` | one log being written, lengths last; truncation |
-//! | `blocks.rs` | `Blocks`, `Extent` | one log being written, in whole blocks |
+//! | `journal.rs` | `Journal` | the log being written: what is done, and in which order |
+//! | `gathering.rs` | `Gathering` | when it waits for more records before it syncs |
+//! | `segment.rs` | `Segment`, `each_store`, `cut_after` | one log as a map, lengths last; truncation |
+//! | `blocks.rs` | `Blocks`, `Extent` | one log as whole blocks |
 //! | `watermark.rs` | `Watermark` | how far the log is durable |
 //! | `replay.rs` | `Replay`, `replay`, `LogReader` | logs back into transactions; torn or damaged |
 //! | `snapshot.rs` | `SnapshotWriter`, `SnapshotReader` | a snapshot, written and read in chunks |
@@ -40,6 +42,8 @@ pub mod compression;
 #[cfg(test)]
 mod damage;
 pub mod epoch;
+pub mod gathering;
+pub mod journal;
 pub mod replay;
 pub mod segment;
 pub mod snapshot;

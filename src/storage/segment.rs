@@ -18,6 +18,7 @@
 //! A segment is never reopened for appending: a process appends only to files it has created, as
 //! ZooKeeper does.
 
+use std::ops::Range;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use crate::types::Zxid;
@@ -77,9 +78,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Segment<B> {
             return Err(Full { needed: framed.len(), room: self.room() });
         }
         let target = &mut self.bytes.as_mut()[self.end..self.end + framed.len()];
-        store_without_lengths(target, framed);
-        compiler_fence(Ordering::SeqCst);
-        publish_lengths(target, framed);
+        each_store(framed, |piece| {
+            target[piece.clone()].copy_from_slice(&framed[piece]);
+            compiler_fence(Ordering::SeqCst);
+        });
         self.end += framed.len();
         Ok(())
     }
@@ -110,27 +112,30 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Segment<B> {
     }
 }
 
-/// Stores all of `framed` but the records' lengths.
-fn store_without_lengths(target: &mut [u8], framed: &[u8]) {
-    let mut start = 0;
-    while start < framed.len() {
-        let end = start + txnlog::first_record_bytes(&framed[start..]);
-        let (length, payload) = (start + LENGTH_OFFSET, start + PAYLOAD_OFFSET);
-        target[start..length].copy_from_slice(&framed[start..length]);
-        target[payload..end].copy_from_slice(&framed[payload..end]);
-        start = end;
+/// The stores that append `framed`, in their order, as ranges of its bytes: of every record all but
+/// its length, then the lengths, first to last.
+///
+/// # Panics
+/// If `framed` is not a sequence of whole records.
+pub fn each_store(framed: &[u8], mut store: impl FnMut(Range<usize>)) {
+    for record in records(framed) {
+        store(record.start..record.start + LENGTH_OFFSET);
+        store(record.start + PAYLOAD_OFFSET..record.end);
+    }
+    for record in records(framed) {
+        store(record.start + LENGTH_OFFSET..record.start + PAYLOAD_OFFSET);
     }
 }
 
-/// Stores the records' lengths, first to last.
-fn publish_lengths(target: &mut [u8], framed: &[u8]) {
+/// Where each record of `framed` is.
+pub fn records(framed: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
-    while start < framed.len() {
-        let (length, payload) = (start + LENGTH_OFFSET, start + PAYLOAD_OFFSET);
-        target[length..payload].copy_from_slice(&framed[length..payload]);
-        compiler_fence(Ordering::SeqCst);
-        start += txnlog::first_record_bytes(&framed[start..]);
-    }
+    std::iter::from_fn(move || {
+        let rest = framed.get(start..).filter(|rest| !rest.is_empty())?;
+        let record = start..start + txnlog::first_record_bytes(rest);
+        start = record.end;
+        Some(record)
+    })
 }
 
 /// Where to cut a log so that it ends with the last transaction up to `zxid`: the end of that
@@ -199,15 +204,13 @@ mod tests {
         let batch = framed(1..=3);
         let mut log = empty_log();
         log.resize(HEADER_BYTES + batch.len(), 0);
-        store_without_lengths(&mut log[HEADER_BYTES..], &batch);
-        assert!(zxids(&log).is_empty());
-        let mut start = 0;
-        for zxid in 1..=3 {
-            let end = start + txnlog::first_record_bytes(&batch[start..]);
-            publish_lengths(&mut log[HEADER_BYTES + start..], &batch[start..end]);
-            assert_eq!(zxids(&log), Vec::from_iter(1..=zxid));
-            start = end;
-        }
+        let mut published = 0;
+        each_store(&batch, |piece| {
+            published += i64::from(piece.len() == PAYLOAD_OFFSET - LENGTH_OFFSET);
+            log[HEADER_BYTES..][piece.clone()].copy_from_slice(&batch[piece]);
+            assert_eq!(zxids(&log), Vec::from_iter(1..=published));
+        });
+        assert_eq!(published, 3);
         assert_eq!(log[HEADER_BYTES..], batch);
     }
 

@@ -10,6 +10,10 @@
 //! names    what a lookup finds                       -- directory sync  -->  stored names
 //! ```
 //!
+//! A write past the page cache is on its way from its begin to its end. A power loss leaves any of
+//! its sectors; a process that is killed leaves it on its way, and it lands while the next process
+//! is starting, at the latest before its file is cut.
+//!
 //! A sync that fails is like Linux's: the pages it could not write are clean from then on, and the
 //! disk does not have them. They may be read from the cache for as long as it holds them.
 //!
@@ -65,6 +69,16 @@ pub(crate) struct Syncing {
     len: usize,
 }
 
+/// A write past the page cache that is on its way.
+#[derive(Clone, Debug)]
+struct Write {
+    file: FileId,
+    offset: usize,
+    bytes: Vec<u8>,
+    /// Steps until it lands, once nobody waits for it.
+    lands_in: Option<u64>,
+}
+
 /// How much of what was not durable a power loss takes.
 #[derive(Clone, Copy, Debug)]
 enum Loss {
@@ -79,6 +93,8 @@ pub(crate) struct Disk {
     names: BTreeMap<String, FileId>,
     stored_names: BTreeMap<String, FileId>,
     pending: Vec<NameChange>,
+    /// Past the page cache, in the order in which they began.
+    writes: Vec<Write>,
     /// How many steps are left to a crash.
     fuse: Option<u64>,
     crashed: bool,
@@ -99,7 +115,23 @@ impl Disk {
             return Err(DiskError::Crashed);
         }
         self.fuse = self.fuse.map(|left| left - 1);
+        for write in &mut self.writes {
+            write.lands_in = write.lands_in.map(|left| left.saturating_sub(1));
+        }
+        self.land_those(|write| write.lands_in == Some(0));
         Ok(())
+    }
+
+    /// Lands the writes that nobody waits for and that `lands` says.
+    fn land_those(&mut self, lands: impl Fn(&Write) -> bool) {
+        let (landing, writes) = std::mem::take(&mut self.writes)
+            .into_iter()
+            .partition(|write| write.lands_in.is_some() && lands(write));
+        self.writes = writes;
+        let landing: Vec<Write> = landing;
+        for Write { file, offset, bytes, .. } in landing {
+            self.files[file].land(offset, &bytes);
+        }
     }
 
     /// The crash comes after so many more steps.
@@ -148,6 +180,8 @@ impl Disk {
 
     pub(crate) fn set_len(&mut self, file: FileId, len: usize) -> Result<(), DiskError> {
         self.step()?;
+        // The kernel waits for direct writes before it cuts a file.
+        self.land_those(|write| write.file == file);
         self.cut(file, len);
         Ok(())
     }
@@ -271,6 +305,35 @@ impl Disk {
         self.end_sync(syncing)
     }
 
+    /// Begins a write past the page cache, into room that the file has. One is on its way to a file
+    /// at a time.
+    pub(crate) fn begin_write(
+        &mut self,
+        file: FileId,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Result<(), DiskError> {
+        self.step()?;
+        let mut others = self.writes.iter().filter(|write| write.lands_in.is_none());
+        assert!(others.all(|write| write.file != file), "one at a time");
+        assert!(offset + bytes.len() <= self.files[file].cached.len(), "into room that is there");
+        self.writes.push(Write { file, offset, bytes: bytes.to_vec(), lands_in: None });
+        Ok(())
+    }
+
+    /// It is on the disk, and durable; or it has failed, and any of it may be there.
+    pub(crate) fn end_write(&mut self, file: FileId) -> Result<(), DiskError> {
+        self.step()?;
+        let is_it = |write: &Write| write.file == file && write.lands_in.is_none();
+        let at = self.writes.iter().position(is_it);
+        let Write { file, offset, bytes, .. } = self.writes.remove(at.expect("it was begun"));
+        if std::mem::take(&mut self.fail_next_sync) {
+            return Err(DiskError::Io);
+        }
+        self.files[file].land(offset, &bytes);
+        Ok(())
+    }
+
     pub(crate) fn sync_directory(&mut self, directory: &str) -> Result<(), DiskError> {
         self.step()?;
         if std::mem::take(&mut self.fail_next_sync) {
@@ -341,15 +404,19 @@ impl Disk {
     // ---- crashes ----------------------------------------------------------------------------
 
     /// The process ends; the kernel lives on, and with it all that was stored.
-    pub(crate) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self, rng: &mut Rng) {
         self.fuse = None;
         self.crashed = false;
+        for write in self.writes.iter_mut().filter(|write| write.lands_in.is_none()) {
+            write.lands_in = Some(rng.mostly_small(0, 60) as u64);
+        }
+        self.land_those(|write| write.lands_in == Some(0));
         self.files.iter_mut().for_each(|inode| inode.in_flight.clear());
     }
 
     /// The machine ends. What was not durable may be there or not, in any combination.
     pub(crate) fn lose_power(&mut self, rng: &mut Rng) {
-        self.kill();
+        self.kill(rng);
         self.fail_next_sync = false;
         let loss = match rng.below(8) {
             0 => Loss::Everything,
@@ -359,6 +426,13 @@ impl Disk {
                 torn_per_mille: if rng.coin() { 0 } else { rng.below(1001) },
             },
         };
+        for Write { file, offset, bytes, .. } in std::mem::take(&mut self.writes) {
+            for (index, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+                if loss.keeps(rng) {
+                    self.files[file].land(offset + index * SECTOR_BYTES, sector);
+                }
+            }
+        }
         for inode in &mut self.files {
             for page in std::mem::take(&mut inode.dirty) {
                 let bytes = page_of(&inode.cached, page);
@@ -394,6 +468,18 @@ impl Disk {
         if let Some(stored) = inode.stored.get_mut(at) {
             *stored = inode.cached[at];
         }
+    }
+}
+
+impl Inode {
+    /// Bytes that were written past the page cache reach the disk, durably, and are what is read.
+    fn land(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset + bytes.len();
+        for of in [&mut self.cached, &mut self.stored] {
+            of.resize(of.len().max(end), 0);
+            of[offset..end].copy_from_slice(bytes);
+        }
+        self.stored_len = self.stored_len.max(end);
     }
 }
 
@@ -520,8 +606,35 @@ mod tests {
             disk.light_fuse(steps);
             let written = disk.write(file, 0, &[1; 3 * PAGE_BYTES]);
             assert_eq!(written.is_ok(), steps == 3);
-            disk.kill();
+            disk.kill(&mut Rng::new(1));
             assert_eq!(disk.read(file).len() as u64, steps * PAGE_BYTES as u64);
         }
+    }
+
+    #[test]
+    fn a_direct_write_is_torn_by_a_power_loss_and_lands_after_a_kill() {
+        let (mut torn, mut late) = (0, 0);
+        for seed in 0..200 {
+            let (mut disk, mut rng) = (Disk::default(), Rng::new(seed));
+            let file = disk.create("d/f").unwrap();
+            disk.allocate(file, 3 * PAGE_BYTES).unwrap();
+            disk.sync(file).unwrap();
+            disk.sync_directory("d").unwrap();
+            disk.begin_write(file, 0, &[1; PAGE_BYTES]).unwrap();
+            disk.end_write(file).unwrap();
+            assert!(disk.is_durable(file, 0..PAGE_BYTES));
+            disk.begin_write(file, PAGE_BYTES, &[2; PAGE_BYTES]).unwrap();
+            let mut cut = disk.clone();
+            cut.lose_power(&mut rng);
+            let found = &cut.read_name("d/f").unwrap()[..2 * PAGE_BYTES];
+            assert_eq!(found[..PAGE_BYTES], [1; PAGE_BYTES]);
+            let landed = found.chunks(SECTOR_BYTES).filter(|sector| sector[0] == 2).count();
+            torn += u32::from(0 < landed && landed < PAGE_BYTES / SECTOR_BYTES);
+            disk.kill(&mut rng);
+            late += u32::from(disk.read(file)[PAGE_BYTES] == 0);
+            disk.set_len(file, PAGE_BYTES + 1).unwrap();
+            assert_eq!(disk.read(file)[PAGE_BYTES], 2, "it lands before the cut");
+        }
+        assert!(0 < torn && 0 < late, "{torn} {late}");
     }
 }

@@ -1,21 +1,21 @@
-//! The log writer on the simulated disk: the same order of operations as the server's own.
+//! The log on the simulated disk: does what the server's own journal orders, as the shell does it on
+//! files, and decides nothing.
 //!
-//! Records are stored into a segment, and a round makes them durable: one sync for all that has
-//! gathered, or a roll to the next file. Each step of a round is one event, so that anything may
-//! happen between two of them.
-//!
-//! ```text
-//! sync  begin, end                                                -> synced
-//! roll  cut the old file, sync it; name the new one, sync the directory, store the watermark
-//! ```
+//! Each step of a round is one event, so that anything may happen between two of them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
-use ringkeeper::pipeline::Append;
 use ringkeeper::storage;
-use ringkeeper::storage::segment::Segment;
-use ringkeeper::storage::txnlog::{self, HEADER_BYTES, LENGTH_OFFSET, PAYLOAD_OFFSET};
-use ringkeeper::storage::watermark::{DurableSlots, WATERMARK_FILE_BYTES, Watermark};
+use ringkeeper::storage::blocks::{Blocks, Extent};
+use ringkeeper::storage::journal::{
+    self, Append, BackEnd, Growth, Journal, MAKING, Making, Order, Round, Step, first_room,
+};
+use ringkeeper::storage::segment::{each_store, records};
+use ringkeeper::storage::txnlog::{self, HEADER_BYTES};
+use ringkeeper::storage::watermark::{
+    DurableSlots, WATERMARK_FILE_BYTES, Watermark, cached_offset,
+};
 use ringkeeper::types::Zxid;
 
 use crate::check::Marks;
@@ -23,9 +23,9 @@ use crate::disk::{Disk, DiskError, FileId, Syncing};
 
 pub(crate) const DIRECTORY: &str = "version-2";
 pub(crate) const WATERMARK: &str = "ringkeeper.watermark";
-pub(crate) const TEMPORARY_LOG: &str = "version-2/ringkeeper-log.tmp";
 
-/// Seeded bugs of the writer and of recovery, which the checkers must catch.
+/// Seeded bugs of whoever does what the journal and recovery order, which the checkers must catch.
+/// Those of the journal itself are in `storage::journal::Mutant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "mutants"), expect(dead_code, reason = "made by the mutants only"))]
 pub(crate) enum DiskMutant {
@@ -33,8 +33,6 @@ pub(crate) enum DiskMutant {
     NoDirectorySync,
     /// What is stored is acknowledged, synced or not.
     AckBeforeSync,
-    /// A sync is taken for one of all that was stored by its end.
-    AckBeyondSync,
     /// A sync that failed is taken for one that did not.
     FailedSyncIgnored,
     /// A record's length is stored before the rest of it.
@@ -57,69 +55,51 @@ pub(crate) enum DiskMutant {
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) name: String,
-    pub(crate) file: FileId,
     pub(crate) start: usize,
     pub(crate) end: usize,
 }
 
+/// The log being written.
 struct Current {
-    name: String,
-    start: Zxid,
     file: FileId,
-    segment: Segment<Vec<u8>>,
-    last: Zxid,
+    /// Where the next record is stored, in a mapped log.
+    end: usize,
 }
 
-/// A log that only lacks a name.
-struct Prepared {
-    file: FileId,
-    segment: Segment<Vec<u8>>,
-}
-
-enum Step {
-    CutOld,
-    BeginSync(FileId),
-    EndSync,
-    Prepare,
-    Name,
-    SyncDirectory,
-    StoreWatermark,
-}
-
-struct Round {
-    steps: VecDeque<Step>,
-    syncing: Option<Syncing>,
-    through: Zxid,
-    kind: RoundKind,
-}
-
-enum RoundKind {
-    Sync { log: Zxid, offset: u64 },
-    Roll { old: Option<(FileId, usize)>, start: Zxid },
+/// A round that is under way.
+enum Running {
+    Sync(Option<Syncing>),
+    Write { extent: Extent, has_begun: bool },
+    Steps { steps: VecDeque<Step>, syncing: Option<Syncing> },
 }
 
 pub(crate) struct LogWriter {
-    step_bytes: usize,
+    journal: Journal,
+    settings: journal::Settings,
     mutant: Option<DiskMutant>,
     current: Option<Current>,
-    /// What cannot be stored before a roll is done.
-    waiting: VecDeque<Append>,
-    stored: Zxid,
-    synced: Zxid,
-    round: Option<Round>,
-    prepared: Option<Prepared>,
-    watermark: Watermark,
+    /// A log that only lacks a name.
+    prepared: Option<FileId>,
+    round: Option<Running>,
+    /// What the journal wants ahead of need.
+    makes_ahead: bool,
+    grows_ahead: Option<Growth>,
     watermark_file: FileId,
-    sequence: u64,
-    noted: Option<Watermark>,
+    slots: DurableSlots,
+    /// The newest watermark that is not in a durable slot.
+    noted: Option<(u64, Watermark)>,
     places: BTreeMap<i64, Place>,
+    /// Where the next record is placed.
+    placing: (String, usize),
+    /// The files by the names that they got.
+    named: BTreeMap<String, FileId>,
 }
 
 impl LogWriter {
     /// A log that goes on after `last`, in a directory that recovery has put in order.
     pub(crate) fn new(
         disk: &mut Disk,
-        step_bytes: usize,
+        settings: journal::Settings,
         last: Zxid,
         mutant: Option<DiskMutant>,
     ) -> Result<LogWriter, DiskError> {
@@ -137,254 +117,327 @@ impl LogWriter {
         };
         disk.set_len(watermark_file, WATERMARK_FILE_BYTES)?;
         let mut writer = LogWriter {
-            step_bytes,
+            journal: Journal::new(settings, last, found),
+            settings,
             mutant,
             current: None,
-            waiting: VecDeque::new(),
-            stored: last,
-            synced: last,
-            round: None,
             prepared: None,
-            watermark: found.map_or(Watermark::new(Zxid::ZERO, Zxid::ZERO), |(_, found)| found),
+            round: None,
+            makes_ahead: false,
+            grows_ahead: None,
             watermark_file,
-            sequence: found.map_or(0, |(sequence, _)| sequence + 1),
+            slots: DurableSlots::of(disk.read(watermark_file)),
             noted: None,
             places: BTreeMap::new(),
+            placing: (String::new(), 0),
+            named: BTreeMap::new(),
         };
-        writer.prepared = Some(writer.prepare(disk)?);
+        writer.prepare(disk)?;
         Ok(writer)
     }
 
-    fn prepare(&self, disk: &mut Disk) -> Result<Prepared, DiskError> {
-        let file = disk.create(TEMPORARY_LOG)?;
-        disk.allocate(file, self.step_bytes)?;
-        let segment = Segment::create(vec![0; self.step_bytes]);
-        disk.write(file, 0, &segment.bytes()[..HEADER_BYTES])?;
-        disk.sync(file)?;
-        Ok(Prepared { file, segment })
+    #[cfg(feature = "mutants")]
+    pub(crate) fn set_mutant(&mut self, mutant: Option<journal::Mutant>) {
+        self.journal.set_mutant(mutant);
     }
 
-    pub(crate) fn place(&self, zxid: i64) -> Option<&Place> {
-        self.places.get(&zxid)
-    }
-
-    /// Whether something is left to be made durable, or under way.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.round.is_none() && self.waiting.is_empty() && self.stored == self.synced
-    }
-
-    /// Ends the log, idle as it is: it is cut to end with its last record.
-    pub(crate) fn seal(&mut self, disk: &mut Disk) -> Result<(), DiskError> {
-        assert!(self.is_idle(), "a log is sealed when all of it is durable");
-        let Some(current) = self.current.take() else { return Ok(()) };
-        disk.set_len(current.file, current.segment.end())?;
-        disk.sync(current.file)
-    }
-
-    pub(crate) fn append(&mut self, disk: &mut Disk, append: Append) -> Result<(), DiskError> {
-        if append.new_file || !self.waiting.is_empty() {
-            self.waiting.push_back(append);
+    fn prepare(&mut self, disk: &mut Disk) -> Result<(), DiskError> {
+        if self.prepared.is_some() {
             return Ok(());
         }
-        self.store(disk, &append)
-    }
-
-    fn store(&mut self, disk: &mut Disk, append: &Append) -> Result<(), DiskError> {
-        let current = self.current.as_mut().expect("records are stored into an open log");
-        assert!(current.last < append.first && append.first <= append.last, "zxids ascend");
-        let start = current.segment.end();
-        if let Err(full) = current.segment.append(&append.records) {
-            let missing = full.needed - full.room;
-            let length = current.segment.bytes().len();
-            let grown = length + missing.div_ceil(self.step_bytes) * self.step_bytes;
-            disk.allocate(current.file, grown)?;
-            let mut longer = current.segment.bytes().to_vec();
-            longer.resize(grown, 0);
-            current.segment.remap(longer);
-            current.segment.append(&append.records).expect("grown by what was missing");
+        let temporary = temporary_path();
+        let back_end = self.settings.back_end;
+        for making in MAKING {
+            match making {
+                Making::Create => {
+                    let file = disk.create(&temporary)?;
+                    let room = first_room(back_end, self.settings.step_bytes);
+                    disk.allocate(file, room.len as usize)?;
+                }
+                Making::Header => {
+                    let file = disk.find(&temporary).expect("it was created");
+                    let header = Blocks::create().take();
+                    match back_end {
+                        BackEnd::Mapped => disk.write(file, 0, &header.bytes()[..HEADER_BYTES])?,
+                        BackEnd::Direct => {
+                            disk.begin_write(file, 0, header.bytes())?;
+                            disk.end_write(file)?;
+                        }
+                    }
+                }
+                Making::Sync => {
+                    let file = disk.find(&temporary).expect("it was created");
+                    disk.sync(file)?;
+                    self.prepared = Some(file);
+                }
+            }
         }
-        let mut at = start;
-        let mut zxid = append.first.0;
-        for length in record_lengths(&append.records) {
-            let (name, file) = (current.name.clone(), current.file);
-            self.places.insert(zxid, Place { name, file, start: at, end: at + length });
-            at += length;
-            zxid += 1;
-        }
-        let records = &current.segment.bytes()[start..current.segment.end()];
-        let length_first = self.mutant == Some(DiskMutant::LengthFirst);
-        store_records(disk, current.file, start, records, length_first)?;
-        current.last = append.last;
-        self.stored = append.last;
         Ok(())
     }
 
-    /// Begins the next round, if there is any work and none is under way.
-    pub(crate) fn begin_round(&mut self) -> bool {
-        if self.round.is_some() {
-            return false;
+    /// Where a record is, and in which file: `None` while that has no name.
+    pub(crate) fn place(&self, zxid: i64) -> Option<(&Place, Option<FileId>)> {
+        let place = self.places.get(&zxid)?;
+        Some((place, self.named.get(&place.name).copied()))
+    }
+
+    /// Whether all is durable, and nothing under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.journal.is_idle()
+    }
+
+    /// No round is put off any more.
+    pub(crate) fn hurry(&mut self) {
+        self.journal.hurry();
+    }
+
+    /// Ends the log, idle as it is.
+    pub(crate) fn seal(&mut self, disk: &mut Disk) -> Result<(), DiskError> {
+        for step in self.journal.seal() {
+            let mut syncing = None;
+            while !self.run(&step, &mut syncing, disk)? {}
         }
-        let through = self.stored;
-        if let Some(next) = self.waiting.front() {
-            let start = next.first;
-            let old = self.current.take().map(|of| (of.file, of.segment.end()));
-            let mut steps = VecDeque::new();
-            if let Some((file, _)) = old {
-                steps.extend([Step::CutOld, Step::BeginSync(file), Step::EndSync]);
+        Ok(())
+    }
+
+    pub(crate) fn append(
+        &mut self,
+        now: Duration,
+        disk: &mut Disk,
+        append: Append,
+    ) -> Result<(), DiskError> {
+        self.place_records(&append);
+        self.journal.append(now, append);
+        let synced = self.obey(disk)?;
+        assert_eq!(synced, None, "only a round makes anything durable");
+        Ok(())
+    }
+
+    fn place_records(&mut self, append: &Append) {
+        if append.new_file {
+            self.placing = (log_path(append.first), HEADER_BYTES);
+        }
+        let (name, at) = &mut self.placing;
+        for (zxid, record) in (append.first.0..).zip(records(&append.records)) {
+            let (name, start) = (name.clone(), *at);
+            *at += record.len();
+            self.places.insert(zxid, Place { name, start, end: *at });
+        }
+    }
+
+    /// Does what the journal orders. Says up to where all is durable, if that is news.
+    fn obey(&mut self, disk: &mut Disk) -> Result<Option<Zxid>, DiskError> {
+        let mut synced = None;
+        while let Some(order) = self.journal.next_order() {
+            match order {
+                Order::Store(records) => {
+                    let current = self.current.as_mut().expect("records are for an open log");
+                    let length_first = self.mutant == Some(DiskMutant::LengthFirst);
+                    store_records(disk, current.file, current.end, &records, length_first)?;
+                    current.end += records.len();
+                }
+                Order::Spare(_) => {}
+                Order::Note { sequence, watermark } => {
+                    // A store through a map: a kill may come between any two instructions.
+                    let slot = watermark.encode(sequence);
+                    let (first, last) = slot.split_at(slot.len() / 2);
+                    let offset = cached_offset(sequence) as usize;
+                    disk.write(self.watermark_file, offset, first)?;
+                    disk.write(self.watermark_file, offset + first.len(), last)?;
+                    self.noted = Some((sequence, watermark));
+                }
+                Order::Synced { through, .. } => synced = Some(through),
+                Order::GrowAhead(growth) => self.grows_ahead = Some(growth),
+                Order::MakeAhead => self.makes_ahead = true,
             }
-            steps.extend([Step::Prepare, Step::Name]);
-            if self.mutant != Some(DiskMutant::NoDirectorySync) {
-                steps.push_back(Step::SyncDirectory);
-            }
-            steps.push_back(Step::StoreWatermark);
-            let kind = RoundKind::Roll { old, start };
-            self.round = Some(Round { steps, syncing: None, through, kind });
-            return true;
         }
-        if self.stored == self.synced {
-            return false;
-        }
-        let current = self.current.as_ref().expect("what was stored is in an open log");
-        let steps = match self.mutant {
-            Some(DiskMutant::AckBeforeSync) => VecDeque::new(),
-            _ => VecDeque::from([Step::BeginSync(current.file), Step::EndSync]),
-        };
-        let offset = current.segment.end() as u64;
-        let kind = RoundKind::Sync { log: current.start, offset };
-        self.round = Some(Round { steps, syncing: None, through, kind });
+        Ok(synced)
+    }
+
+    /// Begins the next round, if there is one.
+    pub(crate) fn begin_round(&mut self, now: Duration) -> bool {
+        let Some(round) = self.journal.next_round(now) else { return false };
+        self.round = Some(match round {
+            Round::Sync => Running::Sync(None),
+            Round::Write(extent) => Running::Write { extent, has_begun: false },
+            Round::Steps(steps) => Running::Steps { steps: steps.into(), syncing: None },
+        });
         true
+    }
+
+    /// How much longer a round is put off.
+    pub(crate) fn gathers(&self, now: Duration) -> Option<Duration> {
+        self.journal.gathers(now)
     }
 
     /// Does the next step of the round. At its end says up to where all is durable, if that is
     /// news.
     pub(crate) fn advance(
         &mut self,
+        now: Duration,
         disk: &mut Disk,
         marks: &mut Marks,
     ) -> Result<Option<Option<Zxid>>, DiskError> {
-        let mut round = self.round.take().expect("a round is under way");
-        if let Some(step) = round.steps.pop_front() {
-            self.run(step, &mut round, disk)?;
-        }
-        if !round.steps.is_empty() {
-            self.round = Some(round);
-            return Ok(None);
-        }
-        let mut through = round.through;
-        match round.kind {
-            RoundKind::Sync { log, offset } => {
-                let mut watermark = Watermark { log, offset, zxid: through, ..self.watermark };
-                if self.mutant == Some(DiskMutant::AckBeyondSync) {
-                    through = self.stored;
-                    watermark.zxid = through;
-                }
-                self.noted = Some(watermark);
-                self.synced = through;
-                Ok(Some(Some(through)))
+        let skips_sync = self.mutant == Some(DiskMutant::AckBeforeSync);
+        let mut written = None;
+        match self.round.take().expect("a round is under way") {
+            Running::Sync(_) if skips_sync => {}
+            Running::Sync(None) => {
+                let current = self.current.as_ref().expect("there is a log to sync");
+                self.round = Some(Running::Sync(Some(disk.begin_sync(current.file)?)));
+                return Ok(None);
             }
-            RoundKind::Roll { start, old } => {
-                if old.is_some() {
+            Running::Sync(Some(syncing)) => {
+                let synced = disk.end_sync(syncing);
+                self.unless_ignored(synced)?;
+            }
+            Running::Write { extent, has_begun: false } if !skips_sync => {
+                let current = self.current.as_ref().expect("there is a log to write");
+                disk.begin_write(current.file, extent.offset() as usize, extent.bytes())?;
+                self.round = Some(Running::Write { extent, has_begun: true });
+                return Ok(None);
+            }
+            Running::Write { extent, has_begun } => {
+                if has_begun {
+                    let current = self.current.as_ref().expect("there is a log to write");
+                    let ended = disk.end_write(current.file);
+                    self.unless_ignored(ended)?;
+                }
+                marks.insert("log written past the page cache");
+                written = Some(extent);
+            }
+            Running::Steps { mut steps, mut syncing } => {
+                let step = steps.front().cloned().expect("there are steps");
+                if matches!(step, Step::Cut { .. }) {
                     marks.insert("log rolled");
                 }
-                let Prepared { file, segment } = self.prepared.take().expect("made before");
-                let name = log_path(start);
-                self.current = Some(Current { name, start, file, segment, last: through });
-                let news = self.synced < through;
-                self.synced = self.synced.max(through);
-                while let Some(mut append) = self.waiting.pop_front() {
-                    if append.new_file && append.first != start {
-                        self.waiting.push_front(append);
-                        break;
-                    }
-                    append.new_file = false;
-                    self.store(disk, &append)?;
+                if matches!(step, Step::Grow(_)) {
+                    marks.insert("log grown by a round");
                 }
-                Ok(Some(news.then_some(through)))
+                if self.run(&step, &mut syncing, disk)? {
+                    steps.pop_front();
+                }
+                if !steps.is_empty() {
+                    self.round = Some(Running::Steps { steps, syncing });
+                    return Ok(None);
+                }
             }
         }
+        self.journal.on_round(now, written);
+        Ok(Some(self.obey(disk)?))
     }
 
-    fn run(&mut self, step: Step, round: &mut Round, disk: &mut Disk) -> Result<(), DiskError> {
-        match (step, &round.kind) {
-            (Step::CutOld, RoundKind::Roll { old: Some((file, end)), .. }) => {
-                disk.set_len(*file, *end)?;
-            }
-            (Step::BeginSync(file), _) => round.syncing = Some(disk.begin_sync(file)?),
-            (Step::EndSync, _) => {
-                let syncing = round.syncing.take().expect("begun before");
-                match disk.end_sync(syncing) {
-                    Err(DiskError::Io) if self.mutant == Some(DiskMutant::FailedSyncIgnored) => {}
-                    done => done?,
-                }
-            }
-            (Step::Prepare, _) => {
-                if self.prepared.is_none() {
-                    self.prepared = Some(self.prepare(disk)?);
-                }
-            }
-            (Step::Name, RoundKind::Roll { start, .. }) => {
-                disk.rename(TEMPORARY_LOG, &log_path(*start))?;
-            }
-            (Step::SyncDirectory, _) => disk.sync_directory(DIRECTORY)?,
-            (Step::StoreWatermark, RoundKind::Roll { start, .. }) => {
-                let offset = HEADER_BYTES as u64;
-                let (log, zxid) = (*start, round.through);
-                self.noted = None;
-                self.store_watermark(disk, Watermark { log, offset, zxid, ..self.watermark })?;
-            }
-            (Step::CutOld | Step::Name | Step::StoreWatermark, _) => {
-                unreachable!("a step of a roll")
-            }
-        }
-        Ok(())
-    }
-
-    /// What is done from time to time: the next file is made ahead, and the watermark stored. It
-    /// may lag.
-    pub(crate) fn keep(&mut self, disk: &mut Disk) -> Result<(), DiskError> {
-        if self.prepared.is_none() {
-            match self.prepare(disk) {
-                Ok(prepared) => self.prepared = Some(prepared),
-                // Tried again when it is needed.
-                Err(DiskError::Full | DiskError::Io) => {}
-                Err(DiskError::Crashed) => return Err(DiskError::Crashed),
-            }
-        }
-        let Some(watermark) = self.noted.take() else { return Ok(()) };
-        match self.store_watermark(disk, watermark) {
-            Err(DiskError::Io) => Ok(()),
+    fn unless_ignored(&self, done: Result<(), DiskError>) -> Result<(), DiskError> {
+        match done {
+            Err(DiskError::Io) if self.mutant == Some(DiskMutant::FailedSyncIgnored) => Ok(()),
             done => done,
         }
     }
 
-    fn store_watermark(&mut self, disk: &mut Disk, watermark: Watermark) -> Result<(), DiskError> {
-        let slot = watermark.encode(self.sequence);
-        let slots = DurableSlots::of(disk.read(self.watermark_file));
-        disk.write(self.watermark_file, slots.offset() as usize, &slot)?;
-        disk.sync(self.watermark_file)?;
-        self.sequence += 1;
-        self.watermark = watermark;
+    /// Does a step, or the first half of it: false.
+    fn run(
+        &mut self,
+        step: &Step,
+        syncing: &mut Option<Syncing>,
+        disk: &mut Disk,
+    ) -> Result<bool, DiskError> {
+        match step {
+            Step::Grow(growth) => self.grow(*growth, disk)?,
+            Step::Cut { len } => {
+                let current = self.current.as_ref().expect("there is a log to cut");
+                // Room is not made in it any more.
+                self.grows_ahead = None;
+                disk.set_len(current.file, *len as usize)?;
+            }
+            Step::SyncCut => {
+                let Some(begun) = syncing.take() else {
+                    let current = self.current.as_ref().expect("there is a log to sync");
+                    *syncing = Some(disk.begin_sync(current.file)?);
+                    return Ok(false);
+                };
+                let synced = disk.end_sync(begun);
+                self.unless_ignored(synced)?;
+                self.current = None;
+            }
+            Step::Make => self.prepare(disk)?,
+            Step::Name { start } => {
+                let (name, file) = (log_path(*start), self.prepared.take().expect("it was made"));
+                disk.rename(&temporary_path(), &name)?;
+                self.named.insert(name, file);
+                self.current = Some(Current { file, end: HEADER_BYTES });
+            }
+            Step::SyncDirectory => {
+                if self.mutant != Some(DiskMutant::NoDirectorySync) {
+                    disk.sync_directory(DIRECTORY)?;
+                }
+            }
+            Step::StoreWatermark { sequence, watermark } => {
+                self.store_watermark(disk, *sequence, *watermark)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn grow(&mut self, growth: Growth, disk: &mut Disk) -> Result<(), DiskError> {
+        let Some(current) = &self.current else { return Ok(()) };
+        if disk.read(current.file).len() < growth.len as usize {
+            disk.allocate(current.file, growth.len as usize)?;
+        }
         Ok(())
     }
+
+    /// What is done from time to time: room and the next file are made ahead, and the watermark is
+    /// made durable. Any of it may be late.
+    pub(crate) fn keep(&mut self, now: Duration, disk: &mut Disk) -> Result<(), DiskError> {
+        let harmless = |done: Result<(), DiskError>| match done {
+            // Tried again when it is needed.
+            Err(DiskError::Full | DiskError::Io) => Ok(()),
+            done => done,
+        };
+        if std::mem::take(&mut self.makes_ahead) {
+            harmless(self.prepare(disk))?;
+        }
+        if let Some(growth) = self.grows_ahead.take()
+            && self.current.is_some()
+        {
+            let grown = self.grow(growth, disk);
+            let has_grown = grown.is_ok();
+            harmless(grown)?;
+            self.journal.on_grown_ahead();
+            if has_grown {
+                self.journal.on_room(now, growth.ready);
+                let synced = self.obey(disk)?;
+                assert_eq!(synced, None, "only a round makes anything durable");
+            }
+        }
+        let Some((sequence, watermark)) = self.noted.take() else { return Ok(()) };
+        harmless(self.store_watermark(disk, sequence, watermark))
+    }
+
+    fn store_watermark(
+        &mut self,
+        disk: &mut Disk,
+        sequence: u64,
+        watermark: Watermark,
+    ) -> Result<(), DiskError> {
+        disk.write(self.watermark_file, self.slots.offset() as usize, &watermark.encode(sequence))?;
+        disk.sync(self.watermark_file)?;
+        self.slots.on_synced();
+        self.noted = self.noted.filter(|(noted, _)| sequence < *noted);
+        Ok(())
+    }
+}
+
+fn temporary_path() -> String {
+    format!("{DIRECTORY}/{}", journal::TEMPORARY_NAME)
 }
 
 fn log_path(start: Zxid) -> String {
     format!("{DIRECTORY}/{}", storage::log_name(start))
 }
 
-fn record_lengths(records: &[u8]) -> Vec<usize> {
-    let mut lengths = Vec::new();
-    let mut at = 0;
-    while at < records.len() {
-        let length = txnlog::first_record_bytes(&records[at..]);
-        lengths.push(length);
-        at += length;
-    }
-    lengths
-}
-
-/// The stores of `Segment::append`, in its order: of every record all but the length, then the
-/// lengths one by one. Nothing is promised of the order within one copy, so its end comes first.
+/// Stores records in the order of a mapped log. Nothing is promised of the order within one store,
+/// so its last byte comes first.
 fn store_records(
     disk: &mut Disk,
     file: FileId,
@@ -392,21 +445,19 @@ fn store_records(
     records: &[u8],
     length_first: bool,
 ) -> Result<(), DiskError> {
-    let lengths = record_lengths(records);
-    for stores_lengths in [length_first, !length_first] {
-        let mut at = 0;
-        for length in &lengths {
-            let (of_length, payload, mark) =
-                (at + LENGTH_OFFSET, at + PAYLOAD_OFFSET, at + length - 1);
-            let pieces = match stores_lengths {
-                true => vec![of_length..payload],
-                false => vec![mark..mark + 1, at..of_length, payload..mark],
-            };
-            for piece in pieces {
-                disk.write(file, offset + piece.start, &records[piece])?;
-            }
-            at += length;
-        }
+    let mut pieces = Vec::new();
+    each_store(records, |piece| {
+        pieces.extend([piece.end - 1..piece.end, piece.start..piece.end - 1]);
+    });
+    if length_first {
+        let is_length = |piece: &std::ops::Range<usize>| {
+            storage::segment::records(records)
+                .any(|of| piece.start.wrapping_sub(of.start + txnlog::LENGTH_OFFSET) < 4)
+        };
+        pieces.sort_by_key(|piece| !is_length(piece));
+    }
+    for piece in pieces {
+        disk.write(file, offset + piece.start, &records[piece])?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Seeded bugs: each must be caught. A checker counts only once it has caught the bug that it is
 //! there for.
 
+use ringkeeper::storage::journal;
 use ringkeeper::{pipeline, shard};
 
 use crate::log::DiskMutant;
@@ -28,7 +29,6 @@ const PIPELINE: &[pipeline::Mutant] = &[
 const DISK: &[DiskMutant] = &[
     DiskMutant::NoDirectorySync,
     DiskMutant::AckBeforeSync,
-    DiskMutant::AckBeyondSync,
     DiskMutant::FailedSyncIgnored,
     DiskMutant::LengthFirst,
     DiskMutant::SnapshotNotSynced,
@@ -44,7 +44,7 @@ const LOSSES: &[Mutant] = &[
     Mutant::Pipeline(pipeline::Mutant::AnswerBeforeSync),
     Mutant::Disk(DiskMutant::NoDirectorySync),
     Mutant::Disk(DiskMutant::AckBeforeSync),
-    Mutant::Disk(DiskMutant::AckBeyondSync),
+    Mutant::Journal(journal::Mutant::AckBeyondSync),
     Mutant::Disk(DiskMutant::FailedSyncIgnored),
     Mutant::Disk(DiskMutant::RecoveryNotSynced),
     Mutant::Disk(DiskMutant::PageCacheTrusted),
@@ -55,7 +55,8 @@ fn every_mutant_is_caught() {
     let of_pipeline = PIPELINE.iter().copied().map(Mutant::Pipeline);
     let of_shard = shard::Mutant::ALL.into_iter().map(Mutant::Shard);
     let of_disk = DISK.iter().copied().map(Mutant::Disk);
-    catch_all(of_pipeline.chain(of_shard).chain(of_disk), Sight::Everything);
+    let of_journal = [Mutant::Journal(journal::Mutant::AckBeyondSync)];
+    catch_all(of_pipeline.chain(of_shard).chain(of_disk).chain(of_journal), Sight::Everything);
 }
 
 /// Lost acknowledgements are not only seen because the disk is watched: clients notice.

@@ -1,8 +1,12 @@
 //! What a seed decides before anything happens: sizes, speeds, and which faults there are. Each
 //! fault is off in half of the seeds, so that none hides behind another.
 
+use std::time::Duration;
+
 use ringkeeper::pipeline::{ReaperSettings, RollSettings};
 use ringkeeper::storage::Compression;
+use ringkeeper::storage::gathering::Shaping;
+use ringkeeper::storage::journal::{self, BackEnd};
 
 use crate::rng::Rng;
 
@@ -20,7 +24,7 @@ pub(crate) struct Plan {
     pub(crate) faulty_us: i64,
     pub(crate) roll: RollSettings,
     pub(crate) reaper: ReaperSettings,
-    pub(crate) log_step_bytes: usize,
+    pub(crate) journal: journal::Settings,
     pub(crate) compression: Compression,
     pub(crate) with_zxid: bool,
     pub(crate) retain: usize,
@@ -118,7 +122,17 @@ impl Plan {
                 per_minute_max: 1_000_000,
                 never_used_ms_max: 0,
             },
-            log_step_bytes: 4096 * rng.between(1, 12) as usize,
+            journal: journal::Settings {
+                back_end: if rng.coin() { BackEnd::Direct } else { BackEnd::Mapped },
+                step_bytes: 4096 * rng.between(1, 12) as u64,
+                force_sync: true,
+                shaping: rng.chance(200).then(|| Shaping {
+                    delay: Duration::from_millis(rng.between(1, 40) as u64),
+                    poll: Duration::from_millis(rng.between(1, 20) as u64),
+                    batch_max: rng.between(2, 50) as u64,
+                }),
+                waits_for_answered: rng.coin(),
+            },
             compression: *rng.pick(&[
                 Compression::None,
                 Compression::None,

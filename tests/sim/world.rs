@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringkeeper::auth::Providers;
 use ringkeeper::exchange::{Applied, ConnectionId, Requests, ShardId, Touched, Want};
@@ -46,6 +47,8 @@ pub(crate) enum Mutant {
     Pipeline(pipeline::Mutant),
     #[cfg(feature = "mutants")]
     Shard(shard::Mutant),
+    #[cfg(feature = "mutants")]
+    Journal(storage::journal::Mutant),
     #[cfg_attr(not(feature = "mutants"), expect(dead_code, reason = "for mutants only"))]
     Disk(DiskMutant),
 }
@@ -96,6 +99,10 @@ enum Event {
         life: u64,
     },
     LogStep {
+        life: u64,
+    },
+    /// A round that was put off.
+    RoundIsDue {
         life: u64,
     },
     SnapshotStep {
@@ -340,6 +347,7 @@ impl World {
             | Event::ShardTick { life, .. }
             | Event::PipelineTick { life }
             | Event::LogStep { life }
+            | Event::RoundIsDue { life }
             | Event::SnapshotStep { life }
             | Event::KeeperWakes { life }
             | Event::Purge { life } => life,
@@ -367,6 +375,10 @@ impl World {
                 self.stop_if_done()
             }
             Event::LogStep { .. } => self.on_log_step(),
+            Event::RoundIsDue { .. } => {
+                self.begin_round();
+                Ok(())
+            }
             Event::SnapshotStep { .. } => self.on_snapshot_step(),
             Event::KeeperWakes { .. } => self.on_keeper_wakes(),
             Event::Purge { .. } => self.on_purge(),
@@ -719,7 +731,8 @@ impl World {
         let applied = mem::take(&mut server.out.applied);
         for append in appends {
             self.checker.on_append(now, &append.records)?;
-            if let Err(error) = server.log.append(&mut self.disk, append) {
+            let log_now = Duration::from_micros(self.now_us.cast_unsigned());
+            if let Err(error) = server.log.append(log_now, &mut self.disk, append) {
                 return self.on_disk_error(error);
             }
         }
@@ -745,10 +758,20 @@ impl World {
     }
 
     fn begin_round(&mut self) {
-        let life = self.life;
-        if self.server.as_mut().is_some_and(|server| server.log.begin_round()) {
+        let (life, now) = (self.life, self.log_now());
+        let Some(server) = &mut self.server else { return };
+        if server.log.begin_round(now) {
             self.after_disk(Event::LogStep { life });
+        } else if let Some(left) = server.log.gathers(now) {
+            self.checker.marks.insert("sync put off for more records");
+            let left_us = left.as_micros() as i64;
+            self.after(left_us, left_us, Event::RoundIsDue { life });
         }
+    }
+
+    /// The time as the log counts it.
+    fn log_now(&self) -> Duration {
+        Duration::from_micros(self.now_us.cast_unsigned())
     }
 
     fn after_disk(&mut self, event: Event) {
@@ -759,9 +782,9 @@ impl World {
     // ---- the disk ---------------------------------------------------------------------------
 
     fn on_log_step(&mut self) -> Verdict {
-        let life = self.life;
+        let (life, now) = (self.life, self.log_now());
         let server = self.server.as_mut().expect("a life has a server");
-        match server.log.advance(&mut self.disk, &mut self.checker.marks) {
+        match server.log.advance(now, &mut self.disk, &mut self.checker.marks) {
             Ok(None) => {
                 self.after_disk(Event::LogStep { life });
                 Ok(())
@@ -776,12 +799,14 @@ impl World {
     }
 
     fn on_keeper_wakes(&mut self) -> Verdict {
-        let life = self.life;
+        let (life, now) = (self.life, self.log_now());
         self.after(100_000, 1_000_000, Event::KeeperWakes { life });
         let server = self.server.as_mut().expect("a life has a server");
-        if let Err(error) = server.log.keep(&mut self.disk) {
+        if let Err(error) = server.log.keep(now, &mut self.disk) {
             return self.on_disk_error(error);
         }
+        // Records may have waited for the room.
+        self.begin_round();
         // Now and then an operator wants a snapshot.
         if self.rng.chance(100) { self.step(Input::SnapshotAsked) } else { Ok(()) }
     }
@@ -914,7 +939,13 @@ impl World {
             return Ok(());
         }
         match *self.rng.pick(&self.plan.faults) {
-            Fault::Stop => self.is_stopping = true,
+            Fault::Stop => {
+                self.is_stopping = true;
+                if let Some(server) = &mut self.server {
+                    server.log.hurry();
+                }
+                self.begin_round();
+            }
             Fault::Kill => return self.crash(Crash::Kill),
             Fault::PowerLoss => return self.crash(Crash::PowerLoss),
             Fault::KillAtStep => self.light_fuse(Crash::Kill),
@@ -1004,7 +1035,7 @@ impl World {
     fn crash_disk(&mut self, crash: Crash) -> Verdict {
         match crash {
             Crash::Kill => {
-                self.disk.kill();
+                self.disk.kill(&mut self.rng);
                 self.check_zookeeper_opens()
             }
             Crash::PowerLoss => {
@@ -1166,7 +1197,12 @@ impl World {
             self.save_at_once(&job)?;
             sound = Some(job.zxid);
         }
-        let log = LogWriter::new(&mut self.disk, self.plan.log_step_bytes, last, mutant)?;
+        #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "for mutants only"))]
+        let mut log = LogWriter::new(&mut self.disk, self.plan.journal, last, mutant)?;
+        #[cfg(feature = "mutants")]
+        if let Some(Mutant::Journal(mutant)) = self.mutant {
+            log.set_mutant(Some(mutant));
+        }
         let shards = (0..self.plan.shards)
             .map(|shard| self.new_shard(shard, &providers, &mut pipeline))
             .collect();
@@ -1337,14 +1373,15 @@ impl World {
 }
 
 fn is_durable(log: &LogWriter, disk: &Disk, zxid: i64) -> Verdict {
-    let place = log.place(zxid).ok_or("it waits to be stored")?;
+    let (place, file) = log.place(zxid).ok_or("it waits to be stored")?;
+    let file = file.ok_or("its log has no name yet")?;
     // A snapshot has taken its place.
-    if disk.find(&place.name) != Some(place.file) {
+    if disk.find(&place.name) != Some(file) {
         return Ok(());
     }
-    require!(disk.is_name_durable(&place.name, place.file), "{} is no durable name", place.name);
+    require!(disk.is_name_durable(&place.name, file), "{} is no durable name", place.name);
     require!(
-        disk.is_durable(place.file, place.start..place.end),
+        disk.is_durable(file, place.start..place.end),
         "bytes {} to {} of {}",
         place.start,
         place.end,

@@ -1,32 +1,35 @@
-//! When the log makes durable what it has, and when it waits a moment for more.
+//! When the log syncs what it has, and when it waits a moment for more.
 //!
-//! By itself the next batch gathers while the last one is synced, and nothing is waited for. There
-//! are two exceptions: an operator may want fewer syncs (`flushDelay`), and where only a few write,
-//! those who were just answered are about to write again.
+//! The next batch gathers while the last one is synced, and usually nothing else is waited for.
+//! There are two exceptions: an operator may want fewer syncs (`flushDelay`), and where only a few
+//! clients write, those that were just answered are about to write again.
+//!
+//! Time is an input: `now` counts from a moment of the caller's choice and never goes back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How writes gather as an operator wants it, after `SyncRequestProcessor`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Shaping {
+pub struct Shaping {
     /// `flushDelay`: the next sync begins so long after the end of the last one, ...
-    pub(crate) delay: Duration,
+    pub delay: Duration,
     /// `maxWriteQueuePollTime`: ... or once nothing has come for so long, ...
-    pub(crate) poll: Duration,
+    pub poll: Duration,
     /// `maxBatchSize`: ... or once there are so many.
-    pub(crate) batch_max: u64,
+    pub batch_max: u64,
 }
 
 /// What the log waits for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Gathering {
+pub enum Gathering {
     Nothing,
-    Shaped { shaping: Shaping, synced: Option<Instant>, came: Option<Instant> },
+    Shaped { shaping: Shaping, synced: Option<Duration>, came: Option<Duration> },
     Answered(Answered),
 }
 
 impl Gathering {
-    pub(crate) fn new(shaping: Option<Shaping>) -> Gathering {
+    #[must_use]
+    pub fn new(shaping: Option<Shaping>) -> Gathering {
         shaping.map_or(Gathering::Nothing, |shaping| Gathering::Shaped {
             shaping,
             synced: None,
@@ -35,44 +38,45 @@ impl Gathering {
     }
 
     /// Records have come.
-    pub(crate) fn on_append(&mut self) {
+    pub fn on_append(&mut self, now: Duration) {
         if let Gathering::Shaped { came, .. } = self {
-            *came = Some(Instant::now());
+            *came = Some(now);
         }
     }
 
     /// A sync begins, with `queued` records.
-    pub(crate) fn on_begin(&mut self, queued: u64) {
+    pub fn on_begin(&mut self, queued: u64) {
         if let Gathering::Answered(answered) = self {
             answered.on_begin(queued);
         }
     }
 
     /// A sync of `answered` records that took so long is over, and `queued` wait already.
-    pub(crate) fn on_synced(&mut self, answered: u64, queued: u64, took: Duration) {
+    pub fn on_synced(&mut self, now: Duration, answered: u64, queued: u64, took: Duration) {
         match self {
             Gathering::Nothing => {}
-            Gathering::Shaped { synced, .. } => *synced = Some(Instant::now()),
-            Gathering::Answered(just) => just.on_synced(Instant::now(), answered, queued, took),
+            Gathering::Shaped { synced, .. } => *synced = Some(now),
+            Gathering::Answered(just) => just.on_synced(now, answered, queued, took),
         }
     }
 
     /// Something else than a sync has come between.
-    pub(crate) fn on_interruption(&mut self) {
+    pub fn on_interruption(&mut self) {
         if let Gathering::Answered(answered) = self {
             answered.expected = None;
         }
     }
 
-    /// How long to wait for more than the `queued` that are there; nothing is left once that is
-    /// over.
-    pub(crate) fn left(&self, queued: u64) -> Option<Duration> {
+    /// How much longer to gather before the next sync, with `queued` records there. `None`: nothing
+    /// to wait for. Zero: the wait is over.
+    #[must_use]
+    pub fn left(&self, now: Duration, queued: u64) -> Option<Duration> {
         match self {
             Gathering::Nothing => None,
             Gathering::Shaped { shaping, synced, came } => {
-                Some(shaping.left(Instant::now(), *synced, *came, queued))
+                Some(shaping.left(now, *synced, *came, queued))
             }
-            Gathering::Answered(answered) => answered.left(Instant::now(), queued),
+            Gathering::Answered(answered) => answered.left(now, queued),
         }
     }
 }
@@ -81,16 +85,16 @@ impl Shaping {
     /// How long is left where the last sync was over at `synced` and the last record came at `came`.
     fn left(
         &self,
-        now: Instant,
-        synced: Option<Instant>,
-        came: Option<Instant>,
+        now: Duration,
+        synced: Option<Duration>,
+        came: Option<Duration>,
         queued: u64,
     ) -> Duration {
         let Some((synced, came)) = synced.zip(came).filter(|_| queued < self.batch_max) else {
             return Duration::ZERO;
         };
         let due = (synced + self.delay).min(came + self.poll);
-        due.saturating_duration_since(now)
+        due.saturating_sub(now)
     }
 }
 
@@ -101,9 +105,9 @@ impl Shaping {
 /// waits for as many records as were answered and are there, for as long as the last one took.
 /// Clients that do not come back so soon are noticed, and not waited for again for a while.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Answered {
+pub struct Answered {
     /// How many records are expected, and until when.
-    expected: Option<(u64, Instant)>,
+    expected: Option<(u64, Duration)>,
     /// How often in a row they did not come.
     misses: u32,
     /// For how many syncs there will be no waiting.
@@ -117,7 +121,7 @@ const WAIT_MAX: Duration = Duration::from_micros(300);
 const MISSES_MAX: u32 = 8;
 
 impl Answered {
-    fn on_synced(&mut self, now: Instant, answered: u64, queued: u64, took: Duration) {
+    fn on_synced(&mut self, now: Duration, answered: u64, queued: u64, took: Duration) {
         let count = answered + queued;
         self.expected = None;
         if !(2..=ANSWERED_MAX).contains(&count) {
@@ -130,9 +134,9 @@ impl Answered {
         self.expected = Some((count, now + took.min(WAIT_MAX)));
     }
 
-    fn left(&self, now: Instant, queued: u64) -> Option<Duration> {
+    fn left(&self, now: Duration, queued: u64) -> Option<Duration> {
         let (_, until) = self.expected.filter(|(count, _)| queued < *count)?;
-        Some(until.saturating_duration_since(now))
+        Some(until.saturating_sub(now))
     }
 
     fn on_begin(&mut self, queued: u64) {
@@ -151,7 +155,7 @@ mod tests {
     fn a_wait_that_is_wanted_ends_by_time_by_silence_and_by_count() {
         let ms = Duration::from_millis;
         let shaping = Shaping { delay: ms(30), poll: ms(10), batch_max: 5 };
-        let synced = Instant::now();
+        let synced = Duration::from_secs(5);
         let left = |at, came, queued| {
             shaping.left(synced + ms(at), Some(synced), Some(synced + ms(came)), queued)
         };
@@ -162,18 +166,18 @@ mod tests {
         // Before the first sync there is nothing to wait for.
         assert_eq!(shaping.left(synced, None, Some(synced), 1), ms(0));
         let mut gathering = Gathering::new(Some(shaping));
-        gathering.on_append();
-        assert_eq!(gathering.left(1), Some(ms(0)));
-        gathering.on_synced(1, 0, ms(1));
-        gathering.on_append();
-        assert!(gathering.left(1).is_some_and(|left| left <= ms(10)));
-        assert_eq!(gathering.left(5), Some(ms(0)));
-        assert_eq!(Gathering::new(None).left(1), None);
+        gathering.on_append(ms(1));
+        assert_eq!(gathering.left(ms(1), 1), Some(ms(0)));
+        gathering.on_synced(ms(2), 1, 0, ms(1));
+        gathering.on_append(ms(3));
+        assert_eq!(gathering.left(ms(4), 1), Some(ms(9)));
+        assert_eq!(gathering.left(ms(4), 5), Some(ms(0)));
+        assert_eq!(Gathering::new(None).left(ms(4), 1), None);
     }
 
     #[test]
     fn those_who_were_just_answered_are_waited_for() {
-        let began = Instant::now();
+        let began = Duration::from_secs(5);
         let us = Duration::from_micros;
         let mut just = Answered::default();
         let waits = |just: &mut Answered, answered, queued| {

@@ -1,0 +1,307 @@
+//! The watermark's files: stored into a mapped page after every sync, and made durable a few times a
+//! second by a thread that does nothing else.
+//!
+//! ```text
+//! core     --note-->  cached slots, through the map      survives the process
+//! thread   --store->  durable slots, write and sync      at most WATERMARK_EVERY later, on the disk
+//! ```
+//!
+//! The thread has one deadline and no other work, so neither load nor the growth of a log delays it.
+//! Where logs have a directory of their own, the data directory gets a copy of the durable slots: so
+//! it is known there that there were logs, and where history ended.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam::channel::{self, RecvTimeoutError};
+use parking_lot::{Condvar, Mutex};
+use tracing::warn;
+
+use super::directories::sync_directory;
+use super::map::Map;
+use crate::storage::watermark::{
+    DurableSlots, WATERMARK_FILE_BYTES, Watermark, WatermarkDamaged, cached_offset,
+};
+
+/// How far the durable watermark may lag behind what is synced, besides the time that storing it
+/// takes.
+const WATERMARK_EVERY: Duration = Duration::from_millis(100);
+
+/// A handle on the files and the thread; the thread ends when it is dropped.
+pub(crate) struct Marks {
+    shared: Arc<Shared>,
+    stop: Mutex<Option<channel::Sender<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// The newest sequence that was found.
+    found: u64,
+}
+
+struct Shared {
+    cached: Mutex<Cached>,
+    /// The newest watermark that is not in a durable slot.
+    noted: Mutex<Option<(u64, Watermark)>>,
+    news: Condvar,
+    stopping: AtomicBool,
+    durable: Mutex<Durable>,
+}
+
+/// How the cached slots are stored into.
+enum Cached {
+    Map(Map),
+    /// Where the file cannot be mapped: a system call for each sync.
+    File(File),
+}
+
+/// The durable slots, in all files that there are.
+struct Durable {
+    files: Vec<SlotFile>,
+    /// The newest sequence stored.
+    newest: u64,
+    has_warned: bool,
+}
+
+struct SlotFile {
+    file: File,
+    slots: DurableSlots,
+}
+
+impl Marks {
+    /// Opens the files, the copy last, and starts the thread.
+    pub(crate) fn start(paths: &[PathBuf]) -> io::Result<Marks> {
+        let mut files = Vec::new();
+        let mut found = 0;
+        for path in paths {
+            let (file, sequence) = SlotFile::open(path)?;
+            found = found.max(sequence);
+            files.push(file);
+        }
+        let cached = match Map::open(&paths[0], WATERMARK_FILE_BYTES as u64) {
+            Ok(map) => Cached::Map(map),
+            Err(error) => {
+                let path = paths[0].display();
+                warn!(%path, %error, "the watermark cannot be mapped: each sync costs a write");
+                Cached::File(files[0].file.try_clone()?)
+            }
+        };
+        let shared = Arc::new(Shared {
+            cached: Mutex::new(cached),
+            noted: Mutex::default(),
+            news: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            durable: Mutex::new(Durable { files, newest: found, has_warned: false }),
+        });
+        let (stop, stopped) = channel::bounded(1);
+        let thread = thread::Builder::new().name("watermark".to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || shared.run(&stopped)
+        })?;
+        Ok(Marks { shared, stop: Mutex::new(Some(stop)), thread: Mutex::new(Some(thread)), found })
+    }
+
+    /// The newest sequence in the files before anything was stored.
+    pub(crate) fn found(&self) -> u64 {
+        self.found
+    }
+
+    /// Stores a watermark into a cached slot, at once, and soon into a durable one.
+    pub(crate) fn note(&self, sequence: u64, watermark: Watermark) {
+        let slot = watermark.encode(sequence);
+        let offset = cached_offset(sequence);
+        match &mut *self.shared.cached.lock() {
+            Cached::Map(map) => {
+                let offset = usize::try_from(offset).expect("a small file");
+                map.as_mut()[offset..offset + slot.len()].copy_from_slice(&slot);
+            }
+            Cached::File(file) => {
+                if let Err(error) = file.write_all_at(&slot, offset) {
+                    warn!(%error, "the watermark cannot be stored");
+                }
+            }
+        }
+        *self.shared.noted.lock() = Some((sequence, watermark));
+        self.shared.news.notify_one();
+    }
+
+    /// Stores a watermark into the durable slots, now.
+    pub(crate) fn store(&self, sequence: u64, watermark: Watermark) -> io::Result<()> {
+        self.shared.durable.lock().store(sequence, watermark)
+    }
+
+    /// Stores what is left to store, and ends the thread.
+    pub(crate) fn stop(&self) {
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        *self.stop.lock() = None;
+        {
+            // The thread looks at the flag with this locked, and cannot miss the notice.
+            let _noted = self.shared.noted.lock();
+            self.shared.news.notify_one();
+        }
+        if let Some(thread) = self.thread.lock().take() {
+            let _ = thread.join();
+        }
+        self.shared.store_noted();
+    }
+}
+
+impl Drop for Marks {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn run(&self, stopped: &channel::Receiver<()>) {
+        loop {
+            {
+                let mut noted = self.noted.lock();
+                while noted.is_none() {
+                    if self.stopping.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    self.news.wait(&mut noted);
+                }
+            }
+            self.store_noted();
+            match stopped.recv_timeout(WATERMARK_EVERY) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn store_noted(&self) {
+        let mut durable = self.durable.lock();
+        let Some((sequence, watermark)) = self.noted.lock().take() else { return };
+        let stored = durable.store(sequence, watermark);
+        if let Err(error) = &stored
+            && !durable.has_warned
+        {
+            // It only lags, and after a power cut recovery is less precise. A disk that cannot take
+            // it will not take the log either, and that is an error of the log.
+            warn!(%error, "the watermark cannot be stored durably");
+        }
+        durable.has_warned = stored.is_err();
+    }
+}
+
+impl Durable {
+    fn store(&mut self, sequence: u64, watermark: Watermark) -> io::Result<()> {
+        if sequence <= self.newest {
+            return Ok(());
+        }
+        let slot = watermark.encode(sequence);
+        for SlotFile { file, slots } in &mut self.files {
+            file.write_all_at(&slot, slots.offset())?;
+            file.sync_data()?;
+            slots.on_synced();
+        }
+        self.newest = sequence;
+        Ok(())
+    }
+}
+
+impl SlotFile {
+    /// The file, made if it is missing, and the newest sequence in it.
+    fn open(path: &Path) -> io::Result<(SlotFile, u64)> {
+        let is_new = !path.exists();
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).mode(0o600).truncate(false);
+        let file = file.open(path)?;
+        let bytes = fs::read(path)?;
+        let sequence = match Watermark::decode(&bytes) {
+            Ok(found) => found.map_or(0, |(sequence, _)| sequence),
+            Err(damaged) => return Err(io::Error::new(io::ErrorKind::InvalidData, damaged)),
+        };
+        file.set_len(WATERMARK_FILE_BYTES as u64)?;
+        let slots = DurableSlots::of(&bytes);
+        if is_new {
+            file.sync_all()?;
+            sync_directory(path.parent().unwrap_or(Path::new(".")))?;
+        }
+        Ok((SlotFile { file, slots }, sequence))
+    }
+}
+
+/// What a file says; an absent file says nothing.
+pub(crate) fn read_watermark(
+    path: &Path,
+) -> io::Result<Result<Option<(u64, Watermark)>, WatermarkDamaged>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Watermark::decode(&bytes)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::shell::scratch::Scratch;
+    use crate::types::Zxid;
+
+    fn newest(path: &Path) -> Option<u64> {
+        read_watermark(path).unwrap().unwrap().map(|(sequence, _)| sequence)
+    }
+
+    fn durable(path: &Path) -> Option<u64> {
+        let bytes = fs::read(path).unwrap();
+        let durable = &bytes[..usize::try_from(cached_offset(0)).unwrap()];
+        Watermark::decode(durable).unwrap().map(|(sequence, _)| sequence)
+    }
+
+    fn await_that(what: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !what() {
+            assert!(Instant::now() < deadline, "it does not come to that");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_note_is_in_the_file_at_once_and_durable_soon() {
+        let scratch = Scratch::new("marks");
+        let paths = ["marks", "copy"].map(|name| scratch.path().join(name));
+        let marks = Marks::start(&paths).unwrap();
+        assert_eq!(marks.found(), 0);
+        for sequence in 1..=50 {
+            marks.note(sequence, Watermark::new(Zxid(1), Zxid(sequence.cast_signed())));
+            assert_eq!(newest(&paths[0]), Some(sequence));
+        }
+        await_that(|| paths.iter().all(|path| durable(path) == Some(50)));
+        marks.store(51, Watermark::new(Zxid(1), Zxid(51))).unwrap();
+        // Older than what is stored: it changes nothing.
+        marks.store(7, Watermark::new(Zxid(1), Zxid(7))).unwrap();
+        assert_eq!(paths.each_ref().map(|path| durable(path)), [Some(51), Some(51)]);
+        drop(marks);
+        assert_eq!(Marks::start(&paths).unwrap().found(), 51);
+    }
+
+    #[test]
+    fn a_stop_stores_what_was_noted() {
+        let scratch = Scratch::new("marks-stop");
+        let path = scratch.path().join("marks");
+        let marks = Marks::start(std::slice::from_ref(&path)).unwrap();
+        for sequence in 1..=3 {
+            marks.note(sequence, Watermark::new(Zxid(1), Zxid(2)));
+        }
+        marks.stop();
+        assert_eq!(durable(&path), Some(3));
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_and_left_as_it_is() {
+        let scratch = Scratch::new("marks-damaged");
+        let path = scratch.path().join("marks");
+        fs::write(&path, b"RKMARK, but nothing that is one").unwrap();
+        assert!(Marks::start(std::slice::from_ref(&path)).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"RKMARK, but nothing that is one");
+    }
+}

@@ -1,0 +1,716 @@
+//! The log being written: which bytes go where, what is made durable in which order, and what may
+//! be acknowledged then.
+//!
+//! Records are appended. The executor does what `next_order` and `next_round` return, and says with
+//! `on_round` when a round has ended. Nothing here waits, and nothing outside decides about order.
+//!
+//! ```text
+//! append --> queue --> stored --round--> synced --> Note the watermark --> Synced: acknowledge
+//! ```
+//!
+//! | | mapped | direct |
+//! |---|---|---|
+//! | a record is stored | into the file, through its map (`segment.rs`) | into blocks in memory (`blocks.rs`) |
+//! | a round | `Round::Sync` | `Round::Write`, past the page cache, durable when it ends |
+//! | after a SIGKILL the file has | what was stored | what was written or on its way |
+//!
+//! **One round is under way at a time.** What is appended meanwhile gathers and shares the next one.
+//! A round never leaves more than `UNSYNCED_BYTES_MAX` unsynced: longer extents are cut into several,
+//! and records wait in the queue before they are stored into a map.
+//!
+//! **A roll is a round too.** Its steps are done one after the other, each ended before the next
+//! begins: the old log is cut to end with its last record and synced, a file made ahead gets its
+//! name, the directory is synced, and the watermark names the new log durably. Only then its first
+//! record is stored. So a log that the watermark names exists and has a header, whatever happens.
+//!
+//! **The watermark comes before the acknowledgement.** After a round the watermark goes into a mapped
+//! page first, which the kernel keeps when the process is killed; only then the zxid is handed out.
+//!
+//! **The first error is the last.** A round that failed never ends here: the process does, and
+//! nothing that was not synced is acknowledged. The kernel has dropped what it could not write, and
+//! would not tell at the next sync.
+//!
+//! After `SyncRequestProcessor` and `FileTxnLog`, which sync no directory, keep no watermark, and
+//! begin a log with the first record in it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::types::Zxid;
+
+use super::UNSYNCED_BYTES_MAX;
+use super::blocks::{Blocks, Extent};
+use super::gathering::{Answered, Gathering, Shaping};
+use super::segment::records;
+use super::txnlog::HEADER_BYTES;
+use super::watermark::Watermark;
+
+/// The name of a log before it has one, in the directory of logs. ZooKeeper does not look at it, and
+/// a start removes it.
+pub const TEMPORARY_NAME: &str = "ringkeeper-log.tmp";
+
+/// How far ahead of a direct log zeros are written.
+const ZEROED_BYTES: u64 = 16 << 20;
+/// How much of it before the log has its name: a start waits for this. Never less at a time.
+pub const ZEROED_FIRST_BYTES: u64 = 256 << 10;
+
+/// How a log's bytes reach the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackEnd {
+    /// Stored into a mapped file, and synced.
+    Mapped,
+    /// Written past the page cache, durable when written.
+    Direct,
+}
+
+/// Records for the log, whole and framed, one after the other; of one epoch, with consecutive zxids.
+#[derive(Debug, Default)]
+pub struct Append {
+    /// The first record opens a new log file, named by its zxid; the one before is complete.
+    pub new_file: bool,
+    pub first: Zxid,
+    pub last: Zxid,
+    pub records: Vec<u8>,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub back_end: BackEnd,
+    /// How much room is allocated at a time.
+    pub step_bytes: u64,
+    /// False: nothing is synced (`forceSync=no`), and a crash of the machine may lose what was
+    /// acknowledged. Only a mapped log can do without.
+    pub force_sync: bool,
+    /// How writes gather, where an operator wants them to.
+    pub shaping: Option<Shaping>,
+    /// Otherwise, whether a round waits a moment for clients that were just answered.
+    pub waits_for_answered: bool,
+}
+
+/// What is to be done at once, in order.
+#[derive(Debug)]
+pub enum Order {
+    /// Append these to the mapped log, at once (`segment.rs` has the order of the stores).
+    Store(Vec<u8>),
+    /// Memory that was copied out of, to be used again.
+    Spare(Vec<u8>),
+    /// Store the watermark into a cached slot, at once, and soon into a durable one.
+    Note { sequence: u64, watermark: Watermark },
+    /// All up to here is durable. It may be acknowledged, now that all orders before are done.
+    Synced { through: Zxid, batch: Batch },
+    /// Make room ahead of need. Nobody waits for it, and it may fail.
+    GrowAhead(Growth),
+    /// Make the next log ahead of need. Nobody waits for it, and it may fail.
+    MakeAhead,
+}
+
+/// What makes stored records durable, or is needed before they can be stored.
+#[derive(Debug)]
+pub enum Round {
+    /// Sync the mapped log.
+    Sync,
+    /// Write to the direct log, past the page cache.
+    Write(Extent),
+    /// Do all of these, one after the other, where it is no harm to wait for the disk.
+    Steps(Vec<Step>),
+}
+
+/// One step of a round. It has ended, durably where it says so, before the next begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make room in the current log.
+    Grow(Growth),
+    /// End the current log at this length. Room is not made in it any more.
+    Cut { len: u64 },
+    /// Sync the current log, which is not written any more.
+    SyncCut,
+    /// Make the next log under its temporary name (`MAKING`), unless it was made ahead.
+    Make,
+    /// Give the next log its name.
+    Name { start: Zxid },
+    /// Sync the directory of logs.
+    SyncDirectory,
+    /// Store the watermark into a durable slot, and sync it.
+    StoreWatermark { sequence: u64, watermark: Watermark },
+}
+
+/// How the next log is made under its temporary name, in this order. So it has a durable header
+/// before it has a name.
+pub const MAKING: [Making; 3] = [Making::Create, Making::Header, Making::Sync];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Making {
+    /// An empty file with `first_room`, in place of one that was left over.
+    Create,
+    Header,
+    Sync,
+}
+
+/// Room in a log: its length, and up to where it can be written to. Of a mapped log that is the
+/// same; a direct one has zeros written up to there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    pub len: u64,
+    pub ready: u64,
+}
+
+/// The room that a log has from the beginning.
+#[must_use]
+pub fn first_room(back_end: BackEnd, step_bytes: u64) -> Growth {
+    let ready = match back_end {
+        BackEnd::Mapped => step_bytes,
+        BackEnd::Direct => step_bytes.min(ZEROED_FIRST_BYTES),
+    };
+    Growth { len: step_bytes, ready }
+}
+
+/// Records that wait for a round or were made durable by one, as metrics count them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    pub count: u64,
+    /// From when the first of them was appended until the round began.
+    pub waited: Duration,
+    /// How long the round took.
+    pub took: Duration,
+}
+
+/// An append, as far as it is not stored yet.
+#[derive(Debug)]
+struct Queued {
+    append: Append,
+    /// How many of its bytes are stored.
+    at: usize,
+    /// The zxid of the next record.
+    next: Zxid,
+}
+
+/// Where records end that were stored together.
+#[derive(Clone, Copy, Debug)]
+struct Boundary {
+    offset: u64,
+    zxid: Zxid,
+    count: u64,
+    since: Duration,
+}
+
+/// The log being written.
+#[derive(Debug)]
+struct Current {
+    start: Zxid,
+    bytes: Bytes,
+    /// Where the last record ends that is durable.
+    synced: u64,
+    /// Up to where the file can be written to.
+    room: u64,
+    /// Whether room is made ahead of need.
+    is_growing: bool,
+    /// The last zxid stored in it, or before it.
+    last: Zxid,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped { end: u64 },
+    Direct(Blocks),
+}
+
+/// The round that is under way.
+#[derive(Debug)]
+enum Under {
+    /// Makes what was stored durable, up to this offset.
+    Sync {
+        end: u64,
+        began: Duration,
+    },
+    Grow(Growth),
+    Roll {
+        start: Zxid,
+        through: Zxid,
+        watermark: Watermark,
+        began: Duration,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Journal {
+    settings: Settings,
+    current: Option<Current>,
+    /// What is not stored yet: it waits for a roll, for room, or for a sync.
+    queue: VecDeque<Queued>,
+    /// What is stored and not durable yet.
+    boundaries: VecDeque<Boundary>,
+    /// How many records that are.
+    waiting: u64,
+    /// Ends of epochs that are stored and not yet in the watermark.
+    epoch_ends: VecDeque<Zxid>,
+    appended: Zxid,
+    stored: Zxid,
+    synced: Zxid,
+    /// What the newest round made durable; `None` before the first log of a directory.
+    mark: Option<Watermark>,
+    /// Of the newest watermark.
+    sequence: u64,
+    round: Option<Under>,
+    gathering: Gathering,
+    orders: VecDeque<Order>,
+    #[cfg(feature = "mutants")]
+    mutant: Option<Mutant>,
+}
+
+/// Seeded bugs, for proving the simulation's checkers. Never in a release.
+#[cfg(feature = "mutants")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A sync is taken for one of all that was stored by its end.
+    AckBeyondSync,
+    /// The watermark is stored only when a log is begun.
+    WatermarkLate,
+}
+
+impl Journal {
+    /// Goes on after `last` in a directory that recovery has put in order. `mark` is the newest
+    /// watermark with its sequence. The first append opens a new file.
+    #[must_use]
+    pub fn new(settings: Settings, last: Zxid, mark: Option<(u64, Watermark)>) -> Journal {
+        let can_sync = settings.force_sync || settings.back_end == BackEnd::Mapped;
+        assert!(can_sync, "a direct log that is not synced is not written either");
+        let gathering = match Gathering::new(settings.shaping) {
+            Gathering::Nothing if settings.waits_for_answered => {
+                Gathering::Answered(Answered::default())
+            }
+            gathering => gathering,
+        };
+        Journal {
+            settings,
+            current: None,
+            queue: VecDeque::new(),
+            boundaries: VecDeque::new(),
+            waiting: 0,
+            epoch_ends: VecDeque::new(),
+            appended: last,
+            stored: last,
+            synced: last,
+            mark: mark.map(|(_, mark)| mark),
+            sequence: mark.map_or(0, |(sequence, _)| sequence),
+            round: None,
+            gathering,
+            orders: VecDeque::new(),
+            #[cfg(feature = "mutants")]
+            mutant: None,
+        }
+    }
+
+    /// From now on with a seeded bug.
+    #[cfg(feature = "mutants")]
+    pub fn set_mutant(&mut self, mutant: Option<Mutant>) {
+        self.mutant = mutant;
+    }
+
+    /// Takes records. `next_order` and `next_round` say what follows from it.
+    pub fn append(&mut self, now: Duration, append: Append) {
+        assert!(self.appended < append.first && append.first <= append.last, "zxids ascend");
+        assert!(append.first.epoch() == append.last.epoch(), "an append is of one epoch");
+        assert!(
+            append.new_file || self.current.is_some() || !self.queue.is_empty(),
+            "the first append opens a log"
+        );
+        debug_assert_eq!(
+            records(&append.records).count() as i64,
+            append.last.0 - append.first.0 + 1,
+            "the zxids of an append are consecutive"
+        );
+        self.gathering.on_append(now);
+        self.appended = append.last;
+        let next = append.first;
+        self.queue.push_back(Queued { append, at: 0, next });
+        self.store(now);
+    }
+
+    /// Room was made in the current log, up to here.
+    pub fn on_room(&mut self, now: Duration, end: u64) {
+        if let Some(current) = self.current.as_mut().filter(|current| current.room < end) {
+            current.room = end;
+            self.store(now);
+        }
+    }
+
+    /// Making room ahead of need has ended, whether it succeeded or not.
+    pub fn on_grown_ahead(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.is_growing = false;
+        }
+    }
+
+    /// The next thing to do at once. `None`: nothing, for now.
+    pub fn next_order(&mut self) -> Option<Order> {
+        self.orders.pop_front()
+    }
+
+    /// The next round to begin. `None`: one is under way, there is nothing to make durable, or it
+    /// is put off to gather more.
+    pub fn next_round(&mut self, now: Duration) -> Option<Round> {
+        if self.round.is_some() {
+            return None;
+        }
+        self.begin_round(now)
+    }
+
+    /// How much longer a round is put off to gather more records. `None`: no round is put off.
+    #[must_use]
+    pub fn gathers(&self, now: Duration) -> Option<Duration> {
+        let may_wait = self.round.is_none() && self.stored != self.synced && !self.is_in_parts();
+        may_wait.then(|| self.gathering.left(now, self.waiting)).flatten()
+    }
+
+    /// Where the current log ends.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.current.as_ref().map_or(0, Current::end)
+    }
+
+    /// Whether a round is under way.
+    #[must_use]
+    pub fn in_round(&self) -> bool {
+        self.round.is_some()
+    }
+
+    /// Whether all that was appended is durable and handed out.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.round.is_none() && self.orders.is_empty() && self.appended == self.synced
+    }
+
+    /// No round is put off any more.
+    pub fn hurry(&mut self) {
+        self.gathering = Gathering::Nothing;
+    }
+
+    /// The end of the log, idle as it is: the last steps. Nothing more will be appended.
+    pub fn seal(&mut self) -> Vec<Step> {
+        assert!(self.is_idle(), "a log is sealed when all of it is durable");
+        let Some(current) = self.current.take() else { return Vec::new() };
+        let mut steps = vec![Step::Cut { len: current.end() }, Step::SyncCut];
+        if let Some(watermark) = self.mark {
+            self.sequence += 1;
+            steps.push(Step::StoreWatermark { sequence: self.sequence, watermark });
+        }
+        steps
+    }
+
+    /// The round under way has ended, without an error. `written` is the extent it wrote.
+    pub fn on_round(&mut self, now: Duration, written: Option<Extent>) {
+        match self.round.take().expect("a round ends that has begun") {
+            Under::Sync { end, began } => self.on_synced(now, end, began, written),
+            Under::Grow(Growth { ready, .. }) => self.on_room(now, ready),
+            Under::Roll { start, through, watermark, began } => {
+                self.on_roll_synced(now, through, began);
+                self.on_rolled(now, start, through, watermark);
+            }
+        }
+    }
+
+    fn on_synced(&mut self, now: Duration, end: u64, began: Duration, written: Option<Extent>) {
+        let current = self.current.as_mut().expect("it was written to");
+        if let (Bytes::Direct(blocks), Some(extent)) = (&mut current.bytes, written) {
+            blocks.give_back(extent);
+        }
+        let took = now.saturating_sub(began);
+        let mut batch = Batch { took, ..Batch::default() };
+        let mut last = None;
+        while let Some(boundary) = self.boundaries.pop_front_if(|of| of.offset <= end) {
+            let waited = began.saturating_sub(boundary.since);
+            batch = Batch { count: batch.count + boundary.count, ..batch };
+            batch.waited = batch.waited.max(waited);
+            last = Some(boundary);
+        }
+        let Some(Boundary { offset, zxid, .. }) = last else { return };
+        self.waiting -= batch.count;
+        current.synced = offset;
+        let start = current.start;
+        self.gathering.on_synced(now, batch.count, self.waiting, took);
+        self.synced_through(start, offset, zxid, batch);
+        self.store(now);
+    }
+
+    /// Orders what follows from it: first the watermark, then the acknowledgement.
+    fn synced_through(&mut self, log: Zxid, offset: u64, zxid: Zxid, batch: Batch) {
+        #[cfg(feature = "mutants")]
+        let zxid = if self.mutant == Some(Mutant::AckBeyondSync) { self.stored } else { zxid };
+        assert!(self.synced < zxid && zxid <= self.stored);
+        self.synced = zxid;
+        let mut mark = self.mark.expect("set when the log was begun");
+        (mark.log, mark.offset, mark.zxid) = (log, offset, zxid);
+        while let Some(end) = self.epoch_ends.pop_front_if(|end| *end <= zxid) {
+            mark.end_epoch(end);
+        }
+        self.mark = Some(mark);
+        let synced = Order::Synced { through: zxid, batch };
+        if !self.settings.force_sync || self.has_late_watermark() {
+            // Where nothing is synced, a watermark would claim too much.
+            self.orders.push_back(synced);
+            return;
+        }
+        self.sequence += 1;
+        self.orders.push_back(Order::Note { sequence: self.sequence, watermark: mark });
+        self.orders.push_back(synced);
+    }
+
+    /// The steps of a roll have synced the log before.
+    fn on_roll_synced(&mut self, now: Duration, through: Zxid, began: Duration) {
+        if self.synced < through {
+            let since = self.boundaries.front().map_or(began, |boundary| boundary.since);
+            let (waited, took) = (began.saturating_sub(since), now.saturating_sub(began));
+            let batch = Batch { count: std::mem::take(&mut self.waiting), waited, took };
+            self.boundaries.clear();
+            self.synced = through;
+            self.orders.push_back(Order::Synced { through, batch });
+        }
+    }
+
+    fn on_rolled(&mut self, now: Duration, start: Zxid, through: Zxid, watermark: Watermark) {
+        let Settings { back_end, step_bytes, .. } = self.settings;
+        self.mark = Some(watermark);
+        while self.epoch_ends.pop_front_if(|end| *end <= through).is_some() {}
+        let bytes = match back_end {
+            BackEnd::Mapped => Bytes::Mapped { end: HEADER_BYTES as u64 },
+            BackEnd::Direct => {
+                let mut blocks = Blocks::create();
+                // The header was written when the file was made.
+                let header = blocks.take();
+                blocks.give_back(header);
+                Bytes::Direct(blocks)
+            }
+        };
+        self.current = Some(Current {
+            start,
+            bytes,
+            synced: HEADER_BYTES as u64,
+            room: first_room(back_end, step_bytes).ready,
+            is_growing: false,
+            last: through,
+        });
+        // The append that asked for this log; a later one may ask for another.
+        let front = self.queue.front_mut().expect("an append has asked for the log");
+        assert!(front.append.new_file && front.append.first == start);
+        front.append.new_file = false;
+        self.store(now);
+        // The log in use comes first.
+        self.orders.push_back(Order::MakeAhead);
+    }
+
+    /// Stores as much of the queue as may be stored.
+    fn store(&mut self, now: Duration) {
+        while let Some(queued) = self.queue.front_mut() {
+            let Some(current) = self.current.as_mut().filter(|_| !queued.append.new_file) else {
+                return;
+            };
+            let taken = current.fitting(&queued.append.records[queued.at..]);
+            if taken.bytes == 0 {
+                return;
+            }
+            let (from, first) = (queued.at, queued.next);
+            queued.at += taken.bytes;
+            let is_whole = queued.at == queued.append.records.len();
+            queued.next = if is_whole {
+                queued.append.last.next()
+            } else {
+                Zxid(first.0 + i64::try_from(taken.records).expect("a count of records"))
+            };
+            let last = Zxid(queued.next.0 - 1);
+            assert!(current.last < first && first <= last, "zxids ascend");
+            if Zxid::ZERO < current.last && current.last.epoch() < first.epoch() {
+                self.epoch_ends.push_back(current.last);
+            }
+            let count = (last.0 - first.0 + 1).unsigned_abs();
+            let whole = is_whole && from == 0;
+            let records = match &mut current.bytes {
+                Bytes::Direct(blocks) => {
+                    blocks.append(&queued.append.records[from..queued.at]);
+                    None
+                }
+                Bytes::Mapped { end } => {
+                    *end += taken.bytes as u64;
+                    Some(match whole {
+                        true => std::mem::take(&mut queued.append.records),
+                        false => queued.append.records[from..queued.at].to_vec(),
+                    })
+                }
+            };
+            (current.last, self.stored) = (last, last);
+            let boundary = Boundary { offset: current.end(), zxid: last, count, since: now };
+            self.boundaries.push_back(boundary);
+            self.waiting += count;
+            if let Some(growth) = current.growth_ahead(self.settings) {
+                current.is_growing = true;
+                self.orders.push_back(Order::GrowAhead(growth));
+            }
+            self.orders.extend(records.map(Order::Store));
+            if is_whole {
+                let queued = self.queue.pop_front().expect("it was looked at");
+                if 0 < queued.append.records.capacity() {
+                    self.orders.push_back(Order::Spare(queued.append.records));
+                }
+            }
+        }
+    }
+
+    fn begin_round(&mut self, now: Duration) -> Option<Round> {
+        if self.queue.front().is_some_and(|queued| queued.append.new_file)
+            && !self.must_write_first()
+        {
+            return Some(self.begin_roll(now));
+        }
+        if self.stored != self.synced {
+            if !self.is_in_parts() && self.gathers(now).is_some_and(|left| !left.is_zero()) {
+                return None;
+            }
+            return Some(self.begin_sync(now));
+        }
+        // The queue waits for room, since there is nothing that it could wait for a sync of.
+        let queued = self.queue.front()?;
+        let current = self.current.as_ref().expect("a log is begun with a roll");
+        let first = records(&queued.append.records[queued.at..]).next().expect("there are more");
+        let growth = growth_to(current.end() + first.len() as u64, self.settings.step_bytes);
+        self.round = Some(Under::Grow(growth));
+        Some(Round::Steps(vec![Step::Grow(growth)]))
+    }
+
+    fn begin_sync(&mut self, now: Duration) -> Round {
+        let step_bytes = self.settings.step_bytes;
+        let queued = self.waiting;
+        let is_in_parts = self.is_in_parts();
+        let current = self.current.as_mut().expect("what was stored is in an open log");
+        let round = match &mut current.bytes {
+            Bytes::Mapped { end } => {
+                self.round = Some(Under::Sync { end: *end, began: now });
+                Round::Sync
+            }
+            Bytes::Direct(blocks) if current.room < blocks.file_bytes() => {
+                let growth = growth_to(blocks.file_bytes(), step_bytes);
+                let growth = Growth { ready: blocks.file_bytes(), ..growth };
+                self.round = Some(Under::Grow(growth));
+                return Round::Steps(vec![Step::Grow(growth)]);
+            }
+            Bytes::Direct(blocks) => {
+                let extent = blocks.take();
+                self.round = Some(Under::Sync { end: extent.end(), began: now });
+                Round::Write(extent)
+            }
+        };
+        if !is_in_parts {
+            self.gathering.on_begin(queued);
+        }
+        round
+    }
+
+    fn begin_roll(&mut self, now: Duration) -> Round {
+        let start = self.queue.front().expect("it asks for a log").append.first;
+        let through = self.stored;
+        let mut watermark = Watermark::new(start, through);
+        watermark.epoch_ends = self.mark.map_or(watermark.epoch_ends, |mark| mark.epoch_ends);
+        for end in self.epoch_ends.iter().filter(|end| **end <= through) {
+            watermark.end_epoch(*end);
+        }
+        let mut steps = Vec::new();
+        if let Some(current) = self.current.take() {
+            steps.extend([Step::Cut { len: current.end() }, Step::SyncCut]);
+        }
+        self.sequence += 1;
+        steps.extend([
+            Step::Make,
+            Step::Name { start },
+            Step::SyncDirectory,
+            Step::StoreWatermark { sequence: self.sequence, watermark },
+        ]);
+        self.gathering.on_interruption();
+        self.round = Some(Under::Roll { start, through, watermark, began: now });
+        Round::Steps(steps)
+    }
+
+    /// Whether a roll has to wait until all that was stored is durable. A mapped log is synced by
+    /// the steps of the roll.
+    fn must_write_first(&self) -> bool {
+        self.settings.back_end == BackEnd::Direct && self.stored != self.synced
+    }
+
+    /// Whether an extent was written that no record ended in: the rest of it is not put off.
+    fn is_in_parts(&self) -> bool {
+        let Some(Current { bytes: Bytes::Direct(blocks), synced, .. }) = &self.current else {
+            return false;
+        };
+        synced + UNSYNCED_BYTES_MAX <= blocks.end()
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, reason = "the same call with and without mutants")]
+    fn has_late_watermark(&self) -> bool {
+        false
+    }
+
+    #[cfg(feature = "mutants")]
+    fn has_late_watermark(&self) -> bool {
+        self.mutant == Some(Mutant::WatermarkLate)
+    }
+}
+
+/// How much may be stored at once.
+struct Fitting {
+    bytes: usize,
+    /// How many records that are, where it is not all.
+    records: usize,
+}
+
+impl Current {
+    fn end(&self) -> u64 {
+        match &self.bytes {
+            Bytes::Mapped { end } => *end,
+            Bytes::Direct(blocks) => blocks.end(),
+        }
+    }
+
+    /// How much of `framed` may be stored now. All of it into memory; into a map as much as there
+    /// is room for, and no record that would begin too far behind the last sync.
+    fn fitting(&self, framed: &[u8]) -> Fitting {
+        let (end, room) = (self.end(), self.room);
+        let bound = self.synced + UNSYNCED_BYTES_MAX;
+        let is_whole = end + framed.len() as u64 <= room.min(bound);
+        if is_whole || matches!(self.bytes, Bytes::Direct(_)) {
+            return Fitting { bytes: framed.len(), records: 0 };
+        }
+        let mut fitting = Fitting { bytes: 0, records: 0 };
+        for record in records(framed) {
+            if bound <= end + record.start as u64 || room < end + record.end as u64 {
+                break;
+            }
+            fitting = Fitting { bytes: record.end, records: fitting.records + 1 };
+        }
+        fitting
+    }
+
+    /// Room that will soon be needed, if it is not there and nobody makes it.
+    fn growth_ahead(&self, settings: Settings) -> Option<Growth> {
+        let step_bytes = settings.step_bytes;
+        let left = self.room.saturating_sub(self.end());
+        if self.is_growing {
+            return None;
+        }
+        match self.bytes {
+            Bytes::Mapped { .. } => {
+                (left < step_bytes / 4).then(|| growth_to(self.room + step_bytes, step_bytes))
+            }
+            Bytes::Direct(_) => {
+                let ahead = ZEROED_BYTES.min(step_bytes).max(ZEROED_FIRST_BYTES);
+                let ready = (self.end() + ahead).next_multiple_of(ZEROED_FIRST_BYTES);
+                (left < ahead / 2).then(|| Growth { ready, ..growth_to(ready, step_bytes) })
+            }
+        }
+    }
+}
+
+/// Room for so many bytes, in steps.
+fn growth_to(bytes: u64, step_bytes: u64) -> Growth {
+    let len = bytes.next_multiple_of(step_bytes);
+    Growth { len, ready: len }
+}
