@@ -714,3 +714,248 @@ fn growth_to(bytes: u64, step_bytes: u64) -> Growth {
     let len = bytes.next_multiple_of(step_bytes);
     Growth { len, ready: len }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::txnlog;
+    use super::*;
+    use crate::record::txn::{Txn, TxnHeader};
+    use crate::types::Epoch;
+
+    const BACK_ENDS: [BackEnd; 2] = [BackEnd::Mapped, BackEnd::Direct];
+    const NOW: Duration = Duration::from_secs(7);
+
+    fn settings(back_end: BackEnd) -> Settings {
+        Settings {
+            back_end,
+            step_bytes: 8 << 20,
+            force_sync: true,
+            shaping: None,
+            waits_for_answered: false,
+        }
+    }
+
+    fn append(new_file: bool, zxids: std::ops::RangeInclusive<i64>, extra: usize) -> Append {
+        let data = vec![7; extra];
+        let mut records = Vec::new();
+        for zxid in zxids.clone() {
+            let txn = Txn::SetData { path: "/a".into(), data: Some(&data), version: 1 };
+            let header = TxnHeader { client_id: 1, cxid: 2, zxid, time: 3, kind: txn.kind() };
+            txnlog::append_txn(&mut records, &header, &txn, None);
+        }
+        Append { new_file, first: Zxid(*zxids.start()), last: Zxid(*zxids.end()), records }
+    }
+
+    fn orders(journal: &mut Journal) -> Vec<Order> {
+        std::iter::from_fn(|| journal.next_order()).collect()
+    }
+
+    /// Ends the round that begins now, and returns what it was and the orders after it.
+    fn round(journal: &mut Journal) -> Option<(Round, Vec<Order>)> {
+        let round = journal.next_round(NOW)?;
+        assert!(journal.in_round());
+        assert!(journal.next_round(NOW).is_none(), "one round at a time");
+        let (round, written) = match round {
+            Round::Write(extent) => (Round::Sync, Some(extent)),
+            round => (round, None),
+        };
+        journal.on_round(NOW, written);
+        Some((round, orders(journal)))
+    }
+
+    fn begun(back_end: BackEnd) -> Journal {
+        let mut journal = Journal::new(settings(back_end), Zxid(0), None);
+        journal.append(NOW, append(true, 1..=1, 10));
+        assert!(orders(&mut journal).is_empty(), "nothing is stored before the log is begun");
+        let (roll, _) = round(&mut journal).unwrap();
+        assert!(matches!(roll, Round::Steps(_)));
+        round(&mut journal).unwrap();
+        assert!(journal.is_idle());
+        journal
+    }
+
+    fn synced(orders: &[Order]) -> Option<Zxid> {
+        orders.iter().rev().find_map(|order| match order {
+            Order::Synced { through, .. } => Some(*through),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn the_watermark_is_stored_before_anything_is_acknowledged() {
+        for back_end in BACK_ENDS {
+            let mut journal = begun(back_end);
+            for zxid in 2..9 {
+                journal.append(NOW, append(false, zxid..=zxid, 10));
+                orders(&mut journal);
+                let (_, orders) = round(&mut journal).unwrap();
+                let [Order::Note { watermark, .. }, Order::Synced { through, batch }] = &orders[..]
+                else {
+                    panic!("{orders:?}")
+                };
+                assert_eq!((watermark.zxid, *through), (Zxid(zxid), Zxid(zxid)));
+                assert_eq!((watermark.offset, batch.count), (journal.end(), 1));
+            }
+        }
+    }
+
+    #[test]
+    fn a_roll_seals_names_and_notes_in_this_order() {
+        for back_end in BACK_ENDS {
+            let mut journal = begun(back_end);
+            journal.append(NOW, append(false, 2..=2, 10));
+            journal.append(NOW, append(true, 3..=3, 10));
+            orders(&mut journal);
+            let end = journal.end();
+            if back_end == BackEnd::Direct {
+                // What is only in memory has to be written before the log is cut behind it.
+                assert_eq!(synced(&round(&mut journal).unwrap().1), Some(Zxid(2)));
+            }
+            let (Round::Steps(steps), orders) = round(&mut journal).unwrap() else {
+                panic!("a roll is steps")
+            };
+            let [
+                Step::Cut { len },
+                Step::SyncCut,
+                Step::Make,
+                Step::Name { start: Zxid(3) },
+                Step::SyncDirectory,
+                Step::StoreWatermark { watermark, .. },
+            ] = &steps[..]
+            else {
+                panic!("{steps:?}")
+            };
+            assert_eq!(*len, end);
+            assert_eq!((watermark.log, watermark.zxid), (Zxid(3), Zxid(2)));
+            assert_eq!(watermark.offset, HEADER_BYTES as u64);
+            if back_end == BackEnd::Mapped {
+                assert_eq!(synced(&orders), Some(Zxid(2)));
+            }
+            assert_eq!(synced(&round(&mut journal).unwrap().1), Some(Zxid(3)));
+            assert!(journal.is_idle() && journal.next_round(NOW).is_none());
+            let last = [Step::Cut { len: journal.end() }, Step::SyncCut];
+            assert_eq!(journal.seal()[..2], last);
+        }
+    }
+
+    #[test]
+    fn no_more_than_the_bound_is_unsynced() {
+        for back_end in BACK_ENDS {
+            let mut journal = begun(back_end);
+            let count = 400;
+            journal.append(NOW, append(false, 2..=1 + count, 10_000));
+            let all = journal.appended;
+            let (mut rounds, mut durable, mut stored) = (0, journal.end(), journal.end());
+            let mut through = Zxid(1);
+            let mut pending = orders(&mut journal);
+            while !journal.is_idle() {
+                for order in pending.drain(..) {
+                    if let Order::Store(records) = order {
+                        let last = super::records(&records).last().unwrap();
+                        assert!(stored + last.start as u64 - durable < UNSYNCED_BYTES_MAX);
+                        stored += records.len() as u64;
+                    }
+                }
+                match journal.next_round(NOW).expect("there is more") {
+                    Round::Write(extent) => {
+                        assert!(extent.bytes().len() as u64 <= UNSYNCED_BYTES_MAX);
+                        journal.on_round(NOW, Some(extent));
+                    }
+                    Round::Sync => journal.on_round(NOW, None),
+                    Round::Steps(steps) => {
+                        assert!(matches!(steps[..], [Step::Grow(_)]));
+                        journal.on_round(NOW, None);
+                        pending = orders(&mut journal);
+                        continue;
+                    }
+                }
+                rounds += 1;
+                durable = stored;
+                pending = orders(&mut journal);
+                if let Some(now) = synced(&pending) {
+                    assert!(through < now);
+                    through = now;
+                }
+            }
+            assert_eq!(through, all);
+            assert!(4 <= rounds, "{back_end:?}: 4 MB in {rounds} rounds");
+        }
+    }
+
+    #[test]
+    fn records_without_room_wait_until_there_is_some() {
+        for back_end in BACK_ENDS {
+            let mut journal = begun(back_end);
+            let mut zxid = 2;
+            // Room that is asked for ahead of need never comes.
+            let growth = loop {
+                journal.append(NOW, append(false, zxid..=zxid, 500_000));
+                orders(&mut journal);
+                match round(&mut journal).unwrap() {
+                    (Round::Steps(steps), _) => break steps,
+                    (_, orders) => assert_eq!(synced(&orders), Some(Zxid(zxid))),
+                }
+                zxid += 1;
+            };
+            let [Step::Grow(Growth { len, ready })] = growth[..] else { panic!("{growth:?}") };
+            assert!(journal.end() <= ready && ready <= len && len.is_multiple_of(8 << 20));
+            assert_eq!(synced(&round(&mut journal).unwrap().1), Some(Zxid(zxid)));
+        }
+    }
+
+    #[test]
+    fn what_gathers_during_a_round_shares_the_next() {
+        for back_end in BACK_ENDS {
+            let mut journal = begun(back_end);
+            journal.append(NOW, append(false, 2..=2, 10));
+            let under = journal.next_round(NOW).unwrap();
+            for zxid in 3..=20 {
+                journal.append(NOW, append(false, zxid..=zxid, 10));
+            }
+            let written = match under {
+                Round::Write(extent) => Some(extent),
+                _ => None,
+            };
+            orders(&mut journal);
+            journal.on_round(NOW, written);
+            // A sync may cover more than what it began with, and must not claim to.
+            assert_eq!(synced(&orders(&mut journal)), Some(Zxid(2)));
+            let (_, orders) = round(&mut journal).unwrap();
+            assert_eq!(synced(&orders), Some(Zxid(20)));
+        }
+    }
+
+    #[test]
+    fn the_watermark_knows_where_epochs_end() {
+        for back_end in BACK_ENDS {
+            let mut journal = begun(back_end);
+            journal.append(NOW, append(false, 2..=3, 10));
+            let next = Zxid::new(Epoch(2), 1).0;
+            journal.append(NOW, append(false, next..=next, 10));
+            orders(&mut journal);
+            let (_, orders) = round(&mut journal).unwrap();
+            let Some(Order::Note { watermark, .. }) = orders.first() else { panic!("{orders:?}") };
+            assert_eq!(watermark.epoch_ends[..2], [Zxid(3), Zxid::ZERO]);
+            // And when the epoch ends with its log.
+            let later = Zxid::new(Epoch(5), 1).0;
+            journal.append(NOW, append(true, later..=later, 10));
+            round(&mut journal).unwrap();
+            let (_, orders) = round(&mut journal).unwrap();
+            let Some(Order::Note { watermark, .. }) = orders.first() else { panic!("{orders:?}") };
+            assert_eq!(watermark.epoch_ends[..3], [Zxid(next), Zxid(3), Zxid::ZERO]);
+        }
+    }
+
+    #[test]
+    fn without_syncs_no_watermark_claims_any() {
+        let settings = Settings { force_sync: false, ..settings(BackEnd::Mapped) };
+        let mut journal = Journal::new(settings, Zxid(0), None);
+        journal.append(NOW, append(true, 1..=3, 10));
+        let mut seen = Vec::new();
+        while let Some((_, orders)) = round(&mut journal) {
+            seen.extend(orders);
+        }
+        assert_eq!(synced(&seen), Some(Zxid(3)));
+        assert!(!seen.iter().any(|order| matches!(order, Order::Note { .. })), "{seen:?}");
+    }
+}
