@@ -10,8 +10,9 @@
 //! Rounds run elsewhere: on the core's ring, or on an executor. The first one that fails ends the
 //! process.
 
-use std::fs::File;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,7 +29,10 @@ use super::{sys, whole_ms};
 use crate::metrics::{Counter, Recorder, Summary};
 use crate::storage;
 use crate::storage::blocks::{BLOCK_BYTES, Extent};
-use crate::storage::journal::{self, Append, Batch, Journal, Order, Round as Due, Step};
+use crate::storage::epoch::encode_epoch;
+use crate::storage::journal::{
+    self, Append, Batch, EPOCH_TEMPORARY_NAME, Journal, Order, Round as Due, Step,
+};
 use crate::storage::watermark::Watermark;
 use crate::types::Zxid;
 
@@ -44,6 +48,8 @@ pub enum LogError {
     Sync { path: PathBuf, source: io::Error },
     #[error("{}: the transaction log could not be begun: {source}", path.display())]
     Begin { path: PathBuf, source: io::Error },
+    #[error("{}: could not be changed durably: {source}", path.display())]
+    Store { path: PathBuf, source: io::Error },
 }
 
 /// How the log is written.
@@ -51,6 +57,8 @@ pub enum LogError {
 pub(crate) struct LogOptions {
     /// `version-2` of dataLogDir.
     pub(crate) directory: PathBuf,
+    /// `version-2` of dataDir, where snapshots and epoch files are.
+    pub(crate) snapshots: PathBuf,
     pub(crate) journal: journal::Settings,
     /// A slower sync is worth a warning.
     pub(crate) sync_warning: Duration,
@@ -239,6 +247,8 @@ impl<H: Clone> GroupLog<H> {
                     }
                 }
                 Order::MakeAhead => self.keeper.make_ahead(),
+                // Nobody asks for anything yet that is stored besides records.
+                Order::Stored(_) => {}
             }
         }
         (synced, spare)
@@ -287,6 +297,7 @@ impl<H: Clone> GroupLog<H> {
             old: old.map(|current| (current.path, current.book.into_file())),
             room,
             directory: self.options.directory.clone(),
+            snapshots: self.options.snapshots.clone(),
             keeper: Arc::clone(&self.keeper),
             marks: Arc::clone(&self.marks),
         }
@@ -418,6 +429,7 @@ pub(crate) struct Waiting {
     /// The log that grows.
     room: Option<(PathBuf, Room)>,
     directory: PathBuf,
+    snapshots: PathBuf,
     keeper: Arc<Keeper>,
     marks: Arc<Marks>,
 }
@@ -425,7 +437,7 @@ pub(crate) struct Waiting {
 impl Waiting {
     /// Does the steps, in their order. Returns the log that they began.
     pub(crate) fn run(self) -> Result<Option<Begun>, LogError> {
-        let Waiting { steps, old, room, directory, keeper, marks } = self;
+        let Waiting { steps, old, room, directory, snapshots, keeper, marks } = self;
         let (mut made, mut begun) = (None, None);
         let begin = |source| LogError::Begin { path: directory.clone(), source };
         for step in steps {
@@ -456,6 +468,37 @@ impl Waiting {
                 Step::StoreWatermark { sequence, watermark } => {
                     marks.store(sequence, watermark).map_err(begin)?;
                 }
+                Step::RemoveSnapshot { name } => remove(&snapshots.join(name))?,
+                Step::RemoveLog { name } => remove(&directory.join(name))?,
+                Step::CutLog { name, len } => {
+                    let path = directory.join(name);
+                    let cut = || {
+                        let file = fs::OpenOptions::new().write(true).open(&path)?;
+                        file.set_len(len)?;
+                        file.sync_all()
+                    };
+                    cut().map_err(|source| LogError::Store { path: path.clone(), source })?;
+                }
+                Step::WriteEpoch { epoch, .. } => {
+                    let path = snapshots.join(EPOCH_TEMPORARY_NAME);
+                    let write = || {
+                        let mut options = fs::OpenOptions::new();
+                        let options = options.write(true).create(true).truncate(true).mode(0o600);
+                        let mut file = options.open(&path)?;
+                        file.write_all(encode_epoch(Some(epoch)).as_bytes())?;
+                        file.sync_all()
+                    };
+                    write().map_err(|source| LogError::Store { path: path.clone(), source })?;
+                }
+                Step::NameEpoch { file } => {
+                    let path = snapshots.join(file.name());
+                    fs::rename(snapshots.join(EPOCH_TEMPORARY_NAME), &path)
+                        .map_err(|source| LogError::Store { path, source })?;
+                }
+                Step::SyncSnapshots => sync_directory(&snapshots).map_err(|source| {
+                    let path = snapshots.clone();
+                    LogError::Store { path, source }
+                })?,
             }
         }
         Ok(begun)
@@ -464,6 +507,16 @@ impl Waiting {
     /// What an error of starting these steps is about.
     pub(crate) fn path(&self) -> PathBuf {
         self.directory.clone()
+    }
+}
+
+/// Removes a file. One that is gone already was removed before a crash.
+fn remove(path: &Path) -> Result<(), LogError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(LogError::Store { path: path.to_path_buf(), source })
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -534,13 +587,16 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::record::txn::{Txn, TxnHeader};
     use crate::shell::scratch::Scratch;
-    use crate::storage::journal::{BackEnd, Growth, TEMPORARY_NAME};
+    use crate::storage::journal::{BackEnd, EpochFile, Growth, TEMPORARY_NAME, Truncation};
     use crate::storage::replay::{Options, Replayed, replay};
+    use crate::storage::segment::cut_after;
     use crate::storage::txnlog;
+    use crate::types::Epoch;
 
     fn options(scratch: &Scratch, back_end: BackEnd) -> LogOptions {
         LogOptions {
             directory: scratch.path().join("version-2"),
+            snapshots: scratch.path().join("version-2"),
             journal: journal::Settings {
                 back_end,
                 step_bytes: 64 * 1024,
@@ -753,6 +809,37 @@ mod tests {
             let error = log.waiting(vec![Step::Grow(growth)]).run().err().expect("no such disk");
             assert!(matches!(error, LogError::Space { .. }), "{error}");
             assert_eq!(replayed(&scratch).0, [1]);
+        });
+    }
+
+    #[test]
+    fn what_is_truncated_is_gone_and_an_epoch_is_in_its_file() {
+        with_each("log-truncate", |scratch, back_end| async move {
+            let directory = scratch.path().join("version-2");
+            let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
+            for (first, last) in [(1, 3), (4, 6), (7, 9)] {
+                log.append(append(true, first..=last, 10)).unwrap();
+                settle(&mut log).await;
+            }
+            fs::write(directory.join("snapshot.8"), b"beyond").unwrap();
+            let bytes = fs::read(directory.join("log.4")).unwrap();
+            let offset = cut_after(&bytes, Zxid(5), 1 << 20).unwrap() as u64;
+            log.journal.truncate(Truncation {
+                zxid: Zxid(5),
+                name: "log.4".to_owned(),
+                log: Zxid(4),
+                offset,
+                later_logs: vec!["log.7".to_owned()],
+                later_snapshots: vec!["snapshot.8".to_owned()],
+            });
+            log.journal.store_epoch(EpochFile::Current, Epoch(7));
+            settle(&mut log).await;
+            assert_eq!(replayed(&scratch).0, [1, 2, 3, 4, 5]);
+            assert!(!directory.join("snapshot.8").exists());
+            assert_eq!(fs::read(directory.join("currentEpoch")).unwrap(), b"7");
+            log.append(append(true, 6..=6, 20)).unwrap();
+            assert_eq!(settle(&mut log).await, [Zxid(6)]);
+            assert_eq!(replayed(&scratch).0, [1, 2, 3, 4, 5, 6]);
         });
     }
 

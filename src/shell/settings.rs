@@ -99,6 +99,7 @@ pub(crate) fn log(config: &Config, directories: &Directories, shares_core: bool)
     let TxnLog { flush_delay_ms, poll_ms, batch_max, .. } = config.txn_log;
     LogOptions {
         directory: directories.logs().to_path_buf(),
+        snapshots: directories.snapshots().to_path_buf(),
         journal: journal::Settings {
             back_end: match config.txn_log.back_end {
                 TxnLogBackEnd::Direct if config.txn_log.force_sync => BackEnd::Direct,

@@ -26,6 +26,11 @@
 //! **The watermark comes before the acknowledgement.** After a round the watermark goes into a mapped
 //! page first, which the kernel keeps when the process is killed; only then the zxid is handed out.
 //!
+//! **What else must be durable** is asked for and awaited in the same way: the epoch files of an
+//! ensemble, and a truncation. A truncation moves the watermark back first, then removes the snapshots
+//! beyond, then later logs from the newest on, and cuts the log that stays. A crash between any two of
+//! these leaves a prefix of history that is at least as long as what stays.
+//!
 //! **The first error is the last.** A round that failed never ends here: the process does, and
 //! nothing that was not synced is acknowledged. The kernel has dropped what it could not write, and
 //! would not tell at the next sync.
@@ -36,10 +41,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::types::Zxid;
+use crate::types::{Epoch, Zxid};
 
 use super::UNSYNCED_BYTES_MAX;
 use super::blocks::{Blocks, Extent};
+use super::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME};
 use super::gathering::{Answered, Gathering, Shaping};
 use super::segment::records;
 use super::txnlog::HEADER_BYTES;
@@ -48,6 +54,10 @@ use super::watermark::Watermark;
 /// The name of a log before it has one, in the directory of logs. ZooKeeper does not look at it, and
 /// a start removes it.
 pub const TEMPORARY_NAME: &str = "ringkeeper-log.tmp";
+
+/// The name of an epoch file before it has one, in the directory of snapshots. Not `currentEpoch.tmp`:
+/// that name means something to ZooKeeper.
+pub const EPOCH_TEMPORARY_NAME: &str = "ringkeeper-epoch.tmp";
 
 /// How far ahead of a direct log zeros are written.
 const ZEROED_BYTES: u64 = 16 << 20;
@@ -99,6 +109,8 @@ pub enum Order {
     Note { sequence: u64, watermark: Watermark },
     /// All up to here is durable. It may be acknowledged, now that all orders before are done.
     Synced { through: Zxid, batch: Batch },
+    /// What was asked for with `store_epoch` or `truncate` is durable.
+    Stored(Storing),
     /// Make room ahead of need. Nobody waits for it, and it may fail.
     GrowAhead(Growth),
     /// Make the next log ahead of need. Nobody waits for it, and it may fail.
@@ -133,6 +145,58 @@ pub enum Step {
     SyncDirectory,
     /// Store the watermark into a durable slot, and sync it.
     StoreWatermark { sequence: u64, watermark: Watermark },
+    /// Remove a snapshot.
+    RemoveSnapshot { name: String },
+    /// Remove a log that is not the current one.
+    RemoveLog { name: String },
+    /// End a log that is not the current one at this length, and sync it.
+    CutLog { name: String, len: u64 },
+    /// Write an epoch file under its temporary name, and sync it.
+    WriteEpoch { file: EpochFile, epoch: Epoch },
+    /// Give the epoch file that was written its name.
+    NameEpoch { file: EpochFile },
+    /// Sync the directory of snapshots, in which the epoch files are too.
+    SyncSnapshots,
+}
+
+/// An epoch file of a member of an ensemble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EpochFile {
+    Accepted,
+    Current,
+}
+
+impl EpochFile {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            EpochFile::Accepted => ACCEPTED_EPOCH_NAME,
+            EpochFile::Current => CURRENT_EPOCH_NAME,
+        }
+    }
+}
+
+/// What a truncation leaves, and what it takes away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Truncation {
+    /// The last transaction that stays.
+    pub zxid: Zxid,
+    /// The log that it is in: its name, the zxid in the name, and where the log is cut
+    /// (`segment::cut_after`).
+    pub name: String,
+    pub log: Zxid,
+    pub offset: u64,
+    /// The logs after that one, oldest first.
+    pub later_logs: Vec<String>,
+    /// The snapshots of later states.
+    pub later_snapshots: Vec<String>,
+}
+
+/// What is made durable besides records, when asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storing {
+    Epoch { file: EpochFile, epoch: Epoch },
+    Truncation(Truncation),
 }
 
 /// How the next log is made under its temporary name, in this order. So it has a durable header
@@ -230,6 +294,7 @@ enum Under {
         watermark: Watermark,
         began: Duration,
     },
+    Store(Storing),
 }
 
 /// See the module.
@@ -248,6 +313,8 @@ pub struct Journal {
     appended: Zxid,
     stored: Zxid,
     synced: Zxid,
+    /// What is to be stored once all that was appended before is durable.
+    storing: VecDeque<(Zxid, Storing)>,
     /// What the newest round made durable; `None` before the first log of a directory.
     mark: Option<Watermark>,
     /// Of the newest watermark.
@@ -292,6 +359,7 @@ impl Journal {
             appended: last,
             stored: last,
             synced: last,
+            storing: VecDeque::new(),
             mark: mark.map(|(_, mark)| mark),
             sequence: mark.map_or(0, |(sequence, _)| sequence),
             round: None,
@@ -326,6 +394,22 @@ impl Journal {
         let next = append.first;
         self.queue.push_back(Queued { append, at: 0, next });
         self.store(now);
+    }
+
+    /// Stores an epoch once all that was appended so far is durable. `Order::Stored` says when it is.
+    pub fn store_epoch(&mut self, file: EpochFile, epoch: Epoch) {
+        self.storing.push_back((self.appended, Storing::Epoch { file, epoch }));
+    }
+
+    /// Takes back what comes after a transaction. `Order::Stored` says when that is done, and the
+    /// next append opens a new file.
+    ///
+    /// # Panics
+    /// If anything that was appended is not durable, or is not behind what stays.
+    pub fn truncate(&mut self, truncation: Truncation) {
+        assert!(self.is_idle() && self.storing.is_empty(), "a log is truncated when it is at rest");
+        assert!(truncation.zxid <= self.synced, "what stays is there");
+        self.storing.push_back((self.appended, Storing::Truncation(truncation)));
     }
 
     /// Room was made in the current log, up to here.
@@ -379,7 +463,10 @@ impl Journal {
     /// Whether all that was appended is durable and handed out.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.round.is_none() && self.orders.is_empty() && self.appended == self.synced
+        self.round.is_none()
+            && self.orders.is_empty()
+            && self.storing.is_empty()
+            && self.appended == self.synced
     }
 
     /// No round is put off any more.
@@ -407,6 +494,15 @@ impl Journal {
             Under::Roll { start, through, watermark, began } => {
                 self.on_roll_synced(now, through, began);
                 self.on_rolled(now, start, through, watermark);
+            }
+            Under::Store(storing) => {
+                if let Storing::Truncation(Truncation { zxid, .. }) = storing {
+                    (self.appended, self.stored, self.synced) = (zxid, zxid, zxid);
+                    self.epoch_ends.clear();
+                    // What was asked for behind it follows what is left.
+                    self.storing.iter_mut().for_each(|(after, _)| *after = zxid.min(*after));
+                }
+                self.orders.push_back(Order::Stored(storing));
             }
         }
     }
@@ -557,6 +653,9 @@ impl Journal {
     }
 
     fn begin_round(&mut self, now: Duration) -> Option<Round> {
+        if let Some((_, storing)) = self.storing.pop_front_if(|(after, _)| *after <= self.synced) {
+            return Some(self.begin_storing(storing));
+        }
         if self.queue.front().is_some_and(|queued| queued.append.new_file)
             && !self.must_write_first()
         {
@@ -627,6 +726,41 @@ impl Journal {
         self.gathering.on_interruption();
         self.round = Some(Under::Roll { start, through, watermark, began: now });
         Round::Steps(steps)
+    }
+
+    fn begin_storing(&mut self, storing: Storing) -> Round {
+        let steps = match &storing {
+            Storing::Epoch { file, epoch } => vec![
+                Step::WriteEpoch { file: *file, epoch: *epoch },
+                Step::NameEpoch { file: *file },
+                Step::SyncSnapshots,
+            ],
+            Storing::Truncation(truncation) => self.truncating(truncation),
+        };
+        self.round = Some(Under::Store(storing));
+        Round::Steps(steps)
+    }
+
+    fn truncating(&mut self, truncation: &Truncation) -> Vec<Step> {
+        let Truncation { zxid, name, log, offset, later_logs, later_snapshots } = truncation;
+        let mut steps = Vec::new();
+        if let Some(current) = self.current.take() {
+            steps.extend([Step::Cut { len: current.end() }, Step::SyncCut]);
+        }
+        let mut mark = self.mark.unwrap_or_else(|| Watermark::new(*log, *zxid));
+        mark.truncate(*log, *offset, *zxid);
+        self.mark = Some(mark);
+        self.sequence += 1;
+        steps.push(Step::StoreWatermark { sequence: self.sequence, watermark: mark });
+        let snapshots = later_snapshots.iter().cloned();
+        steps.extend(snapshots.map(|name| Step::RemoveSnapshot { name }));
+        steps.push(Step::SyncSnapshots);
+        // From the newest on, each durably gone before the one before it: no hole at any moment.
+        for name in later_logs.iter().rev().cloned() {
+            steps.extend([Step::RemoveLog { name }, Step::SyncDirectory]);
+        }
+        steps.push(Step::CutLog { name: name.clone(), len: *offset });
+        steps
     }
 
     /// Whether a roll has to wait until all that was stored is durable. A mapped log is synced by
@@ -957,5 +1091,72 @@ mod tests {
         }
         assert_eq!(synced(&seen), Some(Zxid(3)));
         assert!(!seen.iter().any(|order| matches!(order, Order::Note { .. })), "{seen:?}");
+    }
+
+    #[test]
+    fn an_epoch_is_stored_behind_the_records_before_it() {
+        for back_end in BACK_ENDS {
+            let mut journal = begun(back_end);
+            journal.append(NOW, append(false, 2..=2, 10));
+            journal.store_epoch(EpochFile::Current, Epoch(3));
+            orders(&mut journal);
+            assert_eq!(synced(&round(&mut journal).unwrap().1), Some(Zxid(2)));
+            let (Round::Steps(steps), orders) = round(&mut journal).unwrap() else {
+                panic!("an epoch is stored by steps")
+            };
+            let file = EpochFile::Current;
+            let expected = [
+                Step::WriteEpoch { file, epoch: Epoch(3) },
+                Step::NameEpoch { file },
+                Step::SyncSnapshots,
+            ];
+            assert_eq!(steps, expected);
+            assert!(matches!(orders[..], [Order::Stored(Storing::Epoch { epoch: Epoch(3), .. })]));
+            assert!(journal.is_idle());
+        }
+    }
+
+    #[test]
+    fn a_truncation_moves_the_watermark_back_before_it_takes_anything() {
+        for back_end in BACK_ENDS {
+            let mut journal = begun(back_end);
+            journal.append(NOW, append(true, 2..=5, 10));
+            while round(&mut journal).is_some() {}
+            let truncation = Truncation {
+                zxid: Zxid(1),
+                name: "log.1".to_owned(),
+                log: Zxid(1),
+                offset: 99,
+                later_logs: vec!["log.2".to_owned(), "log.4".to_owned()],
+                later_snapshots: vec!["snapshot.3".to_owned()],
+            };
+            journal.truncate(truncation);
+            let (Round::Steps(steps), _) = round(&mut journal).unwrap() else { panic!("steps") };
+            let [
+                Step::Cut { .. },
+                Step::SyncCut,
+                Step::StoreWatermark { watermark, .. },
+                rest @ ..,
+            ] = &steps[..]
+            else {
+                panic!("{steps:?}")
+            };
+            assert_eq!((watermark.log, watermark.offset, watermark.zxid), (Zxid(1), 99, Zxid(1)));
+            let remove = |name: &str| Step::RemoveLog { name: name.to_owned() };
+            let expected = [
+                Step::RemoveSnapshot { name: "snapshot.3".to_owned() },
+                Step::SyncSnapshots,
+                remove("log.4"),
+                Step::SyncDirectory,
+                remove("log.2"),
+                Step::SyncDirectory,
+                Step::CutLog { name: "log.1".to_owned(), len: 99 },
+            ];
+            assert_eq!(rest, expected);
+            // History goes on from there, in a new file.
+            journal.append(NOW, append(true, 2..=2, 10));
+            round(&mut journal).unwrap();
+            assert_eq!(synced(&round(&mut journal).unwrap().1), Some(Zxid(2)));
+        }
     }
 }

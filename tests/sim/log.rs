@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ringkeeper::storage;
 use ringkeeper::storage::blocks::{Blocks, Extent};
+use ringkeeper::storage::epoch::encode_epoch;
 use ringkeeper::storage::journal::{
     self, Append, BackEnd, Growth, Journal, MAKING, Making, Order, Round, Step, first_room,
 };
@@ -249,6 +250,7 @@ impl LogWriter {
                 Order::Synced { through, .. } => synced = Some(through),
                 Order::GrowAhead(growth) => self.grows_ahead = Some(growth),
                 Order::MakeAhead => self.makes_ahead = true,
+                Order::Stored(_) => {}
             }
         }
         Ok(synced)
@@ -374,6 +376,23 @@ impl LogWriter {
             Step::StoreWatermark { sequence, watermark } => {
                 self.store_watermark(disk, *sequence, *watermark)?;
             }
+            Step::RemoveSnapshot { name } | Step::RemoveLog { name } => {
+                disk.unlink(&format!("{DIRECTORY}/{name}"))?;
+            }
+            Step::CutLog { name, len } => {
+                let file = disk.find(&format!("{DIRECTORY}/{name}")).expect("it stays");
+                disk.set_len(file, *len as usize)?;
+                disk.sync(file)?;
+            }
+            Step::WriteEpoch { epoch, .. } => {
+                let file = disk.create(&epoch_path())?;
+                disk.write_new(file, 0, encode_epoch(Some(*epoch)).as_bytes())?;
+                disk.sync(file)?;
+            }
+            Step::NameEpoch { file } => {
+                disk.rename(&epoch_path(), &format!("{DIRECTORY}/{}", file.name()))?;
+            }
+            Step::SyncSnapshots => disk.sync_directory(DIRECTORY)?,
         }
         Ok(true)
     }
@@ -430,6 +449,10 @@ impl LogWriter {
 
 fn temporary_path() -> String {
     format!("{DIRECTORY}/{}", journal::TEMPORARY_NAME)
+}
+
+fn epoch_path() -> String {
+    format!("{DIRECTORY}/{}", journal::EPOCH_TEMPORARY_NAME)
 }
 
 fn log_path(start: Zxid) -> String {
