@@ -74,7 +74,7 @@ fn encode(c: &mut Bencher) {
         let header = header(1, txn.kind());
         let mut out = Vec::new();
         txnlog::append_txn(&mut out, &header, txn, Some(&DIGEST));
-        let read = LogReader::new(&log(&out), FIELD_BYTES_MAX).and_then(|mut log| {
+        let read = LogReader::new(&log(&out)).and_then(|mut log| {
             log.next().map(|record| record.header.kind == txn.kind() && record.txn == *txn)
         });
         assert_eq!(read, Some(true), "{name}: what was written is read");
@@ -98,7 +98,7 @@ fn append(c: &mut Bencher) {
         let records = records(batch, |_| set(&path));
         let mut segment = Segment::create(vec![0; SEGMENT_BYTES]);
         segment.append(&records).expect("an empty segment has room");
-        let found = LogReader::new(segment.bytes(), FIELD_BYTES_MAX).map(Iterator::count);
+        let found = LogReader::new(segment.bytes()).map(Iterator::count);
         assert_eq!(found, Some(batch));
         group.throughput(Throughput::Bytes(records.len() as u64));
         group.bench_function(BenchmarkId::from_parameter(batch), |b| {
@@ -126,7 +126,7 @@ fn read(c: &mut Bencher) {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
-                let reader = LogReader::new(black_box(&log), FIELD_BYTES_MAX).expect("a log");
+                let reader = LogReader::new(black_box(&log)).expect("a log");
                 assert_eq!(reader.inspect(|record| _ = black_box(record)).count(), count);
             });
         });
@@ -144,7 +144,7 @@ impl From<ReplayError> for Failed {
 
 fn replayed(log: &[u8]) -> Restored {
     let mut restore = Restore::empty(tree::Settings::default());
-    let options = Options { from: Zxid::ZERO, watermark: None, payload_bytes_max: FIELD_BYTES_MAX };
+    let options = Options { from: Zxid::ZERO, watermark: None };
     Replay::new(options)
         .log(Path::new("log.1"), Zxid(1), log, |record| {
             restore

@@ -43,7 +43,7 @@ pub use password::{is_password, password};
 use prep::{Create, Prep, Scratch, decode};
 use reaper::Reaper;
 pub use reaper::Settings as ReaperSettings;
-pub use restore::{Mismatch, OnMismatch, Restore, RestoreError, Restored};
+pub use restore::{Mismatch, OnMismatch, Restore, RestoreError, RestoreSettings, Restored};
 use snapshots::Roll;
 pub use snapshots::{RollSettings, SnapshotJob};
 pub use tracker::SessionInfo;

@@ -15,6 +15,8 @@ use tracing::warn;
 
 use crate::record::data::{Acl, AclBytes};
 use crate::record::txn::{DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
+use crate::storage::recovery::State;
+use crate::storage::replay::Record;
 use crate::storage::snapshot::{Item, SnapshotDigest, SnapshotError, SnapshotReader};
 use crate::tree::change::Unwatched;
 use crate::tree::{self, LoadedAcl, OPEN_ACL_NUMBER, TreeWriter};
@@ -294,6 +296,38 @@ impl Restore {
     }
 }
 
+/// What a directory's records are restored with.
+#[derive(Clone, Copy, Debug)]
+pub struct RestoreSettings {
+    pub tree: tree::Settings,
+    pub on_mismatch: OnMismatch,
+}
+
+impl State for Restore {
+    type Settings = RestoreSettings;
+    type Error = RestoreError;
+
+    fn empty(settings: RestoreSettings) -> Restore {
+        Restore::empty(settings.tree).on_mismatch(settings.on_mismatch)
+    }
+
+    fn from_snapshot<R: Read>(
+        settings: RestoreSettings,
+        zxid: Zxid,
+        snapshot: &mut SnapshotReader<R>,
+    ) -> Result<Restore, RestoreError> {
+        Restore::from_snapshot_with(settings.tree, settings.on_mismatch, zxid, snapshot)
+    }
+
+    fn replay(&mut self, record: &Record<'_>) -> Result<(), RestoreError> {
+        Restore::replay(self, &record.header, &record.txn, record.digest.as_ref())
+    }
+
+    fn last(&self) -> Zxid {
+        Restore::last(self)
+    }
+}
+
 /// Stands for an ACL that is not known (yet).
 fn nobody() -> [Acl; 1] {
     [Acl::new(0, "world", "anyone")]
@@ -326,11 +360,7 @@ mod tests {
 
     fn replayed(log: &[u8]) -> Restored {
         let mut restore = Restore::empty(SETTINGS);
-        let options = Options {
-            from: Zxid::ZERO,
-            watermark: None,
-            payload_bytes_max: crate::jute::FIELD_BYTES_MAX,
-        };
+        let options = Options { from: Zxid::ZERO, watermark: None };
         #[derive(Debug)]
         struct Failed(#[expect(dead_code, reason = "for the message")] String);
         impl From<ReplayError> for Failed {

@@ -171,11 +171,7 @@ impl Bench {
     /// A state made of the log alone, or of what it has after a snapshot.
     fn replayed(&self, restore: Restore) -> Restored {
         let mut restore = restore;
-        let options = Options {
-            from: restore.last(),
-            watermark: None,
-            payload_bytes_max: self.pipeline.settings.record_bytes_max,
-        };
+        let options = Options { from: restore.last(), watermark: None };
         let mut replay = Replay::new(options);
         if let Some(first) = self.first {
             replay
@@ -1014,7 +1010,7 @@ proptest! {
             prop_assert_eq!(uncounted(content(&replayed.tree.reader())), uncounted(here.clone()));
         }
         let records: Vec<_> =
-            LogReader::new(&bench.log, RECORD_BYTES_MAX).expect("it has a header").collect();
+            LogReader::new(&bench.log).expect("it has a header").collect();
         let from = fuzzy_from.index(records.len());
         let (zxid, bytes) = fuzzy_snapshot(&records, from, &fuzzy_between);
         let mut reader = SnapshotReader::new(Path::new("snapshot"), &*bytes);

@@ -25,19 +25,20 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{self, RecvTimeoutError};
 use tracing::{info, warn};
 
-use super::directories::{Directories, sync_directory};
+use super::directories::{Directories, DirectoryError, names, sync_directory};
 use super::recover::{is_quick_valid, list};
 use super::sys;
 use super::unbuffered::UnbufferedFile;
 use crate::metrics::{Counter, Recorder, Summary};
 use crate::pipeline::SnapshotJob;
 use crate::storage::compression::Encoder;
+use crate::storage::recovery::{TORN_NAME, needless_copies};
 use crate::storage::snapshot::SnapshotWriter;
 use crate::storage::{self, Compression, Keep};
 use crate::types::Zxid;
 
 /// The name of a snapshot before it has one; ZooKeeper does not look at it, and a start removes it.
-pub(crate) const TEMPORARY_NAME: &str = "ringkeeper-snapshot.tmp";
+pub(crate) use crate::storage::recovery::SNAPSHOT_TEMPORARY_NAME as TEMPORARY_NAME;
 
 /// Where CPUs are short, clients come first. Not by more: what a snapshot shows is kept in memory
 /// until it is written.
@@ -244,7 +245,31 @@ impl Worker {
                 warn!(path = %path.display(), %error, "not removed");
             }
         }
+        self.purge_copies();
         info!(target: "ringkeeper::shell::background", "Purge task completed.");
+    }
+
+    /// Deletes the copies of torn tails whose logs are gone.
+    fn purge_copies(&self) {
+        let Some(data_log_dir) = self.directories.logs().parent() else { return };
+        let torn = data_log_dir.join(TORN_NAME);
+        let copies = match names(&torn) {
+            Ok(copies) => copies,
+            Err(DirectoryError::Read { source, .. })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                return;
+            }
+            Err(error) => return warn!(%error, "no copies of torn tails are purged"),
+        };
+        let Ok(listing) = list(&self.directories) else { return };
+        for name in needless_copies(copies.iter().map(|(name, _)| name.as_str()), &listing) {
+            let path = torn.join(name);
+            info!(target: "ringkeeper::shell::background", "Removing file: {}", path.display());
+            if let Err(error) = fs::remove_file(&path) {
+                warn!(path = %path.display(), %error, "not removed");
+            }
+        }
     }
 }
 
@@ -387,6 +412,35 @@ mod tests {
         assert_eq!(error.failed, Stage::Renamed);
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
         assert!(temporary.symlink_metadata().is_err());
+    }
+
+    #[test]
+    fn a_copy_of_a_torn_tail_goes_with_its_log() {
+        let scratch = Scratch::new("background-copies");
+        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        let torn = scratch.path().join(TORN_NAME);
+        fs::create_dir(&torn).unwrap();
+        for name in ["log.1.at.40", "log.9.at.40"] {
+            fs::write(torn.join(name), b"x").unwrap();
+        }
+        let options = SnapshotOptions { retain: 1, ..options(PATIENCE) };
+        write_snapshot(directories.snapshots(), options, &job(), None).unwrap();
+        for name in ["log.1", "log.9", "snapshot.9"] {
+            fs::write(directories.logs().join(name), b"").unwrap();
+        }
+        let first = directories.snapshots().join("snapshot.0");
+        fs::copy(&first, directories.snapshots().join("snapshot.9")).unwrap();
+        let worker = Worker {
+            directories: Arc::new(directories),
+            options,
+            sound: Some(Zxid(9)),
+            recorder: Metrics::new(1).1.remove(0),
+            stopping: Arc::default(),
+        };
+        worker.purge();
+        assert!(!worker.directories.logs().join("log.1").exists());
+        assert!(!torn.join("log.1.at.40").exists());
+        assert!(torn.join("log.9.at.40").exists());
     }
 
     #[test]

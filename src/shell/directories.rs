@@ -6,6 +6,7 @@
 //! <dataDir>/ringkeeper.watermark          a copy, where dataLogDir is another directory
 //! <dataLogDir>/ringkeeper.lock            where it is another directory
 //! <dataLogDir>/ringkeeper.watermark       outside of version-2, whose names ZooKeeper reads
+//! <dataLogDir>/ringkeeper.torn/log.*      copies of what recovery has cut off logs
 //! <dataLogDir>/version-2/log.*
 //! ```
 
@@ -15,10 +16,10 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::storage;
+use crate::storage::recovery::{TORN_NAME, VERSION_NAME};
 use crate::storage::watermark::WATERMARK_NAME;
 
 const LOCK_NAME: &str = "ringkeeper.lock";
-const VERSION: &str = "version-2";
 
 /// A data directory that cannot be used. The process ends with code 3.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +74,7 @@ impl Directories {
         data_log_dir: &Path,
         create: bool,
     ) -> Result<Directories, DirectoryError> {
-        let (snapshots, logs) = (data_dir.join(VERSION), data_log_dir.join(VERSION));
+        let (snapshots, logs) = (data_dir.join(VERSION_NAME), data_log_dir.join(VERSION_NAME));
         // The locks come first: what is made after them is made by the one who may.
         let mut locks = Vec::new();
         let mut made = Vec::new();
@@ -137,10 +138,12 @@ pub(super) fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), Dir
         locks.push(lock(data_log_dir)?);
     }
     for directory in [data_dir, data_log_dir] {
-        let (version, watermark) = (directory.join(VERSION), directory.join(WATERMARK_NAME));
+        let [version, watermark, torn] =
+            [VERSION_NAME, WATERMARK_NAME, TORN_NAME].map(|name| directory.join(name));
         // The watermark goes last: as long as it is there, missing logs are noticed.
-        fs::remove_dir_all(&version)
+        fs::remove_dir_all(&torn)
             .or_else(unless_missing)
+            .and_then(|()| fs::remove_dir_all(&version).or_else(unless_missing))
             .and_then(|()| fs::remove_file(&watermark).or_else(unless_missing))
             .map_err(|source| DirectoryError::Unwritable {
                 path: directory.to_path_buf(),

@@ -678,7 +678,7 @@ mod tests {
         logs.sort();
         let slots = fs::read(scratch.path().join("ringkeeper.watermark")).unwrap();
         let watermark = Watermark::decode(&slots).unwrap().map(|(_, watermark)| watermark);
-        let options = Options { from: Zxid(0), watermark, payload_bytes_max: 4 << 20 };
+        let options = Options { from: Zxid(0), watermark };
         let mut zxids = Vec::new();
         let logs = logs.iter().map(|(start, bytes, path)| (path, *start, bytes.as_slice()));
         let replayed = replay(logs, options, |record| zxids.push(record.zxid().0)).unwrap();

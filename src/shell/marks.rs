@@ -25,9 +25,7 @@ use tracing::warn;
 
 use super::directories::sync_directory;
 use super::map::Map;
-use crate::storage::watermark::{
-    DurableSlots, WATERMARK_FILE_BYTES, Watermark, WatermarkDamaged, cached_offset,
-};
+use crate::storage::watermark::{DurableSlots, WATERMARK_FILE_BYTES, Watermark, cached_offset};
 
 /// How far the durable watermark may lag behind what is synced, besides the time that storing it
 /// takes.
@@ -228,17 +226,6 @@ impl SlotFile {
     }
 }
 
-/// What a file says; an absent file says nothing.
-pub(crate) fn read_watermark(
-    path: &Path,
-) -> io::Result<Result<Option<(u64, Watermark)>, WatermarkDamaged>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Watermark::decode(&bytes)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
-        Err(e) => Err(e),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -248,7 +235,7 @@ mod tests {
     use crate::types::Zxid;
 
     fn newest(path: &Path) -> Option<u64> {
-        read_watermark(path).unwrap().unwrap().map(|(sequence, _)| sequence)
+        Watermark::decode(&fs::read(path).unwrap()).unwrap().map(|(sequence, _)| sequence)
     }
 
     fn durable(path: &Path) -> Option<u64> {

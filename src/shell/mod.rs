@@ -156,16 +156,7 @@ impl From<LogError> for RunError {
 
 impl From<RecoverError> for RunError {
     fn from(error: RecoverError) -> RunError {
-        match error {
-            RecoverError::Directory(error) => error.into(),
-            RecoverError::Io { .. }
-            | RecoverError::Name { .. }
-            | RecoverError::NoSnapshot { .. }
-            | RecoverError::NoneLoads { .. }
-            | RecoverError::Watermark { .. }
-            | RecoverError::Replay(_)
-            | RecoverError::Restore { .. } => RunError::other(error),
-        }
+        RunError::other(error)
     }
 }
 

@@ -1,27 +1,24 @@
-//! From a data directory to a state to go on from.
+//! Recovery on real files: the steps of `storage::recovery`, done, and its notes, logged.
 //!
-//! This reads files and hands their bytes on: what they mean is decided by `storage` (torn or
-//! damaged) and by `pipeline` (what the tree becomes). Everything is read with ordinary reads. A
-//! page of a map that cannot be read is a SIGBUS; a read is an error that names the file.
-//!
-//! What was replayed may have been in the page cache only, if it was the process and not the
-//! machine that crashed. So logs are synced before anything that they hold is served.
+//! Everything is read with ordinary reads. A page of a map that cannot be read is a SIGBUS; a read
+//! is an error that names the file. Reads go past the page cache where the file system knows such
+//! reads; elsewhere the kernel is told to forget the pages first.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::directories::{Directories, DirectoryError, names, sync_directory};
-use super::marks;
-use crate::pipeline::{OnMismatch, Restore, RestoreError, Restored};
-use crate::storage::compression::Decoder;
-use crate::storage::journal::TEMPORARY_NAME;
-use crate::storage::replay::{Cut, Options, Replay, ReplayError};
-use crate::storage::snapshot::SnapshotReader;
-use crate::storage::watermark::{Watermark, WatermarkDamaged};
+use super::sys;
+use super::zeroed::is_unsupported;
+use crate::pipeline::{OnMismatch, Restore, RestoreError, RestoreSettings, Restored};
+use crate::storage::blocks::BLOCK_BYTES;
+use crate::storage::recovery::{self, Files, Note, Options, RecoveryError};
+use crate::storage::watermark::Watermark;
 use crate::storage::{self, Listing, QUICK_BYTES, SnapshotFile};
 use crate::tree;
 use crate::types::Zxid;
@@ -34,36 +31,10 @@ pub(crate) struct RecoverOptions {
     pub(crate) trust_empty: bool,
     /// What comes of a tree whose digest is not the one that was written.
     pub(crate) on_mismatch: OnMismatch,
-    /// The longest field of a record, `jute.maxbuffer` and what servers may add.
-    pub(crate) field_bytes_max: usize,
 }
 
 /// A directory that cannot be served. Nothing in it has been changed.
-#[derive(Debug, thiserror::Error)]
-pub enum RecoverError {
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
-    #[error(
-        "{}: the name says a zxid that no history comes to, so no server has written it; move it \
-         away", path.display()
-    )]
-    Name { path: PathBuf },
-    #[error(
-        "No snapshot found, but there are log entries. Something is broken! ({} has logs from {first} on; \
-         zookeeper.snapshot.trust.empty=true serves what they hold)", path.display()
-    )]
-    NoSnapshot { path: PathBuf, first: Zxid },
-    #[error("{}: none of the {count} snapshots in it can be loaded; the newest: {newest}", path.display())]
-    NoneLoads { path: PathBuf, count: usize, newest: Box<RecoverError> },
-    #[error("{}: {damage}; remove it to go by the logs alone", path.display())]
-    Watermark { path: PathBuf, damage: WatermarkDamaged },
-    #[error(transparent)]
-    Replay(#[from] ReplayError),
-    #[error("{}: {error}", path.display())]
-    Restore { path: PathBuf, error: RestoreError },
-}
+pub(crate) type RecoverError = RecoveryError<io::Error, RestoreError>;
 
 /// What a directory came to.
 pub(crate) struct Recovered {
@@ -76,59 +47,28 @@ pub(crate) struct Recovered {
     pub(crate) replay_took: Duration,
 }
 
-/// Reads the newest snapshot that loads, and all transactions after it.
+/// Reads the newest snapshot that can be believed, and all transactions after it.
 pub(crate) fn recover(
     directories: &Directories,
     options: RecoverOptions,
 ) -> Result<Recovered, RecoverError> {
     let began = Instant::now();
-    let listing = list(directories)?;
-    if let Some(name) = listing.impossible() {
-        let directory = match name.starts_with("log.") {
-            true => directories.logs(),
-            false => directories.snapshots(),
-        };
-        return Err(RecoverError::Name { path: directory.join(name) });
-    }
-    let (mut restore, snapshot) = load(directories, &listing, options)?;
-    let loaded = Instant::now();
-    let from = restore.last();
-    let watermark = read_watermark(directories.watermark())?;
-    let mut replay =
-        Replay::new(Options { from, watermark, payload_bytes_max: options.field_bytes_max });
-    let logs = listing.logs_after(from);
-    for log in logs {
-        let path = directories.logs().join(&log.name);
-        let bytes = fs::read(&path).map_err(|source| io_error(&path, source))?;
-        replay.log(&path, log.start, &bytes, |record| {
-            restore
-                .replay(&record.header, &record.txn, record.digest.as_ref())
-                .map_err(|error| RecoverError::Restore { path: path.clone(), error })
-        })?;
-    }
-    let replayed = replay.finish()?;
-    for torn in &replayed.torn {
-        let Cut { path, offset, cause } = torn;
-        info!(path = %path.display(), offset, %cause, "an earlier log ends with a torn record");
-    }
-    for cut in &replayed.cuts {
-        make_cut(cut)?;
-    }
-    if let Some((path, offset)) = replayed.end.as_ref().filter(|_| watermark.is_some()) {
-        cut_zeros(path, *offset).map_err(|source| io_error(path, source))?;
-    }
-    for log in logs {
-        let path = directories.logs().join(&log.name);
-        match File::open(&path) {
-            Ok(file) => file.sync_all().map_err(|source| io_error(&path, source))?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(io_error(&path, source)),
-        }
-    }
-    sync_directory(directories.logs()).map_err(|source| io_error(directories.logs(), source))?;
-    remove_leftovers(directories);
-    let (snapshot_took, replay_took) = (loaded - began, loaded.elapsed());
-    let mut state = restore.finish();
+    let mut files = Disk { open: None, loaded: began };
+    let RecoverOptions { tree, trust_empty, on_mismatch } = options;
+    let parent = |version: &Path| version.parent().unwrap_or(Path::new("")).to_path_buf();
+    let (data_dir, data_log_dir) = (parent(directories.snapshots()), parent(directories.logs()));
+    let options = Options {
+        data_dir: &data_dir,
+        data_log_dir: directories.are_apart().then_some(&*data_log_dir),
+        settings: RestoreSettings { tree, on_mismatch },
+        trust_empty,
+        #[cfg(feature = "mutants")]
+        mutant: None,
+    };
+    let recovered = recovery::recover::<_, Restore>(&mut files, &options)?;
+    let recovery::Recovered { state, snapshot, watermark, replayed } = recovered;
+    let (snapshot_took, replay_took) = (files.loaded - began, files.loaded.elapsed());
+    let mut state = state.finish();
     state.highest_sessions.note_all(&replayed.sessions_before);
     if 0 < state.doubtful_digests {
         warn!(
@@ -152,8 +92,186 @@ pub(crate) fn recover(
     Ok(Recovered { state, snapshot, watermark, snapshot_took, replay_took })
 }
 
-fn io_error(path: &Path, source: io::Error) -> RecoverError {
-    RecoverError::Io { path: path.to_path_buf(), source }
+/// Real files.
+struct Disk {
+    /// The file that is being read.
+    open: Option<Open>,
+    /// When the snapshot was in memory.
+    loaded: Instant,
+}
+
+struct Open {
+    path: PathBuf,
+    file: File,
+    /// Read past the page cache.
+    is_direct: bool,
+}
+
+impl Open {
+    fn direct(path: &Path) -> io::Result<Open> {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
+        Ok(Open { path: path.to_path_buf(), file, is_direct: true })
+    }
+
+    fn buffered(path: &Path) -> io::Result<Open> {
+        let file = File::open(path)?;
+        sys::drop_clean_pages(&file)?;
+        Ok(Open { path: path.to_path_buf(), file, is_direct: false })
+    }
+
+    fn read_at(&self, offset: u64, target: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < target.len() {
+            match self.file.read_at(&mut target[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            }
+            // Within a block only the end of the file ends a read.
+            if self.is_direct && !filled.is_multiple_of(BLOCK_BYTES) {
+                break;
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl Disk {
+    fn open(&mut self, path: &Path) -> io::Result<&Open> {
+        let open = match self.open.take().filter(|open| open.path == path) {
+            Some(open) => open,
+            None => match Open::direct(path) {
+                Err(error) if is_unsupported(&error) => Open::buffered(path)?,
+                open => open?,
+            },
+        };
+        Ok(self.open.insert(open))
+    }
+}
+
+impl Files for Disk {
+    type Error = io::Error;
+
+    fn list(&mut self, directory: &Path) -> io::Result<Option<Vec<(String, u64)>>> {
+        match names(directory) {
+            Ok(names) => Ok(Some(names)),
+            Err(DirectoryError::Read { source, .. })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(None)
+            }
+            Err(DirectoryError::Read { source, .. }) => Err(source),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        }
+    }
+
+    fn read(&mut self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn sync(&mut self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn drop_clean_pages(&mut self, path: &Path) -> io::Result<()> {
+        self.open = None;
+        let is_direct = self.open(path)?.is_direct;
+        debug!(path = %path.display(), is_direct, "read from the disk, not from the page cache");
+        Ok(())
+    }
+
+    fn read_at(&mut self, path: &Path, offset: u64, target: &mut [u8]) -> io::Result<usize> {
+        match self.open(path)?.read_at(offset, target) {
+            // It can be opened for such reads, and does not know them.
+            Err(error) if is_unsupported(&error) => {
+                let open = Open::buffered(path)?;
+                self.open.insert(open).read_at(offset, target)
+            }
+            read => read,
+        }
+    }
+
+    fn make_directory(&mut self, path: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+
+    fn create(&mut self, path: &Path) -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).open(path).map(drop)
+    }
+
+    fn append(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        OpenOptions::new().append(true).open(path)?.write_all(bytes)
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn set_len(&mut self, path: &Path, len: u64) -> io::Result<()> {
+        OpenOptions::new().write(true).open(path)?.set_len(len)
+    }
+
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn sync_directory(&mut self, path: &Path) -> io::Result<()> {
+        sync_directory(if path.as_os_str().is_empty() { Path::new(".") } else { path })
+    }
+
+    fn tell(&mut self, note: Note<'_>) {
+        match note {
+            Note::Reading { snapshot } => info!(
+                target: "ringkeeper::shell::recover", "Reading snapshot {}", snapshot.display()
+            ),
+            Note::PassedOver { snapshot, why } => warn!(
+                path = %snapshot.display(), why,
+                "a snapshot is passed over: an older one or the logs must lead up to it"
+            ),
+            Note::Loaded { .. } => self.loaded = Instant::now(),
+            Note::Rebuilding { first_log } => warn!(
+                path = %first_log.display(),
+                "no snapshot can be used; the logs go back to the first transaction, and the tree \
+                 is made of them alone"
+            ),
+            Note::TornBefore { cut } => info!(
+                path = %cut.path.display(), offset = cut.offset, after = %cut.after,
+                cause = %cut.cause, "an earlier log ends with a torn record"
+            ),
+            Note::Torn { cut, copy: None } => info!(
+                path = %cut.path.display(), offset = cut.offset, cause = %cut.cause,
+                "a log ends without a record, and is cut"
+            ),
+            Note::Torn { cut, copy: Some(copy) } => {
+                let whole = cut.whole.map_or_else(
+                    || "none".to_owned(),
+                    |(first, last)| format!("{}..{}", first.zxid, last.zxid),
+                );
+                warn!(
+                    path = %cut.path.display(), offset = cut.offset, after = %cut.after,
+                    bytes = cut.end - cut.offset, cause = %cut.cause, whole_records = whole,
+                    copy = %copy.display(),
+                    "what follows the last whole record was cut off the log, and a copy is kept: it \
+                     lies behind the last sync that was recorded"
+                );
+            }
+            Note::Removed { leftover } => {
+                debug!(path = %leftover.display(), "a leftover is removed")
+            }
+            Note::NotRemoved { leftover, error } => {
+                warn!(path = %leftover.display(), %error, "a leftover cannot be removed");
+            }
+        }
+    }
 }
 
 /// What is in both directories, or in the one.
@@ -165,60 +283,13 @@ pub(crate) fn list(directories: &Directories) -> Result<Listing, DirectoryError>
     Ok(Listing::new(files))
 }
 
-/// The newest snapshot that loads. Each is begun from scratch: nothing of one that failed is left.
-fn load(
-    directories: &Directories,
-    listing: &Listing,
-    options: RecoverOptions,
-) -> Result<(Restore, Option<Zxid>), RecoverError> {
-    let directory = directories.snapshots();
-    let mut newest = None;
-    let mut count = 0;
-    for file in listing.snapshots().iter().filter(|file| is_quick_valid(directory, file)) {
-        count += 1;
-        match load_one(directory, file, options) {
-            Ok(restore) => return Ok((restore, Some(file.zxid))),
-            Err(error) => {
-                error!(%error, "a snapshot cannot be loaded; an older one is tried");
-                newest.get_or_insert(error);
-            }
-        }
-    }
-    if let Some(newest) = newest {
-        let (path, newest) = (directory.to_path_buf(), Box::new(newest));
-        return Err(RecoverError::NoneLoads { path, count, newest });
-    }
-    match listing.logs().first() {
-        Some(first) if !options.trust_empty => Err(RecoverError::NoSnapshot {
-            path: directories.logs().to_path_buf(),
-            first: first.start,
-        }),
-        _ => Ok((Restore::empty(options.tree).on_mismatch(options.on_mismatch), None)),
-    }
-}
-
-fn load_one(
-    directory: &Path,
-    file: &SnapshotFile,
-    options: RecoverOptions,
-) -> Result<Restore, RecoverError> {
-    let path = directory.join(&file.name);
-    info!(target: "ringkeeper::shell::recover", "Reading snapshot {}", path.display());
-    let source = File::open(&path).map_err(|source| io_error(&path, source))?;
-    let source = Decoder::new(BufReader::with_capacity(1 << 20, source), file.compression);
-    let mut reader = SnapshotReader::with_field_bytes_max(&path, source, options.field_bytes_max);
-    let RecoverOptions { tree, on_mismatch, .. } = options;
-    Restore::from_snapshot_with(tree, on_mismatch, file.zxid, &mut reader)
-        .map_err(|error| RecoverError::Restore { path, error })
-}
-
-/// Whether a snapshot's ends look whole. One that cannot be read is none to load or to count on.
+/// Whether a snapshot's ends look whole. One that cannot be read is none to count on.
 pub(crate) fn is_quick_valid(directory: &Path, file: &SnapshotFile) -> bool {
     let path = directory.join(&file.name);
     let ends = || -> io::Result<(Vec<u8>, Vec<u8>)> {
         let mut source = File::open(&path)?;
         let (mut head, mut tail) = (Vec::new(), Vec::new());
-        source.by_ref().take(QUICK_BYTES as u64).read_to_end(&mut head)?;
+        io::Read::by_ref(&mut source).take(QUICK_BYTES as u64).read_to_end(&mut head)?;
         source.seek(SeekFrom::Start(file.bytes.saturating_sub(QUICK_BYTES as u64)))?;
         source.take(QUICK_BYTES as u64).read_to_end(&mut tail)?;
         Ok((head, tail))
@@ -227,7 +298,7 @@ pub(crate) fn is_quick_valid(directory: &Path, file: &SnapshotFile) -> bool {
         Ok((head, tail)) => {
             let is_valid = storage::is_quick_valid(file, &head, &tail);
             if !is_valid {
-                warn!(path = %path.display(), "an unfinished or cut snapshot is left aside");
+                warn!(path = %path.display(), "an unfinished or cut snapshot does not count");
             }
             is_valid
         }
@@ -238,68 +309,15 @@ pub(crate) fn is_quick_valid(directory: &Path, file: &SnapshotFile) -> bool {
     }
 }
 
-fn read_watermark(path: &Path) -> Result<Option<Watermark>, RecoverError> {
-    let found = marks::read_watermark(path).map_err(|source| io_error(path, source))?;
-    let found =
-        found.map_err(|damage| RecoverError::Watermark { path: path.to_path_buf(), damage })?;
-    Ok(found.map(|(_, watermark)| watermark))
-}
-
-/// Drops a torn tail, durably: the next log must not follow bytes that are no record.
-fn make_cut(cut: &Cut) -> Result<(), RecoverError> {
-    let Cut { path, offset, cause } = cut;
-    info!(
-        path = %path.display(), offset, %cause,
-        "the log ends with a torn record, as a crash leaves it; cut: it was never acknowledged"
-    );
-    let done = if *offset == 0 { fs::remove_file(path) } else { cut_to(path, *offset) };
-    done.map_err(|source| io_error(path, source))
-}
-
-/// Drops what was allocated behind the last record. A write that a process had begun when it was
-/// killed may still be on its way to there, and history will go on elsewhere: to cut the file waits
-/// for it and takes it back.
-fn cut_zeros(path: &Path, end: u64) -> io::Result<()> {
-    match fs::metadata(path) {
-        Ok(metadata) if end < metadata.len() => cut_to(path, end),
-        Ok(_) => Ok(()),
-        // It had no header, and was removed.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn cut_to(path: &Path, len: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).open(path)?;
-    file.set_len(len)?;
-    file.sync_all()
-}
-
-/// What a crash has left half made. Only what a server of ours or ZooKeeper writes as a log or a
-/// snapshot: `currentEpoch.tmp` means something to ZooKeeper.
-fn remove_leftovers(directories: &Directories) {
-    let of_ours = [TEMPORARY_NAME, super::background::TEMPORARY_NAME];
-    for directory in [directories.snapshots(), directories.logs()] {
-        let Ok(names) = names(directory) else { continue };
-        for (name, _) in names {
-            let is_half = name.ends_with(".tmp")
-                && (name.starts_with("log.") || name.starts_with("snapshot."));
-            if (is_half || of_ours.contains(&name.as_str()))
-                && let Err(error) = fs::remove_file(directory.join(&name))
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                warn!(name, %error, "a leftover cannot be removed");
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::record::txn::{DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
     use crate::shell::background::{SnapshotOptions, write_snapshot};
     use crate::shell::scratch::Scratch;
+    use crate::storage::journal::TEMPORARY_NAME as LOG_TEMPORARY_NAME;
+    use crate::storage::recovery::SNAPSHOT_TEMPORARY_NAME;
+    use crate::storage::replay::ReplayError;
     use crate::storage::{Compression, txnlog};
     use crate::types::SessionId;
 
@@ -310,7 +328,6 @@ mod tests {
         },
         trust_empty: false,
         on_mismatch: OnMismatch::Refuse,
-        field_bytes_max: 1 << 20,
     };
 
     const SNAPSHOTS: SnapshotOptions = SnapshotOptions {
@@ -352,19 +369,6 @@ mod tests {
             acls: restored.tree.acl_lists(),
             reader: restored.tree.reader(),
         }
-    }
-
-    #[test]
-    fn what_lies_behind_the_last_record_is_cut() {
-        let scratch = Scratch::new("recover-zeros");
-        let path = scratch.path().join("log.1");
-        fs::write(&path, [7; 100]).unwrap();
-        cut_zeros(&path, 40).unwrap();
-        assert_eq!(fs::read(&path).unwrap(), [7; 40]);
-        // Nothing to cut, or nothing there.
-        cut_zeros(&path, 40).unwrap();
-        fs::remove_file(&path).unwrap();
-        cut_zeros(&path, 0).unwrap();
     }
 
     #[test]
@@ -432,7 +436,7 @@ mod tests {
     fn leftovers_of_ours_go_and_what_zookeeper_needs_stays() {
         let scratch = Scratch::new("recover-left");
         let directories = begun(&scratch);
-        let names = [TEMPORARY_NAME, super::super::background::TEMPORARY_NAME, "snapshot.7.tmp"];
+        let names = [LOG_TEMPORARY_NAME, SNAPSHOT_TEMPORARY_NAME, "snapshot.7.tmp"];
         for name in names.into_iter().chain(["currentEpoch.tmp", "acceptedEpoch"]) {
             fs::write(directories.logs().join(name), b"1").unwrap();
         }

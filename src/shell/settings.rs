@@ -84,11 +84,10 @@ pub(crate) fn recover(config: &Config) -> RecoverOptions {
             DigestMismatch::Refuse => pipeline::OnMismatch::Refuse,
             DigestMismatch::Warn => pipeline::OnMismatch::Count,
         },
-        field_bytes_max: record_bytes_max(config),
     }
 }
 
-/// What can be read at the next start can be written now.
+/// The longest record that is written: ZooKeeper could not read a longer one.
 fn record_bytes_max(config: &Config) -> usize {
     config.connections.packet_bytes_max + config.connections.packet_bytes_extra
 }

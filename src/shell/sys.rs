@@ -117,6 +117,15 @@ pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
     }
 }
 
+/// Has the kernel forget what it holds of a file in memory and the disk has too.
+pub(crate) fn drop_clean_pages(file: &File) -> io::Result<()> {
+    // SAFETY: numbers only; the descriptor outlives the call.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
+}
+
 /// Sends what the socket takes at this moment, without waiting and without SIGPIPE.
 pub(crate) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;

@@ -199,7 +199,6 @@ mod tests {
     use super::super::txnlog::HEADER_BYTES;
     use super::super::watermark::Watermark;
     use super::*;
-    use crate::jute::FIELD_BYTES_MAX;
     use crate::types::Zxid;
 
     /// What a torn write leaves at least: a disk's own unit.
@@ -221,11 +220,7 @@ mod tests {
 
     /// The transactions that a restart finds.
     fn replayed(disk: &[u8], watermark: Watermark) -> Vec<i64> {
-        let options = Options {
-            from: Zxid::ZERO,
-            watermark: Some(watermark),
-            payload_bytes_max: FIELD_BYTES_MAX,
-        };
+        let options = Options { from: Zxid::ZERO, watermark: Some(watermark) };
         let mut zxids = Vec::new();
         let logs = [(log_name(Zxid(1)), Zxid(1), disk)];
         replay(logs, options, |record| zxids.push(record.zxid().0)).unwrap();

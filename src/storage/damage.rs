@@ -7,7 +7,6 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use crate::jute::FIELD_BYTES_MAX;
 use crate::record::data::{AclBytes, StatPersisted};
 use crate::record::op::code;
 use crate::record::txn::{CreateKind, Txn, TxnDigest, TxnHeader};
@@ -74,7 +73,7 @@ fn watermark(log: i64, offset: usize, zxid: i64) -> Watermark {
 }
 
 fn options(watermark: Option<Watermark>) -> Options {
-    Options { from: Zxid::ZERO, watermark, payload_bytes_max: FIELD_BYTES_MAX }
+    Options { from: Zxid::ZERO, watermark }
 }
 
 /// Replays and returns the zxids; every payload must be the one that `written` has there.
@@ -368,7 +367,7 @@ proptest! {
             expected.push((header, txn, digest));
         }
         let mut found = Vec::new();
-        let reader = LogReader::new(&log, FIELD_BYTES_MAX).unwrap();
+        let reader = LogReader::new(&log).unwrap();
         for record in reader {
             // Owned by the log, and compared by value.
             found.push(format!("{:?}", (record.header, record.txn, record.digest)));

@@ -11,21 +11,15 @@
 //! | `segment.rs` | `Segment`, `each_store`, `cut_after` | one log as a map, lengths last; truncation |
 //! | `blocks.rs` | `Blocks`, `Extent` | one log as whole blocks |
 //! | `watermark.rs` | `Watermark` | how far the log is durable |
+//! | `recovery.rs` | `recover`, `Files`, `State` | a restart: what is read, in which order, and what it means |
+//! | `window.rs` | `Window`, `Source` | a file read piece by piece |
 //! | `replay.rs` | `Replay`, `replay`, `LogReader` | logs back into transactions; torn or damaged |
 //! | `snapshot.rs` | `SnapshotWriter`, `SnapshotReader` | a snapshot, written and read in chunks |
 //! | `compression.rs` | `Encoder`, `Decoder` | gzip and snappy around a snapshot |
 //! | `epoch.rs` | `decode_epoch`, `encode_epoch` | acceptedEpoch and currentEpoch |
 //! | this one | `Listing`, `FileName`, `is_quick_valid` | names; what is needed; what may go |
 //!
-//! A restart, from a directory's names:
-//!
-//! ```text
-//! Listing::new(names)
-//!   snapshots(), newest first, that are is_quick_valid:  Decoder, SnapshotReader    -> Z
-//!   Watermark::decode
-//!   logs_after(Z), oldest first:                         Replay::log                -> txns > Z
-//!   Replay::finish                                                                  -> cuts
-//! ```
+//! A restart is `recovery.rs`, from the names in a directory to its changes.
 //!
 //! What the writer of the files owes:
 //!
@@ -34,7 +28,6 @@
 //! - A log is synced before the next one is created.
 //! - The watermark is stored after the sync it tells of, never before, and need not be synced
 //!   except as above. It is told the end of each epoch (`Watermark::end_epoch`).
-//! - What `Replayed::cuts` names is cut or removed, durably, before a new log is created.
 //! - Truncation moves the watermark back (`Watermark::truncate`), durably, before it cuts.
 
 pub mod blocks;
@@ -44,11 +37,13 @@ mod damage;
 pub mod epoch;
 pub mod gathering;
 pub mod journal;
+pub mod recovery;
 pub mod replay;
 pub mod segment;
 pub mod snapshot;
 pub mod txnlog;
 pub mod watermark;
+pub mod window;
 
 use crate::types::{Epoch, Zxid};
 

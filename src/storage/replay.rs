@@ -9,13 +9,16 @@
 //! ```text
 //! the watermark    what ends before it is damaged, what ends behind it is torn (watermark.rs)
 //! continuity       the next log must go on where this one ended, or begin a later epoch
-//! what follows     without a watermark, a whole record behind the end says damage
+//! what follows     without a watermark, a whole record behind the end says damage; behind the
+//!                  watermark, one that is farther away than what can be unsynced at once
 //! ```
 //!
 //! | a log that ends before its bytes do | last log | earlier log |
 //! |---|---|---|
 //! | below the watermark | damaged | damaged |
-//! | behind the watermark | torn | as below |
+//! | behind the watermark | torn, unless as below | as below |
+//! | behind the watermark, whole records behind the end that are farther apart than `APART_BYTES` | damaged | damaged |
+//! | the watermark names it, and it is empty | damaged | damaged |
 //! | the next log goes on with zxid+1 | | torn |
 //! | a later epoch begins, nothing whole behind the end | | torn, unless more was synced |
 //! | a later epoch begins, a whole record behind the end | | damaged |
@@ -23,12 +26,21 @@
 //! | no watermark, a whole record behind the end | damaged | |
 //! | anything else that is missing | | gap |
 //!
-//! What a snapshot already holds is never missed: only transactions after `from` count.
+//! What a snapshot already holds is never missed: only transactions after `from` count. A log is
+//! read through a window: no more of it is in memory than its longest record.
+//!
+//! Why far apart says damage: at any moment at most `UNSYNCED_BYTES_MAX` of a log are not durable,
+//! and records begin only within these (`super::UNSYNCED_BYTES_MAX`). Of two whole records behind a
+//! break that are farther apart, the later was begun when the earlier, and so the break before it,
+//! was durable.
 //!
 //! After `FileTxnLog.FileTxnIterator`, which takes every end for the end of the log, looks for no
 //! gap, and stops the server on a wrong checksum wherever it is.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use simd_adler32::Adler32;
 
 use crate::jute::record::Record as _;
 use crate::jute::{Malformed, Reader};
@@ -37,12 +49,14 @@ use crate::record::persistence::LOG_MAGIC;
 use crate::record::txn::{TXN_DIGEST_BYTES, Txn, TxnDigest, TxnHeader};
 use crate::types::{HighestSessions, SessionId, Zxid};
 
-use super::ZXID_MAX;
+use super::blocks::BLOCK_BYTES;
 use super::txnlog::{
     self, END_MARK, FRAMING_BYTES, HEADER_BYTES, LENGTH_OFFSET, PAYLOAD_BYTES_MIN, PAYLOAD_OFFSET,
     RECORD_BYTES_MIN,
 };
 use super::watermark::Watermark;
+use super::window::{Source, Window};
+use super::{UNSYNCED_BYTES_MAX, ZXID_MAX};
 
 /// One transaction where it lies in its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,41 +120,25 @@ impl Cause {
     }
 }
 
-/// The transactions of one log, in order, up to the first bytes that are none.
+/// The transactions of one log in memory, in order, up to the first bytes that are none.
 #[derive(Clone, Debug)]
 pub struct LogReader<'a> {
     log: &'a [u8],
     offset: usize,
-    payload_bytes_max: usize,
     stop: Option<Stop>,
 }
 
 impl<'a> LogReader<'a> {
-    /// Reads what follows the header; `None` if `log` does not begin with a log's. A payload
-    /// longer than `payload_bytes_max` ends the log: `jute::FIELD_BYTES_MAX`, unless configured.
+    /// Reads what follows the header; `None` if `log` does not begin with a log's.
     #[must_use]
-    pub fn new(log: &'a [u8], payload_bytes_max: usize) -> Option<LogReader<'a>> {
-        let is_log = HEADER_BYTES <= log.len() && log.starts_with(&LOG_MAGIC.to_be_bytes());
-        is_log.then_some(LogReader { log, offset: HEADER_BYTES, payload_bytes_max, stop: None })
+    pub fn new(log: &'a [u8]) -> Option<LogReader<'a>> {
+        has_header(log).then_some(LogReader { log, offset: HEADER_BYTES, stop: None })
     }
 
     /// Where reading has stopped, once it has.
     #[must_use]
     pub fn stop(&self) -> Option<Stop> {
         self.stop
-    }
-
-    fn read(&self) -> Result<Record<'a>, Cause> {
-        let payload = payload_at(self.log, self.offset, self.payload_bytes_max)?;
-        let mut reader = Reader::with_field_bytes_max(payload, self.payload_bytes_max);
-        let header = TxnHeader::read(&mut reader).map_err(Cause::Unreadable)?;
-        let txn = Txn::read(header.kind, &mut reader).map_err(Cause::Unreadable)?;
-        let digest = if TXN_DIGEST_BYTES <= reader.rest().len() {
-            Some(TxnDigest::read(&mut reader).map_err(Cause::Unreadable)?)
-        } else {
-            None
-        };
-        Ok(Record { offset: self.offset, header, txn, digest, payload })
     }
 }
 
@@ -151,7 +149,7 @@ impl<'a> Iterator for LogReader<'a> {
         if self.stop.is_some() {
             return None;
         }
-        match self.read() {
+        match record_at(self.log.get(self.offset..).unwrap_or_default(), self.offset) {
             Ok(record) => {
                 self.offset = record.end();
                 Some(record)
@@ -164,23 +162,44 @@ impl<'a> Iterator for LogReader<'a> {
     }
 }
 
-/// The payload of the record at `offset`, if there is a whole one.
-fn payload_at(log: &[u8], offset: usize, payload_bytes_max: usize) -> Result<&[u8], Cause> {
-    let rest = log.get(offset..).unwrap_or_default();
-    let Some((framing, rest)) = rest.split_at_checked(PAYLOAD_OFFSET) else {
+fn has_header(log: &[u8]) -> bool {
+    HEADER_BYTES <= log.len() && log.starts_with(&LOG_MAGIC.to_be_bytes())
+}
+
+/// The record that `rest` begins with, at this offset of its log.
+fn record_at(rest: &[u8], offset: usize) -> Result<Record<'_>, Cause> {
+    let payload = payload_of(rest)?;
+    // Whole as it is, no field of it is too long: what clients may send does not count here.
+    let mut reader = Reader::with_field_bytes_max(payload, payload.len());
+    let header = TxnHeader::read(&mut reader).map_err(Cause::Unreadable)?;
+    let txn = Txn::read(header.kind, &mut reader).map_err(Cause::Unreadable)?;
+    let digest = if TXN_DIGEST_BYTES <= reader.rest().len() {
+        Some(TxnDigest::read(&mut reader).map_err(Cause::Unreadable)?)
+    } else {
+        None
+    };
+    Ok(Record { offset, header, txn, digest, payload })
+}
+
+/// The checksum that a record announces, and the length of its payload.
+fn framing_of(rest: &[u8]) -> Result<(u64, usize), Cause> {
+    let Some(framing) = rest.get(..PAYLOAD_OFFSET) else {
         return Err(if rest.iter().all(|&byte| byte == 0) { Cause::End } else { Cause::Cut });
     };
     let (checksum, length) = framing.split_at(LENGTH_OFFSET);
     let checksum = u64::from_be_bytes(checksum.try_into().expect("eight bytes"));
     let length = i32::from_be_bytes(length.try_into().expect("four bytes"));
-    if length == 0 {
-        return Err(if checksum == 0 { Cause::End } else { Cause::LengthMissing });
+    match usize::try_from(length) {
+        Ok(0) => Err(if checksum == 0 { Cause::End } else { Cause::LengthMissing }),
+        Ok(bytes) => Ok((checksum, bytes)),
+        Err(_) => Err(Cause::Length(length)),
     }
-    let payload_bytes = match usize::try_from(length) {
-        Ok(bytes) if bytes <= payload_bytes_max => bytes,
-        _ => return Err(Cause::Length(length)),
-    };
-    let Some((payload, rest)) = rest.split_at_checked(payload_bytes) else {
+}
+
+/// The payload of the record that `rest` begins with, if it is whole.
+fn payload_of(rest: &[u8]) -> Result<&[u8], Cause> {
+    let (checksum, payload_bytes) = framing_of(rest)?;
+    let Some((payload, rest)) = rest[PAYLOAD_OFFSET..].split_at_checked(payload_bytes) else {
         return Err(Cause::Cut);
     };
     match rest.first() {
@@ -191,58 +210,160 @@ fn payload_at(log: &[u8], offset: usize, payload_bytes_max: usize) -> Result<&[u
     }
 }
 
-/// What follows the end of a log's records.
+/// How much of a log is read at once. A longer record is brought into memory once it is known to
+/// be whole.
+const WINDOW_BYTES: usize = 4 << 20;
+
+/// Brings the record at `offset` into the window. What is returned begins with it and is enough to
+/// read it, or to say why it cannot be read.
+fn view_record<'w, S: Source>(
+    window: &'w mut Window,
+    source: &mut S,
+    offset: usize,
+) -> Result<Result<&'w [u8], Cause>, S::Error> {
+    let needed = match framing_of(window.view(source, offset, PAYLOAD_OFFSET)?) {
+        Ok((checksum, payload_bytes)) => {
+            let needed = payload_bytes + FRAMING_BYTES;
+            if WINDOW_BYTES < needed
+                && let Err(cause) = check_long(window, source, offset, checksum, payload_bytes)?
+            {
+                return Ok(Err(cause));
+            }
+            needed
+        }
+        Err(_) => PAYLOAD_OFFSET,
+    };
+    window.view(source, offset, needed).map(Ok)
+}
+
+/// Whether the record at `offset` is whole, without all of it in memory.
+fn check_long<S: Source>(
+    window: &mut Window,
+    source: &mut S,
+    offset: usize,
+    checksum: u64,
+    payload_bytes: usize,
+) -> Result<Result<(), Cause>, S::Error> {
+    let payload = offset + PAYLOAD_OFFSET;
+    match window.view(source, payload + payload_bytes, 1)?.first() {
+        None => return Ok(Err(Cause::Cut)),
+        Some(&END_MARK) => {}
+        Some(_) => return Ok(Err(Cause::EndMark)),
+    }
+    let is_right = checksum_of(window, source, payload..payload + payload_bytes)? == Some(checksum);
+    Ok(if is_right { Ok(()) } else { Err(Cause::Checksum) })
+}
+
+/// The checksum of a payload that is read piece by piece; `None` where the file ends before it.
+fn checksum_of<S: Source>(
+    window: &mut Window,
+    source: &mut S,
+    payload: Range<usize>,
+) -> Result<Option<u64>, S::Error> {
+    let mut checksum = Adler32::new();
+    let mut at = payload.start;
+    while at < payload.end {
+        let bytes = window.view(source, at, 1)?;
+        let bytes = &bytes[..bytes.len().min(payload.end - at)];
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        checksum.write(bytes);
+        at += bytes.len();
+    }
+    Ok(Some(u64::from(checksum.finish())))
+}
+
+/// Whole records that are farther apart than this were not both on their way to the disk. A block
+/// more than the bound on that: a direct write begins with a block that was durable already.
+pub const APART_BYTES: usize = UNSYNCED_BYTES_MAX as usize + BLOCK_BYTES;
+
+/// A whole record behind the end of a log's records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub offset: usize,
+    pub zxid: Zxid,
+}
+
+/// What follows the end of a log's records.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Beyond {
     /// Zeros or nothing: how a log ends that was closed, or padded and not written further.
     Zeros,
-    /// Bytes that are no record: a crash, or damage.
-    Scraps,
-    /// A record that history would lack if the log ended here.
-    Record { offset: usize, zxid: Zxid },
+    /// Bytes that are no record, up to here: a crash, or damage.
+    Scraps { end: usize },
+    /// Records that history would lack if the log ended here: the first and the last of them.
+    Records { end: usize, first: Found, last: Found },
 }
 
-/// Looks behind the end of a log for a whole record after `known`. The records between would
-/// have to fit in, so its zxid says whether it can belong here. Bytes made to look like many long
+/// Looks behind the end of a log for whole records after `known`. The records between would have
+/// to fit in, so its zxid says whether one can belong here. Bytes made to look like many long
 /// records run the search out of its budget; the one it gave up at is then taken for real.
-fn beyond(log: &[u8], end: usize, known: Zxid, payload_bytes_max: usize) -> Beyond {
-    let Some(first) = non_zero_from(log, end) else { return Beyond::Zeros };
-    let mut budget = 4 * (log.len() - end) + (4 << 20);
-    // A record may begin with zeros, those of its checksum.
-    let mut offset = first.saturating_sub(PAYLOAD_OFFSET - 1).max(end);
-    while let Some(candidate) = log.get(offset..offset + RECORD_BYTES_MIN) {
-        if candidate[..PAYLOAD_OFFSET] == [0; PAYLOAD_OFFSET] {
-            let Some(next) = non_zero_from(log, offset) else { break };
-            offset = next - (PAYLOAD_OFFSET - 1);
-            continue;
-        }
-        if let Some((zxid, bytes)) = plausible(log, offset, end, known, payload_bytes_max) {
-            if budget < bytes || payload_at(log, offset, payload_bytes_max).is_ok() {
-                return Beyond::Record { offset, zxid };
-            }
-            budget -= bytes;
-        }
-        offset += 1;
-    }
-    Beyond::Scraps
-}
-
-/// Whether all but the checksum of a record at `offset` could be: its zxid and payload length.
-fn plausible(
-    log: &[u8],
-    offset: usize,
+fn beyond<S: Source>(
+    window: &mut Window,
+    source: &mut S,
     end: usize,
     known: Zxid,
-    payload_bytes_max: usize,
-) -> Option<(Zxid, usize)> {
-    let (framing, rest) = log.get(offset..)?.split_at_checked(PAYLOAD_OFFSET)?;
+) -> Result<Beyond, S::Error> {
+    let Some(Range { start, end: last_byte }) = non_zero_range(window, source, end)? else {
+        return Ok(Beyond::Zeros);
+    };
+    let mut probe = Window::new(PROBE_BYTES);
+    let mut budget = 4 * (last_byte - end) + (4 << 20);
+    let mut found: Option<(Found, Found)> = None;
+    // A record may begin with zeros, those of its checksum.
+    let mut offset = start.saturating_sub(PAYLOAD_OFFSET - 1).max(end);
+    while offset + RECORD_BYTES_MIN <= last_byte {
+        let bytes = window.view(source, offset, RECORD_BYTES_MIN)?;
+        let Some(candidate) = bytes.get(..PAYLOAD_OFFSET) else { break };
+        if candidate == [0; PAYLOAD_OFFSET] {
+            let zeros = non_zero_from(bytes).unwrap_or(bytes.len());
+            offset += zeros - (PAYLOAD_OFFSET - 1);
+            continue;
+        }
+        let Some((zxid, payload)) = plausible(bytes, offset, end, known) else {
+            offset += 1;
+            continue;
+        };
+        let payload = offset + PAYLOAD_OFFSET..offset + PAYLOAD_OFFSET + payload;
+        let (is_marked, checksum) = (
+            payload.end < last_byte
+                && probe.view(source, payload.end, 1)?.first() == Some(&END_MARK),
+            u64::from_be_bytes(*candidate.first_chunk().expect("eight bytes")),
+        );
+        if !is_marked {
+            offset += 1;
+            continue;
+        }
+        let gives_up = budget < payload.len();
+        if gives_up || checksum_of(&mut probe, source, payload.clone())? == Some(checksum) {
+            let record = Found { offset, zxid };
+            found = Some((found.map_or(record, |(first, _)| first), record));
+            if gives_up {
+                break;
+            }
+            offset = payload.end + 1;
+        } else {
+            budget -= payload.len();
+            offset += 1;
+        }
+    }
+    Ok(match found {
+        Some((first, last)) => Beyond::Records { end: last_byte, first, last },
+        None => Beyond::Scraps { end: last_byte },
+    })
+}
+
+/// How much is read at once where the search looks ahead.
+const PROBE_BYTES: usize = 64 << 10;
+
+/// Whether all but end mark and checksum of a record could be: its zxid and payload length.
+fn plausible(rest: &[u8], offset: usize, end: usize, known: Zxid) -> Option<(Zxid, usize)> {
+    let (framing, rest) = rest.split_at_checked(PAYLOAD_OFFSET)?;
     // Adler-32 fills only four of the eight bytes.
     let length = framing.strip_prefix(&[0; 4])?.get(4..)?;
     let length = u32::from_be_bytes(length.try_into().ok()?) as usize;
-    if length < PAYLOAD_BYTES_MIN
-        || payload_bytes_max < length
-        || rest.get(length) != Some(&END_MARK)
-    {
+    if length < PAYLOAD_BYTES_MIN {
         return None;
     }
     let header = TxnHeader::read(&mut Reader::new(rest)).ok()?;
@@ -273,22 +394,39 @@ fn is_logged_kind(kind: i32) -> bool {
     )
 }
 
-/// The first byte at or after `start` that is not zero. Padding is long: chunks first.
-fn non_zero_from(bytes: &[u8], start: usize) -> Option<usize> {
-    const CHUNK_BYTES: usize = 256;
-    let mut start = start;
-    for chunk in bytes.get(start..)?.chunks(CHUNK_BYTES) {
-        if chunk.iter().fold(0, |any, &byte| any | byte) != 0 {
+/// From the first byte at or after `start` that is not zero to behind the last one.
+fn non_zero_range<S: Source>(
+    window: &mut Window,
+    source: &mut S,
+    start: usize,
+) -> Result<Option<Range<usize>>, S::Error> {
+    let mut range: Option<Range<usize>> = None;
+    let mut at = start;
+    while at < source.len() {
+        let bytes = window.view(source, at, 1)?;
+        if bytes.is_empty() {
             break;
         }
-        start += chunk.len();
+        if let Some(first) = non_zero_from(bytes) {
+            let last = bytes.iter().rposition(|&byte| byte != 0).expect("one is not zero");
+            range = Some(range.map_or(at + first, |range| range.start)..at + last + 1);
+        }
+        at += bytes.len();
     }
-    let found = bytes[start..].iter().position(|&byte| byte != 0)?;
-    Some(start + found)
+    Ok(range)
+}
+
+/// The first byte that is not zero. Padding is long: chunks first.
+fn non_zero_from(bytes: &[u8]) -> Option<usize> {
+    const CHUNK_BYTES: usize = 256;
+    let is_zero = |chunk: &&[u8]| chunk.iter().fold(0, |any, &byte| any | byte) == 0;
+    let zeros: usize = bytes.chunks(CHUNK_BYTES).take_while(is_zero).map(<[u8]>::len).sum();
+    let found = bytes[zeros..].iter().position(|&byte| byte != 0)?;
+    Some(zeros + found)
 }
 
 /// What is told of damage, whatever it is.
-const NEXT_STEP: &str = "nothing has been changed; restore the data directory from a copy, or, as \
+pub(super) const NEXT_STEP: &str = "nothing has been changed; restore the data directory from a copy, or, as \
                          a member of an ensemble, empty it so that this server fetches it anew";
 
 /// Logs that cannot be replayed. A torn tail is not one: that is how every crash looks.
@@ -336,8 +474,15 @@ pub enum Evidence {
     Watermark { offset: u64, zxid: Zxid },
     #[error("zxid {zxid} follows at byte {offset}")]
     Later { offset: u64, zxid: Zxid },
+    #[error(
+        "whole records follow from zxid {} at byte {} to zxid {} at byte {}, farther apart than \
+         what a crash can tear", first.zxid, first.offset, last.zxid, last.offset
+    )]
+    Apart { first: Found, last: Found },
     #[error("zxid {zxid} begins a later epoch in the next log")]
     Epoch { zxid: Zxid },
+    #[error("it was begun, durably, after zxid {zxid}")]
+    Begun { zxid: Zxid },
 }
 
 /// How an error tells where the log before it ended.
@@ -361,8 +506,6 @@ pub struct Options {
     pub from: Zxid,
     /// `None` for a directory that no server of ours has written yet.
     pub watermark: Option<Watermark>,
-    /// `jute::FIELD_BYTES_MAX`, unless configured.
-    pub payload_bytes_max: usize,
 }
 
 /// What a replay came to.
@@ -386,18 +529,28 @@ pub struct Replayed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
     pub path: PathBuf,
+    /// The zxid in its name.
+    pub log: Zxid,
     /// Where the file has to end. Zero: it holds no header, and has to go.
     pub offset: u64,
     pub cause: Cause,
+    /// The last transaction before.
+    pub after: Zxid,
+    /// Where what is not zero ends.
+    pub end: u64,
+    /// Whole records behind the cut, first and last.
+    pub whole: Option<(Found, Found)>,
 }
 
-/// The logs of a directory, one after the other, oldest first. Each is dropped before the next is
-/// read: only one need be in memory.
+/// The logs of a directory, one after the other, oldest first. Only a window on one is in memory.
 #[derive(Debug)]
 pub struct Replay {
     options: Options,
+    window: Window,
     /// The last record that was read, whether after `from` or not.
     previous: Option<Zxid>,
+    /// Transactions that history is known to have, from elsewhere than the logs and the watermark.
+    known_of: Vec<Zxid>,
     /// Ends that the next record, or its absence, has to explain.
     ends: Vec<End>,
     /// Where the last log ended.
@@ -405,12 +558,15 @@ pub struct Replay {
     txns: u64,
     torn: Vec<Cut>,
     sessions_before: HighestSessions,
+    #[cfg(feature = "mutants")]
+    ignores_evidence: bool,
 }
 
 /// The end of one log, seen before what follows it.
 #[derive(Debug)]
 struct End {
     path: PathBuf,
+    log: Zxid,
     stop: Stop,
     /// All that was known when it was reached.
     known: Zxid,
@@ -424,44 +580,91 @@ impl Replay {
     pub fn new(options: Options) -> Replay {
         Replay {
             options,
+            window: Window::new(WINDOW_BYTES),
             previous: None,
+            known_of: Vec::new(),
             ends: Vec::new(),
             ended: None,
             txns: 0,
             torn: Vec::new(),
             sessions_before: HighestSessions::default(),
+            #[cfg(feature = "mutants")]
+            ignores_evidence: false,
         }
     }
 
-    /// Reads one log, whose name says that it begins with `start`, and hands over each transaction
-    /// after `from`.
+    /// History is known to have this transaction: to go on behind it without it is a gap.
+    pub fn expect(&mut self, zxid: Zxid) {
+        // A new leader's snapshot has the number zero of its epoch, which no transaction has.
+        if zxid.counter() != 0 {
+            self.known_of.push(zxid);
+        }
+    }
+
+    /// A seeded bug: what is behind the watermark is torn, whatever follows it.
+    #[cfg(feature = "mutants")]
+    pub fn ignore_evidence(&mut self) {
+        self.ignores_evidence = true;
+    }
+
+    /// Reads one log in memory, whose name says that it begins with `start`, and hands over each
+    /// transaction after `from`.
     pub fn log<E: From<ReplayError>>(
         &mut self,
         path: &Path,
         start: Zxid,
         log: &[u8],
+        each: impl FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut log = log;
+        self.read(path, start, &mut log, |never| match never {}, each)
+    }
+
+    /// The same with a log wherever it is. `failed` says what an error of reading it comes to.
+    pub fn read<S: Source, E: From<ReplayError>>(
+        &mut self,
+        path: &Path,
+        start: Zxid,
+        source: &mut S,
+        failed: impl Fn(S::Error) -> E,
         mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let stop = match LogReader::new(log, self.options.payload_bytes_max) {
-            Some(mut reader) => {
-                let mut before: Option<Record<'_>> = None;
-                for record in &mut reader {
-                    // ZooKeeper appends a proposal it is sent twice (`FileTxnLog.append`).
-                    if before.as_ref().is_some_and(|before| before.payload == record.payload) {
-                        continue;
-                    }
-                    let start = before.is_none().then_some(start);
-                    if self.admit(path, start, &record)? {
-                        self.txns += 1;
-                        each(&record)?;
-                    }
-                    before = Some(record);
+        let mut window = std::mem::replace(&mut self.window, Window::new(WINDOW_BYTES));
+        window.clear();
+        let head = window.view(source, 0, HEADER_BYTES).map_err(&failed)?;
+        let stop = if has_header(head) {
+            let mut offset = HEADER_BYTES;
+            let mut before: Option<(usize, Zxid)> = None;
+            loop {
+                let rest = view_record(&mut window, source, offset).map_err(&failed)?;
+                let record = match rest.and_then(|rest| record_at(rest, offset)) {
+                    Ok(record) => record,
+                    Err(cause) => break Stop { offset, cause },
+                };
+                let (zxid, end) = (record.zxid(), record.end());
+                // ZooKeeper appends a proposal it is sent twice (`FileTxnLog.append`).
+                if let Some((first, _)) = before.filter(|(_, before)| *before == zxid)
+                    && is_repeated(source, first..offset, offset..end).map_err(&failed)?
+                {
+                    (before, offset) = (Some((offset, zxid)), end);
+                    continue;
                 }
-                reader.stop().expect("a reader ends by stopping")
+                let start = before.is_none().then_some(start);
+                if self.admit(path, start, &record)? {
+                    self.txns += 1;
+                    each(&record)?;
+                }
+                (before, offset) = (Some((offset, zxid)), end);
             }
-            None => no_header(path, log)?,
+        } else {
+            no_header(path, head)?
         };
-        Ok(self.on_end(path, start, log, stop)?)
+        let ended = self.on_end(path, start, &mut window, source, stop);
+        self.window = window;
+        ended.map_err(|error| match error {
+            OnEnd::Read(error) => failed(error),
+            OnEnd::Replay(error) => error.into(),
+        })
     }
 
     /// All that is known: what was read, or what the snapshot holds.
@@ -494,7 +697,7 @@ impl Replay {
         let begins_epoch = last.epoch() < found.epoch()
             && found <= ZXID_MAX
             && found.counter() == 1
-            && self.skipped_end(last, found).is_none();
+            && !self.skips(last, found);
         if !is_next && !begins_epoch {
             let (path, ended) = (path.into(), self.ended.take());
             return Err(ReplayError::Gap { path, offset, last, found, ended });
@@ -511,40 +714,60 @@ impl Replay {
         Ok(true)
     }
 
-    fn skipped_end(&self, last: Zxid, next: Zxid) -> Option<Zxid> {
-        self.options.watermark?.skipped_end(last, next)
+    /// Whether history is known to have had a transaction between these two.
+    fn skips(&self, last: Zxid, next: Zxid) -> bool {
+        let is_between = |zxid: Zxid| zxid.counter() != 0 && last < zxid && zxid < next;
+        self.known_of.iter().any(|zxid| is_between(*zxid))
+            || self.options.watermark.is_some_and(|watermark| {
+                is_between(watermark.zxid) || watermark.skipped_end(last, next).is_some()
+            })
     }
 
-    fn on_end(
+    fn on_end<S: Source>(
         &mut self,
         path: &Path,
         start: Zxid,
-        log: &[u8],
+        window: &mut Window,
+        source: &mut S,
         stop: Stop,
-    ) -> Result<(), ReplayError> {
+    ) -> Result<(), OnEnd<S::Error>> {
         let known = self.known();
         let path = path.to_path_buf();
+        let Stop { cause, .. } = stop;
         let offset = stop.offset as u64;
-        if let Cause::Unreadable(malformed) = stop.cause {
-            return Err(ReplayError::Unreadable { path, offset, last: known, malformed });
+        if let Cause::Unreadable(malformed) = cause {
+            return Err(ReplayError::Unreadable { path, offset, last: known, malformed }.into());
         }
         let own = self.options.watermark.filter(|watermark| watermark.log == start);
-        if let Some(Watermark { offset: synced, zxid, .. }) = own
-            && offset < synced
-            && known < zxid
-        {
-            let evidence = Evidence::Watermark { offset: synced, zxid };
-            let cause = stop.cause;
-            return Err(ReplayError::Damaged { path, offset, cause, last: known, evidence });
+        if let Some(Watermark { offset: synced, zxid, .. }) = own {
+            let evidence = if offset < synced && known < zxid {
+                Some(Evidence::Watermark { offset: synced, zxid })
+            } else if cause == Cause::NoHeader && known < start {
+                Some(Evidence::Begun { zxid })
+            } else {
+                None
+            };
+            if let Some(evidence) = evidence {
+                let last = known;
+                return Err(ReplayError::Damaged { path, offset, cause, last, evidence }.into());
+            }
         }
-        let beyond = match stop.cause {
-            Cause::NoHeader if log.len() < HEADER_BYTES => Beyond::Scraps,
-            _ => beyond(log, stop.offset, known, self.options.payload_bytes_max),
-        };
+        let beyond = beyond(window, source, stop.offset, known).map_err(OnEnd::Read)?;
         self.ended = Some((path.clone(), stop));
-        if beyond != Beyond::Zeros || stop.cause == Cause::NoHeader {
+        if beyond != Beyond::Zeros || cause == Cause::NoHeader {
             let unsynced = own.is_some_and(|watermark| watermark.offset <= offset);
-            self.ends.push(End { path, stop, known, beyond, unsynced });
+            let end = End { path, log: start, stop, known, beyond, unsynced };
+            #[cfg(feature = "mutants")]
+            if self.ignores_evidence && unsynced {
+                self.ends.push(End { beyond: Beyond::Scraps { end: source.len() }, ..end });
+                return Ok(());
+            }
+            if let Some(evidence) = end.apart() {
+                let End { path, .. } = end;
+                let last = known;
+                return Err(ReplayError::Damaged { path, offset, cause, last, evidence }.into());
+            }
+            self.ends.push(end);
         }
         Ok(())
     }
@@ -568,15 +791,39 @@ impl Replay {
     }
 }
 
+/// What can go wrong at a log's end.
+enum OnEnd<E> {
+    Read(E),
+    Replay(ReplayError),
+}
+
+impl<E> From<ReplayError> for OnEnd<E> {
+    fn from(error: ReplayError) -> OnEnd<E> {
+        OnEnd::Replay(error)
+    }
+}
+
 impl End {
+    /// What proves that the end was durable once, whatever history goes on with.
+    fn apart(&self) -> Option<Evidence> {
+        match self.beyond {
+            Beyond::Records { first, last, .. }
+                if self.unsynced && first.offset + APART_BYTES < last.offset =>
+            {
+                Some(Evidence::Apart { first, last })
+            }
+            _ => None,
+        }
+    }
+
     /// Whether history may go on after this end in a later epoch, with `next`, or not at all. That
     /// it goes on with zxid+1 explains any end, and is not asked here.
     fn explain_by(&self, next: Option<Zxid>) -> Result<(), ReplayError> {
-        let evidence = match (self.beyond, next) {
-            (Beyond::Record { offset, zxid }, _)
-                if !self.unsynced && next.is_none_or(|next| zxid < next) =>
+        let evidence = match (&self.beyond, next) {
+            (Beyond::Records { first: Found { offset, zxid }, .. }, _)
+                if !self.unsynced && next.is_none_or(|next| *zxid < next) =>
             {
-                Evidence::Later { offset: offset as u64, zxid }
+                Evidence::Later { offset: *offset as u64, zxid: *zxid }
             }
             (_, Some(zxid)) if self.stop.cause == Cause::NoHeader => Evidence::Epoch { zxid },
             _ => return Ok(()),
@@ -587,8 +834,52 @@ impl End {
     }
 
     fn into_cut(self) -> Cut {
-        Cut { path: self.path, offset: self.stop.offset as u64, cause: self.stop.cause }
+        let End { path, log, stop: Stop { offset, cause }, known: after, beyond, .. } = self;
+        let (end, whole) = match beyond {
+            Beyond::Zeros => (offset, None),
+            Beyond::Scraps { end } => (end, None),
+            Beyond::Records { end, first, last } => (end, Some((first, last))),
+        };
+        Cut { path, log, offset: offset as u64, cause, after, end: end as u64, whole }
     }
+}
+
+/// The last transaction of a log; `None` if it has none.
+pub fn last_record<S: Source>(source: &mut S) -> Result<Option<Zxid>, S::Error> {
+    let mut window = Window::new(WINDOW_BYTES);
+    let mut last = None;
+    if has_header(window.view(source, 0, HEADER_BYTES)?) {
+        let mut offset = HEADER_BYTES;
+        while let Ok(rest) = view_record(&mut window, source, offset)?
+            && let Ok(record) = record_at(rest, offset)
+        {
+            (last, offset) = (Some(record.zxid()), record.end());
+        }
+    }
+    Ok(last)
+}
+
+/// Whether two stretches of a log are equal byte for byte.
+fn is_repeated<S: Source>(
+    source: &mut S,
+    first: Range<usize>,
+    second: Range<usize>,
+) -> Result<bool, S::Error> {
+    if first.len() != second.len() {
+        return Ok(false);
+    }
+    let [mut one, mut other] = [Window::new(PROBE_BYTES), Window::new(PROBE_BYTES)];
+    let mut at = 0;
+    while at < first.len() {
+        let one = one.view(source, first.start + at, 1)?;
+        let other = other.view(source, second.start + at, 1)?;
+        let count = one.len().min(other.len()).min(first.len() - at);
+        if count == 0 || one[..count] != other[..count] {
+            return Ok(false);
+        }
+        at += count;
+    }
+    Ok(true)
 }
 
 /// The end of a file without a log's header: a crash may leave one short, or part of it zero.
@@ -624,11 +915,9 @@ pub fn replay<'a, P: AsRef<Path>>(
 mod tests {
     use super::super::damage::{empty_log, history};
     use super::*;
-    use crate::jute::FIELD_BYTES_MAX;
     use crate::types::Epoch;
 
-    const OPTIONS: Options =
-        Options { from: Zxid::ZERO, watermark: None, payload_bytes_max: FIELD_BYTES_MAX };
+    const OPTIONS: Options = Options { from: Zxid::ZERO, watermark: None };
 
     /// Replays logs that are given with the zxid in their name.
     fn run(logs: &[(i64, Vec<u8>)], options: Options) -> Result<(Vec<i64>, Replayed), ReplayError> {
@@ -655,7 +944,7 @@ mod tests {
     /// A log with a flipped bit in the payload of its `index`th record.
     fn flipped(zxids: std::ops::RangeInclusive<i64>, index: usize) -> Vec<u8> {
         let mut log = history(zxids);
-        let record = LogReader::new(&log, FIELD_BYTES_MAX).unwrap().nth(index).unwrap();
+        let record = LogReader::new(&log).unwrap().nth(index).unwrap();
         let at = record.offset + PAYLOAD_OFFSET + 20;
         log[at] ^= 1;
         log
@@ -664,14 +953,14 @@ mod tests {
     #[test]
     fn each_way_to_end_is_told_from_the_others() {
         let whole = history(1..=2);
-        let record = LogReader::new(&whole, FIELD_BYTES_MAX).unwrap().nth(1).unwrap();
+        let record = LogReader::new(&whole).unwrap().nth(1).unwrap();
         let (start, end) = (record.offset, record.end());
         let length = start + LENGTH_OFFSET..start + PAYLOAD_OFFSET;
         let cause = |change: &dyn Fn(&mut Vec<u8>)| {
             let mut log = whole.clone();
             log.extend_from_slice(&[0; 30]);
             change(&mut log);
-            let mut reader = LogReader::new(&log, FIELD_BYTES_MAX).unwrap();
+            let mut reader = LogReader::new(&log).unwrap();
             let last = reader.by_ref().count();
             (last, reader.stop().unwrap().cause)
         };
@@ -682,10 +971,7 @@ mod tests {
         assert_eq!(cause(&|log| log[length.clone()].fill(0)), (1, Cause::LengthMissing));
         assert_eq!(cause(&|log| log[start..end].fill(0)), (1, Cause::End));
         assert_eq!(cause(&|log| log[length.clone()].fill(0xff)), (1, Cause::Length(-1)));
-        assert!(matches!(
-            cause(&|log| log[length.start] = 0x10),
-            (1, Cause::Length(0x1000_0000..))
-        ));
+        assert_eq!(cause(&|log| log[length.start] = 0x10), (1, Cause::Cut));
         assert_eq!(cause(&|log| log[end - 1] = 0), (1, Cause::EndMark));
         assert_eq!(cause(&|log| log[start + 3] = 1), (1, Cause::Checksum));
         assert_eq!(cause(&|log| log[end - 2] ^= 1), (1, Cause::Checksum));
@@ -711,7 +997,7 @@ mod tests {
         let txn = Txn::Check { path: "/a".into(), version: 1 };
         let header = TxnHeader { client_id: 0, cxid: 0, zxid: 1, time: 0, kind: txn.kind() };
         txnlog::append_txn(&mut log, &header, &txn, None);
-        let record = LogReader::new(&log, FIELD_BYTES_MAX).unwrap().next().unwrap();
+        let record = LogReader::new(&log).unwrap().next().unwrap();
         assert_eq!(record.txn, txn);
     }
 
@@ -814,7 +1100,16 @@ mod tests {
             let (zxids, replayed) = run(&[(1, history(1..=3)), (4, log.clone())], OPTIONS).unwrap();
             assert_eq!(zxids, [1, 2, 3]);
             let cause = Cause::NoHeader;
-            assert_eq!(replayed.cuts, [Cut { path: "log.4".into(), offset: 0, cause }]);
+            let cut = Cut {
+                path: "log.4".into(),
+                log: Zxid(4),
+                offset: 0,
+                cause,
+                after: Zxid(3),
+                end: log.iter().rposition(|&byte| byte != 0).map_or(0, |last| last as u64 + 1),
+                whole: None,
+            };
+            assert_eq!(replayed.cuts, [cut]);
             // The page of the header was lost, the allocated rest is there.
             log.resize(5000, 0);
             assert_eq!(run(&[(4, log)], OPTIONS).unwrap().1.cuts.len(), usize::from(length < 4));
@@ -896,6 +1191,154 @@ mod tests {
         };
         assert!(matches!(run(4), Err(ReplayError::Damaged { .. })));
         assert_eq!(run(5).unwrap().1.last, Zxid(5));
+    }
+
+    /// A log of records with a kibibyte of data each, and where each begins.
+    fn kibibytes(count: i64) -> (Vec<u8>, Vec<usize>) {
+        let (mut log, data, mut starts) = (empty_log(), vec![0xab; 1 << 10], Vec::new());
+        for zxid in 1..=count {
+            starts.push(log.len());
+            let txn = Txn::SetData { path: "/a".into(), data: Some(&data), version: 1 };
+            let header = TxnHeader { client_id: 0, cxid: 0, zxid, time: 0, kind: txn.kind() };
+            txnlog::append_txn(&mut log, &header, &txn, None);
+        }
+        (log, starts)
+    }
+
+    /// A power cut has left a watermark that is behind what was acknowledged.
+    #[test]
+    fn behind_the_watermark_records_that_are_far_apart_are_not_torn() {
+        let (log, starts) = kibibytes(4_000);
+        let synced = starts[10];
+        let watermark = Watermark { offset: synced as u64, ..Watermark::new(Zxid(1), Zxid(10)) };
+        let options = Options { watermark: Some(watermark), ..OPTIONS };
+        for broken in [10, 11, 1_000] {
+            for (left, is_torn) in [(100, true), (960, true), (1_100, false), (2_000, false)] {
+                let mut image = log[..starts[broken + left]].to_vec();
+                image[starts[broken] + 100] ^= 1;
+                image.resize(image.len() + 100_000, 0);
+                match run(&[(1, image)], options) {
+                    Ok((zxids, replayed)) => {
+                        assert!(is_torn, "{left} whole records behind {broken}");
+                        assert_eq!(zxids.len(), broken);
+                        let [cut] = &replayed.cuts[..] else { panic!("one tail is torn") };
+                        let (first, last) = cut.whole.unwrap();
+                        assert_eq!(first.offset, starts[broken + 1]);
+                        assert_eq!(last.zxid, Zxid((broken + left) as i64));
+                        assert_eq!(cut.after, Zxid(broken as i64));
+                        assert_eq!(cut.end as usize, starts[broken + left]);
+                    }
+                    Err(error) => {
+                        assert!(!is_torn, "{left} whole records behind {broken}: {error}");
+                        let ReplayError::Damaged { offset, evidence, .. } = error else {
+                            panic!("{error}")
+                        };
+                        assert_eq!(offset as usize, starts[broken]);
+                        assert!(matches!(evidence, Evidence::Apart { .. }), "{evidence}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_that_was_begun_durably_is_not_empty() {
+        let watermark = Watermark::new(Zxid(4), Zxid(3));
+        let options = Options { watermark: Some(watermark), ..OPTIONS };
+        for empty in [Vec::new(), vec![0; 5_000], b"ZKL".to_vec()] {
+            let logs = [(1, history(1..=3)), (4, empty)];
+            let error = run(&logs, options).unwrap_err();
+            let begun = Evidence::Begun { zxid: Zxid(3) };
+            assert!(
+                matches!(&error, ReplayError::Damaged { evidence, .. } if *evidence == begun),
+                "{error}"
+            );
+            let covered = Options { from: Zxid(4), ..options };
+            assert!(run(&logs, covered).is_ok());
+        }
+        assert!(run(&[(1, history(1..=3)), (4, empty_log())], options).is_ok());
+    }
+
+    #[test]
+    fn an_epoch_does_not_begin_over_what_is_known_to_be_missing() {
+        let later = zxid(2, 1);
+        let (older, newer) = ((1, history(1..=3)), (later, history(later..=later)));
+        let options = |last| {
+            let watermark = Watermark::new(Zxid(1), Zxid(last));
+            Options { watermark: Some(watermark), ..OPTIONS }
+        };
+        assert!(run(&[older.clone(), newer.clone()], options(3)).is_ok());
+        let error = run(&[older.clone(), newer.clone()], options(4)).unwrap_err();
+        assert!(matches!(error, ReplayError::Gap { .. }), "{error}");
+        for (known, is_gap) in [(3, false), (5, true), (zxid(1, 7), true), (zxid(2, 0), false)] {
+            let mut replay = Replay::new(OPTIONS);
+            replay.expect(Zxid(known));
+            let each = |_: &Record<'_>| Ok::<(), ReplayError>(());
+            replay.log(Path::new("log.1"), Zxid(1), &older.1, each).unwrap();
+            let newer = replay.log(Path::new("log.2"), Zxid(later), &newer.1, each);
+            assert_eq!(matches!(newer, Err(ReplayError::Gap { .. })), is_gap, "{known:#x}");
+        }
+    }
+
+    /// A file that notes how much of it is asked for at once.
+    struct Metered<'a> {
+        log: &'a [u8],
+        longest: usize,
+    }
+
+    impl Source for Metered<'_> {
+        type Error = std::convert::Infallible;
+
+        fn len(&self) -> usize {
+            self.log.len()
+        }
+
+        fn read_at(&mut self, offset: usize, target: &mut [u8]) -> Result<usize, Self::Error> {
+            self.longest = self.longest.max(target.len());
+            (&mut &*self.log).read_at(offset, target)
+        }
+    }
+
+    #[test]
+    fn a_log_is_read_in_pieces_and_no_length_takes_memory_before_it_is_proven() {
+        let mut log = history(1..=100);
+        let mut zxid = 100;
+        for bytes in [WINDOW_BYTES - 20_000, 10_000, 3 * WINDOW_BYTES, 10, WINDOW_BYTES - 150] {
+            zxid += 1;
+            let data = vec![zxid as u8; bytes];
+            let txn = Txn::SetData { path: "/a".into(), data: Some(&data), version: 1 };
+            let header = TxnHeader { client_id: 0, cxid: 0, zxid, time: 0, kind: txn.kind() };
+            txnlog::append_txn(&mut log, &header, &txn, None);
+        }
+        let longest = LogReader::new(&log).unwrap().nth(102).unwrap();
+        let (start, end) = (longest.offset, longest.end());
+        log.extend_from_slice(&history(106..=110)[HEADER_BYTES..]);
+        log.resize(log.len() + 5_000, 0);
+        let read = |log: &[u8]| {
+            let mut source = Metered { log, longest: 0 };
+            let mut replay = Replay::new(OPTIONS);
+            let mut count = 0;
+            let each = |_: &Record<'_>| {
+                count += 1;
+                Ok::<(), ReplayError>(())
+            };
+            let path = Path::new("log.1");
+            let read = replay.read(path, Zxid(1), &mut source, |never| match never {}, each);
+            read.and_then(|()| replay.finish()).map(|_| ()).map_err(|_| ()).unwrap_or_default();
+            (count, source.longest)
+        };
+        let (count, most) = read(&log);
+        assert_eq!(count, 110);
+        assert!(3 * WINDOW_BYTES < most && most < 3 * WINDOW_BYTES + 100_000, "{most}");
+        for at in [start + 3, start + 20, start + 9_000_000, end - 1] {
+            let mut image = log.clone();
+            image[at] ^= 1;
+            let (count, most) = read(&image);
+            assert_eq!((count, most <= WINDOW_BYTES), (102, true), "{most}");
+        }
+        // A proposal that was logged twice, and is longer than the window.
+        let twice = [&log[..end], &log[start..]].concat();
+        assert_eq!(read(&twice).0, 110);
     }
 
     #[test]

@@ -145,8 +145,8 @@ pub fn records(framed: &[u8]) -> impl Iterator<Item = Range<usize>> {
 /// ZooKeeper's own truncation keeps one transaction more when `zxid` is not in the log
 /// (`FileTxnLog.truncate`); that is a bug, and not repeated.
 #[must_use]
-pub fn cut_after(log: &[u8], zxid: Zxid, record_bytes_max: usize) -> Option<usize> {
-    let mut reader = LogReader::new(log, record_bytes_max)?;
+pub fn cut_after(log: &[u8], zxid: Zxid) -> Option<usize> {
+    let mut reader = LogReader::new(log)?;
     let mut cut = HEADER_BYTES;
     for record in &mut reader {
         if zxid < record.zxid() {
@@ -161,10 +161,9 @@ pub fn cut_after(log: &[u8], zxid: Zxid, record_bytes_max: usize) -> Option<usiz
 mod tests {
     use super::super::damage::{empty_log, history};
     use super::*;
-    use crate::jute::FIELD_BYTES_MAX;
 
     fn zxids(log: &[u8]) -> Vec<i64> {
-        let reader = LogReader::new(log, FIELD_BYTES_MAX).unwrap();
+        let reader = LogReader::new(log).unwrap();
         reader.map(|record| record.header.zxid).collect()
     }
 
@@ -219,7 +218,7 @@ mod tests {
         // 1, 2, 5, 6: as after a change of epoch.
         let log = [history(1..=2), framed(5..=6), vec![0; 100]].concat();
         let kept = |zxid| {
-            let cut = cut_after(&log, Zxid(zxid), FIELD_BYTES_MAX).unwrap();
+            let cut = cut_after(&log, Zxid(zxid)).unwrap();
             zxids(&log[..cut])
         };
         assert!(kept(0).is_empty());
@@ -234,8 +233,8 @@ mod tests {
         let mut log = history(1..=5);
         let end = log.len();
         log[end - 1] = 0;
-        assert!(cut_after(&log, Zxid(3), FIELD_BYTES_MAX).is_some());
-        assert_eq!(cut_after(&log, Zxid(4), FIELD_BYTES_MAX), None);
-        assert_eq!(cut_after(b"ZKSN", Zxid(4), FIELD_BYTES_MAX), None);
+        assert!(cut_after(&log, Zxid(3)).is_some());
+        assert_eq!(cut_after(&log, Zxid(4)), None);
+        assert_eq!(cut_after(b"ZKSN", Zxid(4)), None);
     }
 }

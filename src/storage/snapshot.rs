@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use simd_adler32::Adler32;
 
 use crate::jute::record::{Buffer, Record as _};
-use crate::jute::{FIELD_BYTES_MAX, Reader, Write as _, decode_lossy};
+use crate::jute::{Reader, Write as _, decode_lossy};
 use crate::record::data::{AclBytes, StatPersisted};
 use crate::record::persistence::{FORMAT_VERSION, FileHeader, SNAPSHOT_DBID, SNAPSHOT_MAGIC};
 use crate::record::txn::DIGEST_VERSION;
@@ -233,7 +233,6 @@ pub enum SnapshotError {
 pub struct SnapshotReader<R> {
     path: PathBuf,
     source: R,
-    field_bytes_max: usize,
     /// Bytes `unread..filled` are to be read, those before `hashed` are in `checksum`.
     chunk: Vec<u8>,
     hashed: usize,
@@ -280,21 +279,12 @@ enum Uncut {
 }
 
 impl<R: Read> SnapshotReader<R> {
-    /// `source` gives what is left after decompression; `path` is for messages.
+    /// `source` gives what is left after decompression; `path` is for messages. No field is too
+    /// long: what was written is read, whatever clients may send.
     pub fn new(path: &Path, source: R) -> SnapshotReader<R> {
-        SnapshotReader::with_field_bytes_max(path, source, FIELD_BYTES_MAX)
-    }
-
-    /// The same with another bound on the length of one field.
-    pub fn with_field_bytes_max(
-        path: &Path,
-        source: R,
-        field_bytes_max: usize,
-    ) -> SnapshotReader<R> {
         SnapshotReader {
             path: path.to_path_buf(),
             source,
-            field_bytes_max,
             chunk: vec![0; CHUNK_BYTES],
             hashed: 0,
             unread: 0,
@@ -464,10 +454,10 @@ impl<R: Read> SnapshotReader<R> {
     fn cut<S: Span>(
         &mut self,
         within: &'static str,
-        measure: impl Fn(&[u8], usize, usize) -> Result<S, Uncut>,
+        measure: impl Fn(&[u8], usize) -> Result<S, Uncut>,
     ) -> Result<(usize, S), SnapshotError> {
         loop {
-            match measure(&self.chunk[..self.filled], self.unread, self.field_bytes_max) {
+            match measure(&self.chunk[..self.filled], self.unread) {
                 Ok(span) => {
                     let start = self.unread;
                     self.unread = span.end();
@@ -556,35 +546,35 @@ fn is_node_path(path: &[u8]) -> bool {
 }
 
 /// Where the buffer or string that begins at `start` ends.
-fn field_end(chunk: &[u8], start: usize, field_bytes_max: usize) -> Result<usize, Uncut> {
+fn field_end(chunk: &[u8], start: usize) -> Result<usize, Uncut> {
     let Some(length) = chunk.get(start..).and_then(<[u8]>::first_chunk) else {
         return Err(Uncut::Short);
     };
     let end = match i32::from_be_bytes(*length) {
         -1 => start + 4,
         length => match usize::try_from(length) {
-            Ok(length) if length <= field_bytes_max => start + 4 + length,
-            _ => return Err(Uncut::Malformed { at: start, what: "a length" }),
+            Ok(length) => start + 4 + length,
+            Err(_) => return Err(Uncut::Malformed { at: start, what: "a length" }),
         },
     };
     if end <= chunk.len() { Ok(end) } else { Err(Uncut::Short) }
 }
 
 /// The extent of a node, or of the terminator, which is a path alone.
-fn node_span(chunk: &[u8], start: usize, field_bytes_max: usize) -> Result<NodeSpan, Uncut> {
-    let path_end = field_end(chunk, start, field_bytes_max)?;
+fn node_span(chunk: &[u8], start: usize) -> Result<NodeSpan, Uncut> {
+    let path_end = field_end(chunk, start)?;
     match &chunk[start..path_end] {
         TERMINATOR => return Ok(NodeSpan { path_end, data_end: path_end, end: path_end }),
         [0xff, ..] => return Err(Uncut::Malformed { at: start, what: "a node without a path" }),
         _ => {}
     }
-    let data_end = field_end(chunk, path_end, field_bytes_max)?;
+    let data_end = field_end(chunk, path_end)?;
     let end = data_end + NODE_TAIL_BYTES;
     if end <= chunk.len() { Ok(NodeSpan { path_end, data_end, end }) } else { Err(Uncut::Short) }
 }
 
 /// The extent of an ACL's number and list.
-fn acl_span(chunk: &[u8], start: usize, field_bytes_max: usize) -> Result<usize, Uncut> {
+fn acl_span(chunk: &[u8], start: usize) -> Result<usize, Uncut> {
     let mut end = start + 8;
     let Some(count) = chunk.get(end..).and_then(<[u8]>::first_chunk) else {
         return Err(Uncut::Short);
@@ -595,8 +585,8 @@ fn acl_span(chunk: &[u8], start: usize, field_bytes_max: usize) -> Result<usize,
         return Err(Uncut::Malformed { at: start, what: "a number without an ACL list" });
     }
     for _ in 0..count.max(0) {
-        end = field_end(chunk, end + 4, field_bytes_max)?;
-        end = field_end(chunk, end, field_bytes_max)?;
+        end = field_end(chunk, end + 4)?;
+        end = field_end(chunk, end)?;
     }
     Ok(end)
 }
@@ -604,6 +594,7 @@ fn acl_span(chunk: &[u8], start: usize, field_bytes_max: usize) -> Result<usize,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jute::FIELD_BYTES_MAX;
 
     /// Gives one byte at a time, as a slow source may.
     struct Trickle<'a>(&'a [u8]);
@@ -660,18 +651,21 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_the_limit_is_refused_before_more_is_read() {
+    fn no_field_is_too_long_and_a_negative_length_is_none() {
+        let data = vec![7; 3 * FIELD_BYTES_MAX];
         let mut writer = root_only(Vec::new());
-        writer.node("/a", Some(&[0; 100]), OPEN_ACL_ID, &StatPersisted::default()).unwrap();
-        let bytes = writer.finish(Trailer::default()).unwrap();
-        let read = |field_bytes_max| {
-            let path = Path::new("snapshot.0");
-            let mut reader = SnapshotReader::with_field_bytes_max(path, &*bytes, field_bytes_max);
+        writer.node("/a", Some(&data), OPEN_ACL_ID, &StatPersisted::default()).unwrap();
+        let mut bytes = writer.finish(Trailer::default()).unwrap();
+        let read = |bytes: &[u8]| {
+            let mut reader = SnapshotReader::new(Path::new("snapshot.0"), bytes);
             reader.next().unwrap();
-            reader.next().map(|_| ())
+            reader.next().map(
+                |item| matches!(item, Some(Item::Node { data: Some(found), .. }) if found == data),
+            )
         };
-        assert!(read(100).is_ok());
-        let error = read(99).unwrap_err().to_string();
+        assert!(read(&bytes).unwrap());
+        bytes[106..110].copy_from_slice(&(-2_i32).to_be_bytes());
+        let error = read(&bytes).unwrap_err().to_string();
         assert_eq!(error, "snapshot.0: damaged at byte 106: a length");
     }
 

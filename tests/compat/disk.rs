@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
-use ringkeeper::jute::FIELD_BYTES_MAX;
 use ringkeeper::record::data::{AclBytes, StatPersisted};
 use ringkeeper::record::txn::{CreateKind, Txn, TxnDigest};
 use ringkeeper::storage::compression::{Decoder, Encoder};
@@ -31,7 +30,7 @@ fn rewritten(log: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     txnlog::append_header(&mut out);
     let mut padded = out.len() as u64;
-    let mut reader = LogReader::new(log, FIELD_BYTES_MAX).unwrap();
+    let mut reader = LogReader::new(log).unwrap();
     for record in &mut reader {
         padded = txnlog::padded_bytes(out.len() as u64, padded, 8 << 10);
         txnlog::append_txn(&mut out, &record.header, &record.txn, record.digest.as_ref());
@@ -51,8 +50,7 @@ fn logs_are_read_and_reproduced() {
 fn logs_replay_from_any_snapshot() {
     for (log, last) in [(TINY_LOG, 3), (ALLTYPES_LOG, 21)] {
         for from in 0..=last {
-            let options =
-                Options { from: Zxid(from), watermark: None, payload_bytes_max: FIELD_BYTES_MAX };
+            let options = Options { from: Zxid(from), watermark: None };
             let mut zxids = Vec::new();
             let replayed = replay([("log.1", Zxid(1), log)], options, |record| {
                 zxids.push(record.header.zxid);
@@ -68,7 +66,7 @@ fn logs_replay_from_any_snapshot() {
 
 #[test]
 fn the_tiny_log_tells_its_story() {
-    let txns: Vec<_> = LogReader::new(TINY_LOG, FIELD_BYTES_MAX)
+    let txns: Vec<_> = LogReader::new(TINY_LOG)
         .unwrap()
         .map(|record| (record.offset, record.header.client_id, record.txn, record.digest.unwrap()))
         .collect();

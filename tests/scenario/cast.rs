@@ -495,8 +495,7 @@ impl Disk {
             }
             None => Restore::empty(settings.tree),
         };
-        let payload_bytes_max = settings.record_bytes_max;
-        let options = Options { from: restore.last(), watermark: None, payload_bytes_max };
+        let options = Options { from: restore.last(), watermark: None };
         let mut replay = Replay::new(options);
         let names: Vec<_> = self.logs.iter().map(|log| storage::log_name(log.start)).collect();
         for (log, name) in self.logs.iter().zip(&names) {

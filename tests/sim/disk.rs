@@ -40,6 +40,14 @@ pub(crate) enum DiskError {
     Io,
 }
 
+impl std::fmt::Display for DiskError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl std::error::Error for DiskError {}
+
 #[derive(Clone, Debug, Default)]
 struct Inode {
     /// Its length is the file's.

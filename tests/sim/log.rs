@@ -50,6 +50,12 @@ pub(crate) enum DiskMutant {
     PageCacheTrusted,
     /// Recovery leaves a torn tail where it is, and goes on as if it had not.
     TailTaken,
+    /// Recovery takes what is behind the watermark for torn, whatever follows it.
+    EvidenceIgnored,
+    /// Recovery takes a log that is not there for one without records.
+    AbsentLogIsEmptyHistory,
+    /// Recovery believes the zxid in a snapshot's name.
+    SnapshotNameBelieved,
 }
 
 /// Where a record is.

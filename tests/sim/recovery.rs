@@ -1,16 +1,11 @@
-//! From the simulated disk to a state to go on from: the order of the server's own recovery, and
-//! the same pure parts.
+//! The simulated disk for the server's own recovery: each of its calls is a step of the disk. What
+//! is read, in which order, and what it means is `storage::recovery`'s.
 
-use std::io::Cursor;
 use std::path::Path;
 
-use ringkeeper::jute::FIELD_BYTES_MAX;
-use ringkeeper::pipeline::{Restore, RestoreError, Restored};
-use ringkeeper::storage::compression::Decoder;
-use ringkeeper::storage::replay::{Options, Replay, ReplayError};
-use ringkeeper::storage::snapshot::SnapshotReader;
-use ringkeeper::storage::watermark::Watermark;
-use ringkeeper::storage::{self, Listing, QUICK_BYTES, SnapshotFile};
+use ringkeeper::pipeline::{OnMismatch, Restore, RestoreError, RestoreSettings, Restored};
+use ringkeeper::storage::recovery::{self, Files, Note, Options, RecoveryError};
+use ringkeeper::storage::{self, QUICK_BYTES, SnapshotFile};
 use ringkeeper::tree;
 use ringkeeper::types::Zxid;
 
@@ -33,15 +28,14 @@ impl From<DiskError> for Failure {
     }
 }
 
-impl From<ReplayError> for Failure {
-    fn from(error: ReplayError) -> Failure {
-        Failure::Refused(error.to_string())
-    }
-}
-
-impl From<RestoreError> for Failure {
-    fn from(error: RestoreError) -> Failure {
-        Failure::Refused(error.to_string())
+impl From<RecoveryError<DiskError, RestoreError>> for Failure {
+    fn from(error: RecoveryError<DiskError, RestoreError>) -> Failure {
+        match error {
+            RecoveryError::Io { source, .. } | RecoveryError::Copy { source, .. } => {
+                Failure::Disk(source)
+            }
+            error => Failure::Refused(error.to_string()),
+        }
     }
 }
 
@@ -54,109 +48,144 @@ pub(crate) struct Recovered {
 
 pub(crate) fn recover(
     disk: &mut Disk,
-    settings: tree::Settings,
+    tree: tree::Settings,
     mutant: Option<DiskMutant>,
     marks: &mut Marks,
 ) -> Result<Recovered, Failure> {
-    let listing = Listing::new(disk.list(DIRECTORY));
-    let (mut restore, snapshot) = load(disk, &listing, settings, marks)?;
-    let from = restore.last();
-    let logs = listing.logs_after(from);
-    // What only the page cache has is on the disk before anything of it counts; and what a failed
-    // sync has lost is not taken from the cache.
-    for log in logs {
-        let file = disk.find(&path_of(&log.name)).expect("listed");
-        if mutant != Some(DiskMutant::RecoveryNotSynced) {
-            disk.sync(file)?;
-        }
-        if mutant != Some(DiskMutant::PageCacheTrusted) {
-            disk.drop_clean_pages(file);
-        }
-    }
-    let watermark = match disk.read_name(WATERMARK).map(Watermark::decode) {
-        Some(Ok(Some((_, watermark)))) if mutant != Some(DiskMutant::WatermarkIgnored) => {
-            Some(watermark)
-        }
-        Some(Err(damaged)) => return Err(Failure::Refused(damaged.to_string())),
-        _ => None,
-    };
-    let mut replay = Replay::new(Options { from, watermark, payload_bytes_max: FIELD_BYTES_MAX });
-    for log in logs {
-        let path = path_of(&log.name);
-        let bytes = disk.read_name(&path).expect("listed").to_vec();
-        replay.log(Path::new(&path), log.start, &bytes, |record| {
-            restore
-                .replay(&record.header, &record.txn, record.digest.as_ref())
-                .map_err(Failure::from)
-        })?;
-    }
-    let replayed = replay.finish()?;
-    for cut in &replayed.cuts {
-        let name = text(&cut.path);
-        if cut.offset == 0 {
-            disk.unlink(&name)?;
-        } else {
-            let file = disk.find(&name).expect("read before");
-            if mutant != Some(DiskMutant::TailTaken) {
-                disk.set_len(file, cut.offset as usize)?;
+    let mut files = SimulatedFiles { disk, mutant, marks, failed: None, passed_over: false };
+    let options = Options {
+        data_dir: Path::new(""),
+        data_log_dir: None,
+        settings: RestoreSettings { tree, on_mismatch: OnMismatch::Refuse },
+        trust_empty: false,
+        #[cfg(feature = "mutants")]
+        mutant: match mutant {
+            Some(DiskMutant::EvidenceIgnored) => Some(recovery::Mutant::EvidenceIgnored),
+            Some(DiskMutant::AbsentLogIsEmptyHistory) => {
+                Some(recovery::Mutant::AbsentLogIsEmptyHistory)
             }
-            disk.sync(file)?;
-            marks.insert("torn tail cut");
-        }
+            Some(DiskMutant::SnapshotNameBelieved) => Some(recovery::Mutant::SnapshotNameBelieved),
+            _ => None,
+        },
+    };
+    let recovered = recovery::recover::<_, Restore>(&mut files, &options)?;
+    if let Some(error) = files.failed {
+        return Err(error.into());
     }
-    if let Some((path, offset)) = replayed.end.filter(|_| watermark.is_some())
-        && let (path, offset) = (text(&path), offset as usize)
-        && let Some(file) = disk.find(&path)
-        && offset < disk.read_name(&path).map_or(0, <[u8]>::len)
-        && mutant != Some(DiskMutant::TailTaken)
-    {
-        disk.set_len(file, offset)?;
-        disk.sync(file)?;
-    }
-    if mutant != Some(DiskMutant::RecoveryNotSynced) {
-        disk.sync_directory(DIRECTORY)?;
-    }
-    for (name, _) in disk.list(DIRECTORY) {
-        if name.ends_with(".tmp") {
-            disk.unlink(&path_of(&name))?;
-            marks.insert("leftover removed");
-        }
-    }
-    let cuts = replayed.cuts.len();
-    Ok(Recovered { state: restore.finish(), snapshot, cuts })
+    let recovery::Recovered { state, snapshot, replayed, .. } = recovered;
+    Ok(Recovered { state: state.finish(), snapshot, cuts: replayed.cuts.len() })
 }
 
-fn load(
-    disk: &Disk,
-    listing: &Listing,
-    settings: tree::Settings,
-    marks: &mut Marks,
-) -> Result<(Restore, Option<Zxid>), Failure> {
-    let mut newest = None;
-    for file in listing.snapshots().iter().filter(|file| is_quick_valid(disk, file)) {
-        let path = path_of(&file.name);
-        let bytes = disk.read_name(&path).expect("listed").to_vec();
-        let source = Decoder::new(Cursor::new(bytes), file.compression);
-        let mut reader = SnapshotReader::new(Path::new(&path), source);
-        match Restore::from_snapshot(settings, file.zxid, &mut reader) {
-            Ok(restore) => {
-                if newest.is_some() {
-                    marks.insert("recovered from an older snapshot");
-                }
-                return Ok((restore, Some(file.zxid)));
-            }
-            Err(error) => {
-                newest.get_or_insert(error);
-            }
+/// The disk, or one that lies about what it has done.
+struct SimulatedFiles<'a> {
+    disk: &'a mut Disk,
+    mutant: Option<DiskMutant>,
+    marks: &'a mut Marks,
+    /// What could not be removed, and need not be, but for the crash that was meant there.
+    failed: Option<DiskError>,
+    passed_over: bool,
+}
+
+impl SimulatedFiles<'_> {
+    fn is(&self, mutant: DiskMutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+}
+
+impl Files for SimulatedFiles<'_> {
+    type Error = DiskError;
+
+    fn list(&mut self, directory: &Path) -> Result<Option<Vec<(String, u64)>>, DiskError> {
+        Ok(Some(self.disk.list(text(directory))))
+    }
+
+    fn read(&mut self, path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
+        if text(path) == WATERMARK && self.is(DiskMutant::WatermarkIgnored) {
+            return Ok(None);
+        }
+        Ok(self.disk.read_name(text(path)).map(<[u8]>::to_vec))
+    }
+
+    fn sync(&mut self, path: &Path) -> Result<(), DiskError> {
+        if self.is(DiskMutant::RecoveryNotSynced) {
+            return Ok(());
+        }
+        self.disk.sync(self.disk.find(text(path)).expect("listed before"))
+    }
+
+    fn drop_clean_pages(&mut self, path: &Path) -> Result<(), DiskError> {
+        if !self.is(DiskMutant::PageCacheTrusted) {
+            self.disk.drop_clean_pages(self.disk.find(text(path)).expect("listed before"));
+        }
+        Ok(())
+    }
+
+    fn read_at(&mut self, path: &Path, offset: u64, target: &mut [u8]) -> Result<usize, DiskError> {
+        let bytes = self.disk.read_name(text(path)).expect("listed before");
+        let rest = bytes.get(offset as usize..).unwrap_or_default();
+        let count = rest.len().min(target.len());
+        target[..count].copy_from_slice(&rest[..count]);
+        Ok(count)
+    }
+
+    fn make_directory(&mut self, _: &Path) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn create(&mut self, path: &Path) -> Result<(), DiskError> {
+        self.disk.create(text(path)).map(drop)
+    }
+
+    fn append(&mut self, path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+        let file = self.disk.find(text(path)).expect("made before");
+        self.disk.write_new(file, self.disk.read(file).len(), bytes)
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        self.disk.rename(text(from), text(to))
+    }
+
+    fn set_len(&mut self, path: &Path, len: u64) -> Result<(), DiskError> {
+        if self.is(DiskMutant::TailTaken) {
+            return Ok(());
+        }
+        self.disk.set_len(self.disk.find(text(path)).expect("read before"), len as usize)
+    }
+
+    fn remove(&mut self, path: &Path) -> Result<(), DiskError> {
+        match self.disk.find(text(path)) {
+            Some(_) => self.disk.unlink(text(path)),
+            None => Ok(()),
         }
     }
-    if let Some(newest) = newest {
-        return Err(Failure::Refused(format!("no snapshot loads: {newest}")));
+
+    fn sync_directory(&mut self, path: &Path) -> Result<(), DiskError> {
+        if self.is(DiskMutant::RecoveryNotSynced) {
+            return Ok(());
+        }
+        self.disk.sync_directory(text(path))
     }
-    if let Some(first) = listing.logs().first() {
-        return Err(Failure::Refused(format!("no snapshot, and logs from {}", first.start)));
+
+    fn tell(&mut self, note: Note<'_>) {
+        match note {
+            Note::PassedOver { .. } => self.passed_over = true,
+            Note::Loaded { zxid: Some(_) } if self.passed_over => {
+                self.marks.insert("recovered from an older snapshot");
+            }
+            Note::Torn { copy: Some(_), .. } => {
+                self.marks.insert("torn tail cut");
+            }
+            Note::Removed { .. } => {
+                self.marks.insert("leftover removed");
+            }
+            Note::NotRemoved { .. } => self.failed = Some(DiskError::Crashed),
+            Note::Reading { .. }
+            | Note::Rebuilding { .. }
+            | Note::Loaded { .. }
+            | Note::TornBefore { .. }
+            | Note::Torn { copy: None, .. } => {}
+        }
     }
-    Ok((Restore::empty(settings), None))
 }
 
 pub(crate) fn is_quick_valid(disk: &Disk, file: &SnapshotFile) -> bool {
@@ -170,6 +199,6 @@ pub(crate) fn path_of(name: &str) -> String {
     format!("{DIRECTORY}/{name}")
 }
 
-fn text(path: &Path) -> String {
-    path.to_str().expect("made from a text").to_owned()
+fn text(path: &Path) -> &str {
+    path.to_str().expect("made from a text")
 }
