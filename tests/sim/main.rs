@@ -14,6 +14,7 @@
 
 mod check;
 mod clients;
+mod damage;
 mod disk;
 mod log;
 mod model;

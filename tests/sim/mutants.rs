@@ -4,6 +4,7 @@
 use ringkeeper::storage::journal;
 use ringkeeper::{pipeline, shard};
 
+use crate::damage;
 use crate::log::DiskMutant;
 use crate::run;
 use crate::world::{Mutant, Sight};
@@ -63,6 +64,20 @@ fn every_mutant_is_caught() {
 #[test]
 fn every_loss_is_noticed_by_clients() {
     catch_all(LOSSES.iter().copied(), Sight::NotTheDisk);
+}
+
+/// Those that show only on a disk that has gone bad.
+#[test]
+fn every_mutant_that_overlooks_damage_is_caught() {
+    for mutant in [
+        DiskMutant::EvidenceIgnored,
+        DiskMutant::AbsentLogIsEmptyHistory,
+        DiskMutant::SnapshotNameBelieved,
+    ] {
+        let caught = (0..SEEDS_MAX).find_map(|seed| damage::run(seed, Some(mutant)).err());
+        let why = caught.unwrap_or_else(|| panic!("{mutant:?} is not caught"));
+        eprintln!("{mutant:?}: {why}");
+    }
 }
 
 fn catch_all(mutants: impl Iterator<Item = Mutant>, sight: Sight) {
