@@ -823,7 +823,7 @@ mod tests {
             }
             fs::write(directory.join("snapshot.8"), b"beyond").unwrap();
             let bytes = fs::read(directory.join("log.4")).unwrap();
-            let offset = cut_after(&bytes, Zxid(5), 1 << 20).unwrap() as u64;
+            let offset = cut_after(&bytes, Zxid(5)).unwrap() as u64;
             log.journal.truncate(Truncation {
                 zxid: Zxid(5),
                 name: "log.4".to_owned(),

@@ -470,9 +470,14 @@ impl Disk {
 
     /// A bit of the file goes bad on the disk.
     pub(crate) fn flip_a_bit(&mut self, file: FileId, rng: &mut Rng) {
+        let at = rng.index(self.files[file].cached.len());
+        self.flip(file, at, 1 << rng.below(8));
+    }
+
+    /// These bits of a byte go bad, on the disk and in the cache.
+    pub(crate) fn flip(&mut self, file: FileId, at: usize, bits: u8) {
         let inode = &mut self.files[file];
-        let at = rng.index(inode.cached.len());
-        inode.cached[at] ^= 1 << rng.below(8);
+        inode.cached[at] ^= bits;
         if let Some(stored) = inode.stored.get_mut(at) {
             *stored = inode.cached[at];
         }

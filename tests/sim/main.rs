@@ -54,6 +54,7 @@ const MARKS: &[&str] = &[
     "container reaped",
     "crash in recovery",
     "crash in the recovery from a crash in recovery",
+    "damage after a kill refused",
     "ephemerals deleted with their session",
     "event withheld by an ACL",
     "file purged",

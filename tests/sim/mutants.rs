@@ -56,7 +56,8 @@ fn every_mutant_is_caught() {
     let of_pipeline = PIPELINE.iter().copied().map(Mutant::Pipeline);
     let of_shard = shard::Mutant::ALL.into_iter().map(Mutant::Shard);
     let of_disk = DISK.iter().copied().map(Mutant::Disk);
-    let of_journal = [Mutant::Journal(journal::Mutant::AckBeyondSync)];
+    let of_journal = [journal::Mutant::AckBeyondSync, journal::Mutant::WatermarkLate];
+    let of_journal = of_journal.map(Mutant::Journal);
     catch_all(of_pipeline.chain(of_shard).chain(of_disk).chain(of_journal), Sight::Everything);
 }
 

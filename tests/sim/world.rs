@@ -1021,15 +1021,71 @@ impl World {
 
     /// The server ends here.
     fn crash(&mut self, crash: Crash) -> Verdict {
-        if self.server.take().is_none() {
-            return Ok(());
-        }
+        let Some(server) = self.server.take() else { return Ok(()) };
         self.life += 1;
         self.is_stopping = false;
         self.end_links();
         self.crash_disk(crash)?;
+        if crash == Crash::Kill && !self.disk_has_lost && self.rng.chance(300) {
+            self.harm_a_copy(&server.log)?;
+        }
         self.after(RESTART_US_MIN, 800_000, Event::Restart);
         Ok(())
+    }
+
+    /// What was acknowledged before a kill goes bad: one bit of a record, or the newest log as a
+    /// whole. The watermark knows how far the log was synced, so that is never taken for a torn tail.
+    fn harm_a_copy(&mut self, log: &LogWriter) -> Verdict {
+        let released = self.checker.released;
+        let zxid = released - self.rng.mostly_small(0, 30);
+        let Some((place, Some(file))) = log.place(zxid) else { return Ok(()) };
+        let mut copy = self.disk.clone();
+        copy.put_out_fuse();
+        (copy.is_full, copy.fail_next_sync) = (false, false);
+        if copy.find(&place.name) != Some(file) {
+            return Ok(());
+        }
+        let broken = |error: DiskError| format!("{error:?} without a fault");
+        copy.sync(file).map_err(broken)?;
+        let harm = *self.rng.pick(&["a bit flipped", "emptied", "gone"]);
+        match harm {
+            "a bit flipped" => {
+                let at = place.start + self.rng.index(place.end - place.start);
+                copy.flip(file, at, 1 << self.rng.below(8));
+            }
+            "emptied" => {
+                copy.set_len(file, 0).and_then(|()| copy.sync(file)).map_err(broken)?;
+            }
+            _ => {
+                let gone = copy.unlink(&place.name);
+                gone.and_then(|()| copy.sync_directory(DIRECTORY)).map_err(broken)?;
+            }
+        }
+        let (settings, mutant) = (self.tree_settings(), self.disk_mutant());
+        match recover(&mut copy, settings, mutant, &mut Marks::new()) {
+            Err(Failure::Refused(_)) => {
+                self.checker.marks.insert("damage after a kill refused");
+                Ok(())
+            }
+            Err(Failure::Disk(error)) => Err(broken(error)),
+            Ok(recovered) => {
+                let last = recovered.state.last.0;
+                require!(
+                    released <= last,
+                    "P12: up to {released:#x} was acknowledged, {} is {harm} at {zxid:#x}, and {last:#x} is \
+                     served",
+                    place.name
+                );
+                Ok(())
+            }
+        }
+    }
+
+    fn tree_settings(&self) -> tree::Settings {
+        tree::Settings {
+            types: ephemerals::Types { extended: self.extended_types, emulate_353: false },
+            digest: self.plan.digests,
+        }
     }
 
     fn crash_disk(&mut self, crash: Crash) -> Verdict {
@@ -1153,10 +1209,7 @@ impl World {
     fn try_boot(&mut self) -> Result<(), Failure> {
         let refused = Failure::Refused;
         let (now, mutant) = (self.now(), self.disk_mutant());
-        let settings = tree::Settings {
-            types: ephemerals::Types { extended: self.extended_types, emulate_353: false },
-            digest: self.plan.digests,
-        };
+        let settings = self.tree_settings();
         let mut recovered = recover(&mut self.disk, settings, mutant, &mut self.checker.marks)?;
         let last = recovered.state.last;
         self.checker.on_server_began(now, self.extended_types, self.plan.tick_ms);
