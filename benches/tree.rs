@@ -18,7 +18,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use criterion::{BenchmarkGroup, Throughput};
+use criterion::{BenchmarkGroup, BenchmarkId, Throughput};
 use parking_lot::RwLock;
 
 use bed::{Bencher, CoreTime, FAMILY, Random, VALUE, many};
@@ -94,7 +94,7 @@ impl Store for Tree {
             TxnHeader { client_id: 1, cxid: 1, zxid: self.zxid.0, time: 5, kind: code::SET_DATA };
         let txn = Txn::SetData { path: path.into(), data: Some(data), version: 1 };
         self.writer.apply(&header, &txn, &mut Unwatched);
-        self.writer.settle(self.zxid);
+        self.writer.settle();
     }
 
     fn commit(&mut self) {
@@ -494,6 +494,65 @@ fn cold(c: &mut Bencher) {
     }
 }
 
+/// Freeing the versions of one znode that is changed all the time, while snapshots follow closely
+/// on each other: each holds back what came before it, and below the newest of them lie as many
+/// versions as above. What a version costs must not depend on how many there are.
+fn chains(c: &mut Bencher) {
+    let mut group = bed::group(c, "tree/free a version of a chain");
+    for length in [100, 1_000, many(10_000), many(100_000)] {
+        group.throughput(Throughput::Elements(length as u64));
+        group.bench_function(BenchmarkId::from_parameter(length), |b| {
+            let mut tree = Tree::new();
+            tree.add("/often", &VALUE);
+            b.iter_custom(|rounds| {
+                let mut time = Duration::ZERO;
+                for _ in 0..rounds {
+                    let set = |tree: &mut Tree| {
+                        (0..length).for_each(|_| {
+                            tree.set("/often", &VALUE);
+                            tree.writer.publish(tree.zxid);
+                        });
+                    };
+                    let lower = tree.writer.reader();
+                    set(&mut tree);
+                    let upper = tree.writer.reader();
+                    set(&mut tree);
+                    drop(lower);
+                    let start = CoreTime::now();
+                    tree.writer.reclaim(usize::MAX);
+                    time += CoreTime::now() - start;
+                    drop(upper);
+                    tree.writer.reclaim(usize::MAX);
+                }
+                time
+            });
+        });
+    }
+}
+
+/// How many znodes lie below one: the same whether there are a thousand or a million.
+fn descendants(c: &mut Bencher) {
+    let mut group = bed::group(c, "tree/count all below");
+    for znodes in [FAMILY, many(COLD)] {
+        let mut tree = Tree::new();
+        tree.add("/service", b"");
+        for at in 0..znodes {
+            if at.is_multiple_of(FAMILY) {
+                tree.add(&bed::parent_path(at / FAMILY), b"");
+            }
+            tree.add(&bed::path(at), b"");
+        }
+        let reader = tree.writer.reader();
+        let below = (znodes + znodes.div_ceil(FAMILY)) as u64;
+        group.bench_function(BenchmarkId::from_parameter(znodes), |b| {
+            b.iter(|| {
+                let znode = reader.get(black_box("/service")).expect("it was added");
+                assert_eq!(znode.descendant_count(), below);
+            });
+        });
+    }
+}
+
 /// Sets, committed by 64, with one reader that follows.
 fn writes(group: &mut BenchmarkGroup<'_, CoreTime>, store: &mut Lazy, paths: &[String]) {
     group.throughput(Throughput::Elements(BATCH as u64));
@@ -573,7 +632,7 @@ fn main() {
         return say_memory(name, znodes.parse().expect("a number"));
     }
     let mut criterion = bed::criterion().configure_from_args();
-    for bench in [hot, cold, listing, fill] {
+    for bench in [hot, cold, listing, chains, descendants, fill] {
         bench(&mut criterion);
     }
     criterion.final_summary();

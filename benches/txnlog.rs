@@ -162,7 +162,7 @@ fn digested<'a>(txns: impl Iterator<Item = Txn<'a>>) -> Vec<u8> {
     for (zxid, txn) in (1..).zip(txns) {
         let header = header(zxid, txn.kind());
         assert_eq!(tree.apply(&header, &txn, &mut Unwatched), Code::Ok);
-        tree.settle(Zxid(zxid));
+        tree.settle();
         let digest = TxnDigest { version: DIGEST_VERSION, tree_digest: tree.digest() as i64 };
         txnlog::append_txn(&mut log, &header, &txn, Some(&digest));
     }

@@ -687,7 +687,7 @@ impl Pipeline {
         });
         let bytes = records.len() - start;
         self.roll.on_record(bytes as u64, || snapshots::expected_bytes(&self.tree));
-        self.tree.settle(zxid);
+        self.tree.settle();
     }
 
     // ---- commit -----------------------------------------------------------------------------

@@ -221,7 +221,7 @@ impl Restore {
         self.tree.apply(header, txn, &mut Unwatched);
         self.last = Zxid(header.zxid);
         self.replayed += 1;
-        self.tree.settle(self.last);
+        self.tree.settle();
         self.tree.publish(self.last);
         self.tree.reclaim(usize::MAX);
         self.compare(digest)

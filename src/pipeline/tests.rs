@@ -892,7 +892,7 @@ fn fuzzy_snapshot(records: &[Record<'_>], from: usize, between: &[usize]) -> (Zx
     let apply = |tree: &mut TreeWriter, record: &Record<'_>| {
         let zxid = record.zxid();
         tree.apply(&record.header, &record.txn, &mut Unwatched);
-        tree.settle(zxid);
+        tree.settle();
         tree.publish(zxid);
     };
     for record in records.by_ref().take(from) {

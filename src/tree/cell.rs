@@ -5,25 +5,31 @@
 //!
 //! ```text
 //! index slot ─► Node ── head ─► Version 0x9 ── prev ─► Version 0x5 ── prev ─► null
-//!                │ first_child                (a tombstone where it was deleted)
+//!                │ family                     (a tombstone where it was deleted)
+//!                ▼
+//!              Family ── counted ─► Count 0x9 ── prev ─► Count 0x7 ── prev ─► null
+//!                │ first_child
 //!                ▼
 //!               Node ── next_sibling ─► Node ─► …
 //! ```
 //!
 //! A reader sees the first version at or below its view, and nothing where that is a tombstone.
+//! How many znodes live below one is a chain of its own, which every create and delete below
+//! extends on its way up to the root. Only a znode that has had children has a `Family`, so that
+//! the many leaves pay nothing for it.
 //! Views only move forward and only to what is published; `advance` holds them to it, and so sees
 //! all that was done to the tree before that was published.
 //!
 //! What makes it sound, in two rules that `reclaim` keeps:
 //!
-//! 1. *A version is freed once no view is below its successor's zxid.* Every reader then stops
-//!    at the successor or before, and none follows the successor's `prev`.
-//! 2. *What is unlinked (a node, an index table, a version taken back) is freed once every view
-//!    is above all that was published when it was unlinked.* A reader keeps references only
-//!    while its view stands still (`TreeReader::advance` takes `&mut self`), so a view that has
-//!    moved since says that its reader holds none of them.
+//! 1. *A version (or count) is freed once no view is below its successor's zxid.* Every reader
+//!    then stops at the successor or before, and none follows the successor's `prev`.
+//! 2. *What is unlinked (a node, an index table, a version or count taken back) is freed once
+//!    every view is above all that was published when it was unlinked.* A reader keeps references
+//!    only while its view stands still (`TreeReader::advance` takes `&mut self`), so a view that
+//!    has moved since says that its reader holds none of them.
 //!
-//! Nodes, versions and data live in the tree's arena and go back to it exactly once: in `reclaim`,
+//! Nodes, families, versions, counts and data live in the tree's arena and go back to it exactly once: in `reclaim`,
 //! or when `Shared` is dropped, which only happens when neither writer nor reader is left.
 
 #![expect(unsafe_code, reason = "readers of other cores follow pointers that one core changes")]
@@ -210,6 +216,60 @@ pub(super) struct Next<'a> {
     pub(super) digest_prefix: u32,
 }
 
+/// How many znodes live below one, from `zxid` on.
+struct Count {
+    zxid: i64,
+    prev: AtomicPtr<Count>,
+    /// Changes only while no view can be at or above `zxid`: the writer's transaction is open.
+    znodes: AtomicU64,
+}
+
+/// What a znode has as long as it has children, and keeps when they are gone.
+struct Family {
+    first_child: AtomicPtr<Node>,
+    /// Null: no znode has ever lived below this one.
+    counted: AtomicPtr<Count>,
+}
+
+impl Family {
+    /// # Safety
+    /// Nobody reads the family any more, and it is freed once.
+    unsafe fn free(family: *mut Family) {
+        // SAFETY: by the caller; the family owns its chain, and all of it came from the arena.
+        unsafe {
+            let mut doomed = *(*family).counted.get_mut();
+            while !doomed.is_null() {
+                let before = *(*doomed).prev.get_mut();
+                Count::free(std::mem::replace(&mut doomed, before));
+            }
+            arena::free(family.cast(), Layout::new::<Family>());
+        }
+    }
+
+    /// How many znodes live below in a view.
+    fn count_at(&self, view: i64) -> u64 {
+        let mut count = self.counted.load(Ordering::Acquire);
+        // SAFETY: as in `Node::at`.
+        while let Some(seen) = unsafe { count.as_ref() } {
+            if seen.zxid <= view {
+                return seen.znodes.load(Ordering::Relaxed);
+            }
+            count = seen.prev.load(Ordering::Acquire);
+        }
+        0
+    }
+}
+
+impl Count {
+    /// # Safety
+    /// The count came from `Store::count`, and nobody reads it any more; it is freed once, by the
+    /// writer, or with `Shared`, when nobody else is left.
+    unsafe fn free(count: *mut Count) {
+        // SAFETY: by the caller.
+        unsafe { arena::free(count.cast(), Layout::new::<Count>()) }
+    }
+}
+
 /// A znode's place: its path, its family, and the newest of its versions. The path lies behind it
 /// in the same allocation: a lookup that compares paths touches no further cache line for it. It
 /// begins where the last field ends, in what would be padding.
@@ -217,7 +277,8 @@ pub(super) struct Next<'a> {
 pub(super) struct Node {
     /// Null only while it is being made or was taken back.
     head: AtomicPtr<Version>,
-    first_child: AtomicPtr<Node>,
+    /// Null until there is a first child; then it stays.
+    family: AtomicPtr<Family>,
     next_sibling: AtomicPtr<Node>,
     /// The writer's alone.
     prev_sibling: Cell<*mut Node>,
@@ -245,7 +306,7 @@ impl Node {
             let node = arena.allocate(Node::layout(path.len())).cast::<Node>().as_ptr();
             node.write(Node {
                 head: AtomicPtr::default(),
-                first_child: AtomicPtr::default(),
+                family: AtomicPtr::default(),
                 next_sibling: AtomicPtr::default(),
                 prev_sibling: Cell::new(ptr::null_mut()),
                 parent,
@@ -299,6 +360,16 @@ impl Node {
         }
     }
 
+    fn family(&self) -> Option<&Family> {
+        // SAFETY: null, or a family that is freed with its node.
+        unsafe { self.family.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Null where there is none.
+    fn first_child(&self) -> *mut Node {
+        self.family().map_or(ptr::null_mut(), |family| family.first_child.load(Ordering::Acquire))
+    }
+
     fn newest(&self) -> Option<&Version> {
         // SAFETY: only the writer asks, and it frees nothing while it holds `&self` of a node
         // that is linked.
@@ -316,6 +387,11 @@ impl Drop for Node {
                 version = *(*doomed).prev.get_mut();
                 Version::free(doomed);
             }
+        }
+        let family = *self.family.get_mut();
+        if !family.is_null() {
+            // SAFETY: the node owns its family.
+            unsafe { Family::free(family) };
         }
     }
 }
@@ -376,13 +452,18 @@ impl Table {
         }
     }
 
-    /// Writer only. The node is not in the table.
-    fn insert(&self, hash: u64, node: *mut Node) {
+    /// Writer only. The node is not in the table. Says whether it took a slot that was empty,
+    /// rather than one that a removed node has left.
+    fn insert(&self, hash: u64, node: *mut Node) -> bool {
         let mut at = hash as usize & self.mask();
-        while self.slots[at].load(Ordering::Relaxed) > REMOVED {
+        loop {
+            let slot = self.slots[at].load(Ordering::Relaxed);
+            if slot <= REMOVED {
+                self.slots[at].store(Table::pack(hash, node), Ordering::Release);
+                return slot == EMPTY;
+            }
             at = (at + 1) & self.mask();
         }
-        self.slots[at].store(Table::pack(hash, node), Ordering::Release);
     }
 
     /// Writer only. False where the node is not in the table.
@@ -519,7 +600,7 @@ impl Drop for Shared {
             // SAFETY: nobody is left who could read; every linked node is the child of exactly
             // one, so each is freed once.
             unsafe {
-                let mut child = *(*node).first_child.get_mut();
+                let mut child = (*node).first_child();
                 while !child.is_null() {
                     doomed.push(child);
                     child = *(*child).next_sibling.get_mut();
@@ -536,6 +617,7 @@ impl Drop for Shared {
 enum Garbage {
     Node(*mut Node),
     Version(*mut Version),
+    Count(*mut Count),
     Tables(*mut Tables),
 }
 
@@ -549,6 +631,7 @@ impl Drop for Garbage {
             match *self {
                 Garbage::Node(node) => Node::free(node),
                 Garbage::Version(version) => Version::free(version),
+                Garbage::Count(count) => Count::free(count),
                 Garbage::Tables(tables) => drop(Box::from_raw(tables)),
             }
         }
@@ -588,7 +671,7 @@ impl NodeRef {
 
     /// The children that live in the newest state.
     pub(super) fn children(&self) -> impl Iterator<Item = NodeRef> + use<> {
-        let mut next = self.node().first_child.load(Ordering::Relaxed);
+        let mut next = self.node().first_child();
         std::iter::from_fn(move || {
             loop {
                 let child = NodeRef(NonNull::new(next)?);
@@ -613,22 +696,54 @@ impl Ord for NodeRef {
     }
 }
 
+/// A version, count or family as the writer names it for itself: alive for as long as it does.
+struct Named<T>(NonNull<T>);
+
+impl<T> Named<T> {
+    /// # Safety
+    /// It is alive, and only the writer asks.
+    unsafe fn get<'s>(&self) -> &'s T {
+        // SAFETY: by the caller.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+// SAFETY: only a `Store` makes use of one, and it goes with the `Store` to another thread.
+unsafe impl<T> Send for Named<T> {}
+
+/// A version or count whose predecessors no reader needs once every view has reached it.
+enum Superseding {
+    Version(Named<Version>, NodeRef),
+    Count(Named<Count>),
+}
+
 /// The writer's half.
 pub(super) struct Store {
     shared: Arc<Shared>,
     slots: Vec<Arc<Slot>>,
     /// The newest zxid that a view may stand at.
     published: i64,
-    /// Versions that have a successor of this zxid, oldest first.
-    superseded: VecDeque<(i64, NodeRef)>,
+    /// What has predecessors to be freed, by zxid. A znode's own entries are in the order of its
+    /// life: what names its counts comes before what unlinks it.
+    superseding: VecDeque<Superseding>,
+    /// Versions that no reader can reach any more, newest first: what is left of one transaction's.
+    doomed: Option<Named<Version>>,
     /// Unlinked when this was the newest published zxid, oldest first.
     retired: VecDeque<(i64, Garbage)>,
+    /// Families that got a count from the open transaction, and how many versions it had given
+    /// before.
+    counted: Vec<(usize, Named<Family>)>,
+    /// Nodes in the index.
+    linked: usize,
     /// Slots of the current table that are not empty.
     used: usize,
     /// The next slot of the outgrown table to move.
     moved: usize,
-    /// How many znodes got a successor since it was asked.
+    /// How many pieces came to be freed, sooner or later, since it was asked.
     replaced: usize,
+    /// How many pieces `reclaim` has looked at.
+    #[cfg(test)]
+    looked_at: usize,
 }
 
 /// Room that an empty queue of pieces to be freed keeps.
@@ -655,11 +770,16 @@ impl Store {
             shared,
             slots: Vec::new(),
             published: zxid,
-            superseded: VecDeque::new(),
+            superseding: VecDeque::new(),
+            doomed: None,
             retired: VecDeque::new(),
+            counted: Vec::new(),
+            linked: 0,
             used: 0,
             moved: 0,
             replaced: 0,
+            #[cfg(test)]
+            looked_at: 0,
         };
         let node = store.root();
         store.push(node, zxid, root);
@@ -713,13 +833,31 @@ impl Store {
         let pointer = node.as_ptr();
         // SAFETY: both are linked or just made, and this is the writer.
         let (node, parent) = unsafe { (node.as_ref(), &*node.as_ref().parent) };
-        let first = parent.first_child.load(Ordering::Relaxed);
+        let family = self.family_of(parent);
+        let first = family.first_child.load(Ordering::Relaxed);
         node.next_sibling.store(first, Ordering::Relaxed);
         // SAFETY: null or linked.
         if let Some(first) = unsafe { first.as_ref() } {
             first.prev_sibling.set(pointer);
         }
-        parent.first_child.store(pointer, Ordering::Release);
+        family.first_child.store(pointer, Ordering::Release);
+    }
+
+    /// A parent's family, made if need be.
+    fn family_of<'n>(&self, parent: &'n Node) -> &'n Family {
+        if let Some(family) = parent.family() {
+            return family;
+        }
+        // SAFETY: this is the writer; the family is written into memory of its layout, and lives as
+        // long as its node.
+        unsafe {
+            let memory = self.shared.arena.allocate(Layout::new::<Family>());
+            let family = memory.cast::<Family>().as_ptr();
+            family
+                .write(Family { first_child: AtomicPtr::default(), counted: AtomicPtr::default() });
+            parent.family.store(family, Ordering::Release);
+            &*family
+        }
     }
 
     /// Takes the node out of its family and the index. Readers that stand on it go on by its
@@ -732,7 +870,10 @@ impl Store {
         unsafe {
             match previous.as_ref() {
                 Some(previous) => previous.next_sibling.store(next, Ordering::Release),
-                None => (*node.node().parent).first_child.store(next, Ordering::Release),
+                None => {
+                    let family = (*node.node().parent).family().expect("a parent has a family");
+                    family.first_child.store(next, Ordering::Release);
+                }
             }
             if let Some(next) = next.as_ref() {
                 next.prev_sibling.set(previous);
@@ -744,6 +885,7 @@ impl Store {
         let in_outgrown =
             tables.outgrown.as_ref().is_some_and(|table| table.remove(hash, node_pointer));
         assert!(in_current || in_outgrown, "a linked node is in the index");
+        self.linked -= 1;
         self.retired.push_back((self.published, Garbage::Node(node_pointer)));
     }
 
@@ -766,39 +908,34 @@ impl Store {
                 self.move_some();
             }
             let outgrown = Arc::clone(&self.tables().current);
-            let removed =
-                outgrown.slots.iter().filter(|slot| slot.load(Ordering::Relaxed) == REMOVED);
-            // A table full of removals is replaced by one of its own size.
-            let grown = if removed.count() * 2 > slots { slots } else { slots * 2 };
             self.replace_tables(Tables {
-                current: Arc::new(Table::new(grown)),
+                current: Arc::new(Table::new(slots_for(self.linked + 1, slots))),
                 outgrown: Some(outgrown),
             });
             (self.used, self.moved) = (0, 0);
         }
         // SAFETY: just made, or linked.
         let hash = self.shared.hash(unsafe { Node::path(node) }.as_bytes());
-        self.tables().current.insert(hash, node);
-        self.used += 1;
+        self.used += usize::from(self.tables().current.insert(hash, node));
+        self.linked += 1;
     }
 
     fn move_some(&mut self) {
         let tables = self.tables();
         let Some(outgrown) = &tables.outgrown else { return };
         let end = (self.moved + MOVED_PER_INSERT).min(outgrown.slots.len());
-        let mut moved = 0;
+        let mut used = 0;
         for slot in &outgrown.slots[self.moved..end] {
             let slot = slot.load(Ordering::Relaxed);
             if slot > REMOVED {
                 let node = Table::unpack(slot);
                 // SAFETY: a node in the table is linked.
                 let hash = self.shared.hash(unsafe { Node::path(node) }.as_bytes());
-                tables.current.insert(hash, node);
-                moved += 1;
+                used += usize::from(tables.current.insert(hash, node));
             }
         }
         let (done, current) = (end == outgrown.slots.len(), Arc::clone(&tables.current));
-        self.used += moved;
+        self.used += used;
         self.moved = end;
         if done {
             self.replace_tables(Tables { current, outgrown: None });
@@ -872,6 +1009,63 @@ impl Store {
             pushed
         };
         node.node().head.store(pushed, Ordering::Release);
+        self.replaced += 1;
+    }
+
+    /// One znode more or less lives below all that are above `node`, by the open transaction
+    /// `zxid`, after it gave out so many versions.
+    pub(super) fn count(&mut self, node: NodeRef, zxid: i64, change: i64, versions: usize) {
+        let mut above = node.node().parent;
+        // SAFETY: null, or linked as its child is; this is the writer.
+        while let Some(parent) = unsafe { above.as_ref() } {
+            above = parent.parent;
+            let family = self.family_of(parent);
+            let head = family.counted.load(Ordering::Relaxed);
+            // SAFETY: null or this family's, which only this writer frees.
+            let before = unsafe { head.as_ref() };
+            let znodes = before.map_or(0, |before| before.znodes.load(Ordering::Relaxed));
+            let znodes = znodes.checked_add_signed(change).expect("what is counted was there");
+            if let Some(same) = before.filter(|before| before.zxid == zxid) {
+                same.znodes.store(znodes, Ordering::Relaxed);
+                continue;
+            }
+            assert!(before.is_none_or(|before| before.zxid < zxid), "counts ascend");
+            let count = Count { zxid, prev: AtomicPtr::new(head), znodes: AtomicU64::new(znodes) };
+            // SAFETY: this is the writer, and a count is written into memory of its layout.
+            unsafe {
+                let pushed = self.shared.arena.allocate(Layout::new::<Count>()).cast::<Count>();
+                pushed.write(count);
+                family.counted.store(pushed.as_ptr(), Ordering::Release);
+            }
+            self.counted.push((versions, Named(NonNull::from(family))));
+            self.replaced += 1;
+        }
+    }
+
+    /// Takes back the last `count` of `node`, before its version is.
+    pub(super) fn uncount(&mut self, node: NodeRef, change: i64, versions: usize) {
+        let mut above = node.node().parent;
+        // SAFETY: as in `count`.
+        while let Some(parent) = unsafe { above.as_ref() } {
+            above = parent.parent;
+            let family = parent.family().expect("counted, so a family");
+            // SAFETY: as in `count`.
+            let head = unsafe { family.counted.load(Ordering::Relaxed).as_ref() };
+            let head = head.expect("what was counted is there");
+            assert!(self.published < head.zxid, "what was published is not taken back");
+            let znodes = head.znodes.load(Ordering::Relaxed).checked_add_signed(-change);
+            head.znodes.store(znodes.expect("as before"), Ordering::Relaxed);
+        }
+        while let Some((_, family)) = self.counted.pop_if(|(before, _)| *before == versions) {
+            // SAFETY: a family whose count is still named is there: the version by which its node
+            // came, if this transaction made it, is taken back later.
+            let family = unsafe { family.get() };
+            let popped = family.counted.load(Ordering::Relaxed);
+            // SAFETY: as in `count`.
+            let before = unsafe { &*popped }.prev.load(Ordering::Relaxed);
+            family.counted.store(before, Ordering::Release);
+            self.retired.push_back((self.published, Garbage::Count(popped)));
+        }
     }
 
     /// Takes the newest, never published version back. A node that is left without any is
@@ -894,18 +1088,29 @@ impl Store {
         unsafe { head.prev.load(Ordering::Relaxed).as_ref() }
     }
 
-    /// The transaction of `zxid` stands: what its version of `node` replaced may be freed once
-    /// no view is below `zxid`. Once for each of its znodes, children that it deleted before
-    /// their parents.
-    pub(super) fn settle(&mut self, node: NodeRef, zxid: i64) {
-        self.superseded.push_back((zxid, node));
-        self.replaced += 1;
+    /// The open transaction stands: what its versions of `nodes` and its counts replaced may be
+    /// freed once no view is below its zxid. Each of its znodes once, children that it deleted
+    /// before their parents.
+    pub(super) fn settle(&mut self, nodes: impl Iterator<Item = NodeRef>) {
+        let before = self.superseding.len();
+        for (_, family) in self.counted.drain(..) {
+            // SAFETY: no node is freed before what it is named by here is done with.
+            let head = unsafe { family.get() }.counted.load(Ordering::Relaxed);
+            let head = NonNull::new(head).expect("what was counted is there");
+            self.superseding.push_back(Superseding::Count(Named(head)));
+        }
+        for node in nodes {
+            let head = NonNull::new(node.node().head.load(Ordering::Relaxed));
+            let head = head.expect("a znode of a transaction has a version");
+            self.superseding.push_back(Superseding::Version(Named(head), node));
+        }
+        self.replaced += self.superseding.len() - before;
     }
 
-    /// How many pieces came to be freed, sooner or later, since this was last asked.
+    /// How many pieces came to be freed, sooner or later, since this was last asked: `reclaim`
+    /// charges for each.
     pub(super) fn take_replaced(&mut self) -> usize {
-        // `reclaim` charges for each: the entry and the version before, or the node of a tombstone.
-        2 * std::mem::take(&mut self.replaced)
+        std::mem::take(&mut self.replaced)
     }
 
     /// From now on views may stand at `zxid`.
@@ -921,7 +1126,7 @@ impl Store {
 
     /// Frees what no view can reach, at most `budget` pieces.
     pub(super) fn reclaim(&mut self, mut budget: usize) {
-        if self.superseded.is_empty() && self.retired.is_empty() {
+        if self.waiting() == 0 {
             return;
         }
         self.slots.retain(|slot| slot.load(Ordering::Acquire) != GONE);
@@ -933,17 +1138,17 @@ impl Store {
         // Each gets half of it, and what the other leaves.
         let reserved = budget / 2;
         budget = reserved + self.free_retired(budget - reserved, lowest);
-        while budget > 0
-            && let Some(&(zxid, node)) = self.superseded.front()
-            && zxid <= lowest_view
-        {
-            self.superseded.pop_front();
-            budget = budget.saturating_sub(1 + self.free_below(node, zxid, lowest_view));
+        while budget > 0 && self.free_superseded(lowest_view) {
+            budget -= 1;
+            #[cfg(test)]
+            {
+                self.looked_at += 1;
+            }
         }
         self.free_retired(budget, lowest);
         // What a slow view let gather is not needed again soon.
-        if self.superseded.is_empty() {
-            self.superseded.shrink_to(QUEUE_KEPT);
+        if self.superseding.is_empty() {
+            self.superseding.shrink_to(QUEUE_KEPT);
         }
         if self.retired.is_empty() {
             self.retired.shrink_to(QUEUE_KEPT);
@@ -962,48 +1167,96 @@ impl Store {
         budget
     }
 
-    /// Frees the versions of `node` that no view at or above `lowest_view` can see, and unlinks
-    /// the node if all that is left is the tombstone of `zxid`. Says how many versions it freed.
-    fn free_below(&mut self, node: NodeRef, zxid: i64, lowest_view: i64) -> usize {
-        let mut version = node.node().newest();
-        while let Some(seen) = version
-            && seen.zxid > lowest_view
-        {
-            // SAFETY: as in `below_newest`.
-            version = unsafe { seen.prev.load(Ordering::Relaxed).as_ref() };
-        }
-        let Some(lowest) = version else { return 0 };
-        let mut freed = 0;
-        let mut doomed = lowest.prev.swap(ptr::null_mut(), Ordering::Relaxed);
-        while !doomed.is_null() {
-            // SAFETY: every view is at or above `lowest.zxid`, so no reader follows its `prev`
-            // (rule 1); the chain behind it is this writer's to free.
+    /// Does one step of freeing what no view at or above `lowest_view` can see, in a time that
+    /// does not depend on how much there is. False where there is nothing to do.
+    fn free_superseded(&mut self, lowest_view: i64) -> bool {
+        if let Some(Named(doomed)) = self.doomed.take() {
+            // SAFETY: what is doomed was cut off, so that this is the only way to it.
             unsafe {
-                let before = *(*doomed).prev.get_mut();
-                Version::free(std::mem::replace(&mut doomed, before));
+                let before = *(*doomed.as_ptr()).prev.get_mut();
+                Version::free(doomed.as_ptr());
+                self.doomed = NonNull::new(before).map(Named);
             }
-            freed += 1;
+            return true;
         }
-        let is_newest = ptr::eq(lowest, node.node().head.load(Ordering::Relaxed));
-        // Only its own entry, the last there is of this node: those before still name it.
-        if lowest.is_tombstone() && lowest.zxid == zxid && is_newest {
-            assert!(
-                node.node().first_child.load(Ordering::Relaxed).is_null(),
-                "a znode is unlinked after its children"
-            );
-            self.unlink(node);
+        match self.superseding.front() {
+            Some(Superseding::Version(version, node)) => {
+                // SAFETY: a version is freed by the entry of a later one, or with its node, which
+                // the entry of its last version unlinks.
+                let version = unsafe { version.get() };
+                if lowest_view < version.zxid {
+                    return false;
+                }
+                let node = *node;
+                self.superseding.pop_front();
+                // Every view is at or above `version.zxid`, so no reader follows its `prev`
+                // (rule 1); the chain behind it is this writer's to free.
+                let cut = version.prev.swap(ptr::null_mut(), Ordering::Relaxed);
+                self.doomed = NonNull::new(cut).map(Named);
+                let is_newest = ptr::eq(version, node.node().head.load(Ordering::Relaxed));
+                if version.is_tombstone() && is_newest {
+                    assert!(
+                        node.node().first_child().is_null(),
+                        "a znode is unlinked after its children"
+                    );
+                    self.unlink(node);
+                }
+            }
+            Some(Superseding::Count(count)) => {
+                // SAFETY: as for a version; a node's counts come before what unlinks it.
+                let count = unsafe { count.get() };
+                if lowest_view < count.zxid {
+                    return false;
+                }
+                self.superseding.pop_front();
+                let cut = count.prev.swap(ptr::null_mut(), Ordering::Relaxed);
+                if !cut.is_null() {
+                    // SAFETY: as for a version. It has no predecessor itself: its own entry came
+                    // before.
+                    unsafe { Count::free(cut) };
+                }
+            }
+            None => return false,
         }
-        freed
+        true
     }
 
     /// Pieces that wait for views to move on.
     pub(super) fn waiting(&self) -> usize {
-        self.superseded.len() + self.retired.len()
+        self.superseding.len() + usize::from(self.doomed.is_some()) + self.retired.len()
+    }
+
+    /// How many pieces `reclaim` has looked at so far.
+    #[cfg(test)]
+    pub(super) fn looked_at(&self) -> usize {
+        self.looked_at
+    }
+
+    /// Slots of the index, used or not.
+    #[cfg(test)]
+    pub(super) fn index_slots(&self) -> usize {
+        self.tables().current.slots.len()
+    }
+}
+
+/// How many slots an index of `linked` nodes has after one of `slots` has filled up, with what is
+/// there and what was removed: never more than half of them are taken at first, so that much has
+/// to happen before it fills up again, and at least an eighth, so that memory follows the nodes.
+fn slots_for(linked: usize, slots: usize) -> usize {
+    if linked * 2 > slots {
+        slots * 2
+    } else if linked * 8 < slots {
+        (slots / 2).max(TABLE_SLOTS_MIN)
+    } else {
+        slots
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
+        while self.doomed.is_some() {
+            self.free_superseded(i64::MIN);
+        }
         // Readers may be left; they keep `Shared`, and with it what they could still hold.
         let garbage = self.retired.drain(..).map(|(_, garbage)| garbage);
         self.shared.left_behind.lock().extend(garbage);
@@ -1064,6 +1317,11 @@ pub(super) struct Seen<'t> {
 }
 
 impl<'t> Seen<'t> {
+    /// How many znodes live below this one.
+    pub(super) fn descendant_count(&self) -> u64 {
+        self.node.family().map_or(0, |family| family.count_at(self.view))
+    }
+
     pub(super) fn path(&self) -> &'t str {
         // SAFETY: the node is not freed for all of `'t`.
         unsafe { Node::path(self.pointer.as_ptr()) }
@@ -1071,7 +1329,7 @@ impl<'t> Seen<'t> {
 
     pub(super) fn children(&self) -> impl Iterator<Item = Seen<'t>> + use<'t> {
         let view = self.view;
-        let mut next = self.node.first_child.load(Ordering::Acquire);
+        let mut next = self.node.first_child();
         std::iter::from_fn(move || {
             loop {
                 let pointer = NonNull::new(next)?;

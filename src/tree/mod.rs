@@ -193,16 +193,10 @@ impl<'t> Znode<'t> {
         usize::try_from(self.seen.version.child_count()).expect("a visible znode is no tombstone")
     }
 
-    /// How many znodes lie below this one.
+    /// How many znodes lie below this one. The tree keeps it: no walk.
     #[must_use]
-    pub fn descendant_count(&self) -> usize {
-        let mut pending = vec![*self];
-        let mut count = 0;
-        while let Some(znode) = pending.pop() {
-            count += znode.child_count();
-            pending.extend(znode.child_znodes().filter(|child| child.child_count() > 0));
-        }
-        count
+    pub fn descendant_count(&self) -> u64 {
+        self.seen.descendant_count()
     }
 }
 
@@ -354,7 +348,7 @@ impl TreeWriter {
             let acl = version.acl().cloned();
             self.push(parent, 0, stat, children, NextData::Same, acl);
         }
-        self.settle(Zxid(0));
+        self.settle();
         self.store.reclaim(usize::MAX);
         Some(())
     }
@@ -377,7 +371,7 @@ impl TreeWriter {
         for subtree in subtrees {
             self.recount(&subtree, Zxid(0));
         }
-        self.settle(Zxid(0));
+        self.settle();
         self.store.reclaim(usize::MAX);
     }
 
@@ -471,12 +465,16 @@ impl TreeWriter {
             let restored = self.store.below_newest(&node).filter(|v| !v.is_tombstone());
             let restored = restored.map(Account::of);
             self.account(node, undone, restored);
+            if undone.is_some() != restored.is_some() {
+                let change = if undone.is_some() { 1 } else { -1 };
+                self.store.uncount(node, change, self.open.len());
+            }
             self.store.pop(node);
         }
     }
 
     /// The open transaction stands.
-    pub fn settle(&mut self, zxid: Zxid) {
+    pub fn settle(&mut self) {
         if self.open.len() > 2 {
             // Each znode once, where it was touched last.
             let mut seen = HashSet::with_hasher(foldhash::fast::FixedState::default());
@@ -484,9 +482,7 @@ impl TreeWriter {
             self.open.retain(|node| seen.insert(*node));
             self.open.reverse();
         }
-        for node in self.open.drain(..) {
-            self.store.settle(node, zxid.0);
-        }
+        self.store.settle(self.open.drain(..));
     }
 
     /// From now on views may stand at `zxid`: it is committed.
@@ -537,6 +533,9 @@ impl TreeWriter {
         self.store.push(node, zxid, Next { stat, child_count, data, acl, digest, digest_prefix });
         let after = node.live().map(Account::of);
         self.account(node, before, after);
+        if before.is_none() {
+            self.store.count(node, zxid, 1, self.open.len());
+        }
         self.open.push(node);
     }
 
@@ -544,6 +543,9 @@ impl TreeWriter {
         let before = node.live().map(Account::of);
         self.store.push_tombstone(node, zxid);
         self.account(node, before, None);
+        if before.is_some() {
+            self.store.count(node, zxid, -1, self.open.len());
+        }
         self.open.push(node);
     }
 

@@ -36,14 +36,14 @@ fn delete(path: &str) -> Txn<'_> {
 
 fn commit(tree: &mut TreeWriter, zxid: i64, txn: &Txn<'_>) -> Code {
     let code = tree.apply(&header(zxid), txn, &mut Unwatched);
-    tree.settle(Zxid(zxid));
+    tree.settle();
     tree.publish(Zxid(zxid));
     code
 }
 
 /// What a reader sees, whole.
 fn seen(reader: &TreeReader) -> BTreeMap<String, (Vec<u8>, i64, Vec<String>)> {
-    reader
+    let seen: BTreeMap<_, _> = reader
         .walk()
         .map(|znode| {
             let mut children: Vec<String> = znode.children().map(str::to_owned).collect();
@@ -52,7 +52,13 @@ fn seen(reader: &TreeReader) -> BTreeMap<String, (Vec<u8>, i64, Vec<String>)> {
             let data = znode.data().unwrap_or_default().to_vec();
             (znode.path().to_owned(), (data, znode.stat().mzxid, children))
         })
-        .collect()
+        .collect();
+    for path in seen.keys() {
+        let below = seen.keys().filter(|other| crate::path::is_below(path, other)).count();
+        let counted = reader.get(path).unwrap().descendant_count();
+        assert_eq!(counted, below as u64, "below {path:?} at {}", reader.view());
+    }
+    seen
 }
 
 /// The digest, computed afresh.
@@ -244,7 +250,7 @@ proptest! {
                 if let Step::Try(_, false) = step {
                     tree.undo_to(0);
                 }
-                tree.settle(Zxid(zxid));
+                tree.settle();
                 tree.publish(Zxid(zxid));
                 states.insert(zxid, seen(&tree.reader()));
                 prop_assert_eq!(digest_of(&mut tree), tree.digest());
@@ -276,6 +282,102 @@ proptest! {
             prop_assert_eq!(&seen(reader), &states[&reader.view().0]);
         }
     }
+}
+
+/// How many pieces `reclaim` looks at for a znode that was set `sets` times below a view that
+/// stood still, when that view has gone and another stands at the middle of the chain.
+fn looked_at_for(sets: i64) -> usize {
+    let mut tree = TreeWriter::new(Settings::default());
+    commit(&mut tree, 1, &create("/a", b"1"));
+    tree.reclaim(usize::MAX);
+    let first = tree.reader();
+    for zxid in 2..=sets {
+        commit(&mut tree, zxid, &set("/a", b"2"));
+    }
+    let second = tree.reader();
+    for zxid in sets + 1..=2 * sets {
+        commit(&mut tree, zxid, &set("/a", b"3"));
+    }
+    drop(first);
+    let before = tree.store.looked_at();
+    tree.reclaim(usize::MAX);
+    assert_eq!(second.get("/a").unwrap().data(), Some(&b"2"[..]));
+    assert_eq!(tree.waiting_to_be_freed(), sets as usize, "what the second view holds back");
+    tree.store.looked_at() - before
+}
+
+#[test]
+fn freeing_looks_at_each_version_once_however_many_are_newer() {
+    for sets in [10, fewer(10_000, 100) as i64] {
+        let looked_at = looked_at_for(sets);
+        assert!(looked_at <= 2 * sets as usize, "{looked_at} for {sets} sets");
+    }
+}
+
+/// A transaction may give one znode many versions: they go by the budget like any others.
+#[test]
+fn the_versions_of_one_transaction_are_freed_piece_by_piece() {
+    let mut tree = TreeWriter::new(Settings::default());
+    commit(&mut tree, 1, &create("/a", b"1"));
+    tree.reclaim(usize::MAX);
+    tree.take_replaced();
+    let sets = fewer(10_000, 100);
+    commit(&mut tree, 2, &Txn::Multi(vec![set("/a", b"2"); sets]));
+    assert_eq!(tree.take_replaced(), sets + 1, "each version, and the entry that frees them");
+    for step in 0.. {
+        let before = tree.store.looked_at();
+        tree.reclaim(10);
+        assert!(tree.store.looked_at() - before <= 10);
+        if tree.waiting_to_be_freed() == 0 {
+            assert!(sets / 10 <= step, "all was freed within {step} steps");
+            break;
+        }
+    }
+}
+
+/// Memory follows the znodes that live, not those that have come and gone.
+#[test]
+fn the_index_of_a_churning_tree_stays_small() {
+    let mut tree = TreeWriter::new(Settings::default());
+    let (living, rounds) = (fewer(100, 20), fewer(2_000, 10));
+    let mut zxid = 0;
+    let mut largest = 0;
+    for n in 0..living * rounds {
+        zxid += 1;
+        commit(&mut tree, zxid, &create(&format!("/n{n}"), b""));
+        if living <= n {
+            zxid += 1;
+            commit(&mut tree, zxid, &delete(&format!("/n{}", n - living)));
+        }
+        tree.reclaim(usize::MAX);
+        largest = largest.max(tree.store.index_slots());
+    }
+    assert_eq!(tree.znode_count(), 4 + living);
+    assert!(largest <= 512, "{largest} slots for {living} znodes");
+    // And it shrinks when far fewer are left.
+    let many = fewer(5_000, 150);
+    for n in 0..many {
+        zxid += 1;
+        commit(&mut tree, zxid, &create(&format!("/many{n}"), b""));
+    }
+    let full = tree.store.index_slots();
+    for n in 0..many {
+        zxid += 1;
+        commit(&mut tree, zxid, &delete(&format!("/many{n}")));
+        zxid += 1;
+        commit(&mut tree, zxid, &create(&format!("/one{n}"), b""));
+        zxid += 1;
+        commit(&mut tree, zxid, &delete(&format!("/one{n}")));
+        tree.reclaim(usize::MAX);
+    }
+    for n in 0..20 * many {
+        zxid += 1;
+        commit(&mut tree, zxid, &create(&format!("/two{n}"), b""));
+        zxid += 1;
+        commit(&mut tree, zxid, &delete(&format!("/two{n}")));
+        tree.reclaim(usize::MAX);
+    }
+    assert!(tree.store.index_slots() <= full / 8, "{} of {full}", tree.store.index_slots());
 }
 
 #[test]
