@@ -28,7 +28,9 @@ impl Zxid {
         self.0 as u32
     }
 
-    /// The zxid that follows in the same epoch.
+    /// The zxid that follows where no leader begins a new epoch: after the last counter of one
+    /// epoch comes zero of the next, as ZooKeeper's standalone server has it, which counts on in
+    /// one long (`ZooKeeperServer.getNextZxid`).
     #[must_use]
     pub const fn next(self) -> Zxid {
         Zxid(self.0 + 1)
@@ -159,6 +161,7 @@ mod tests {
         let zxid = Zxid::new(Epoch(3), 7);
         assert_eq!(zxid.to_string(), "0x300000007");
         assert_eq!((zxid.epoch(), zxid.counter()), (Epoch(3), 7));
+        assert_eq!(Zxid::new(Epoch(3), u32::MAX).next(), Zxid::new(Epoch(4), 0));
         assert_eq!(SessionId(-1).to_string(), "0xffffffffffffffff");
     }
 

@@ -163,9 +163,12 @@ impl Output {
         }
     }
 
-    /// Where the next record goes.
+    /// Where the next record goes. Records of another epoch than those before are an append of
+    /// their own, in the same file: the log notes where each epoch ended. One standalone server
+    /// comes to the next epoch when the counter runs over.
     fn records(&mut self, zxid: Zxid, new_file: bool) -> &mut Vec<u8> {
-        if new_file || self.appends.is_empty() {
+        let begins_epoch = |before: &Append| before.last.epoch() != zxid.epoch();
+        if new_file || self.appends.last().is_none_or(begins_epoch) {
             let records = std::mem::take(&mut self.spare);
             self.appends.push(Append { new_file, first: zxid, records, ..Append::default() });
         }

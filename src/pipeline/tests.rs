@@ -13,6 +13,7 @@ use crate::record::op::CreateMode;
 use crate::record::proto::{CreateRequest, MULTI_END, MultiHeader, PathVersion, SetDataRequest};
 use crate::storage::replay::{LogReader, Options, Record, Replay, ReplayError};
 use crate::storage::snapshot::{SnapshotDigest, SnapshotReader, SnapshotWriter, Trailer};
+use crate::storage::watermark::Watermark;
 use crate::tree::change::Unwatched;
 use crate::tree::ephemerals::Types;
 use crate::types::Xid;
@@ -233,6 +234,79 @@ fn failures(mut body: &[u8]) -> Vec<i32> {
     }
     let _ = body;
     errors
+}
+
+/// A server whose history has come to `last`, with the tree that each begins with.
+fn after(last: Zxid) -> Bench {
+    let mut restored = Restore::empty(settings().tree).finish();
+    restored.last = last;
+    Bench::restored(settings(), restored)
+}
+
+/// After the last zxid of an epoch comes zero of the next, wherever in a batch. Records of two
+/// epochs are never one append: the log notes where each epoch ended.
+#[test]
+fn a_batch_may_run_over_the_end_of_an_epoch() {
+    let end = Zxid(i64::from(u32::MAX));
+    for before in 0..6 {
+        let begin = Zxid(end.0 - 1 - before);
+        let mut bench = after(begin);
+        let session = bench.open(HERE);
+        let mut requests = Requests::new(SHARD);
+        for n in 0..4 {
+            let body = create(&format!("/n{n}"), b"x", AclBytes::OPEN, 0);
+            let start = requests.bodies.len();
+            requests.bodies.extend_from_slice(&body);
+            requests.requests.push(Request {
+                connection: HERE,
+                session,
+                xid: Xid(n),
+                want: Want::Write { op: code::CREATE },
+                body: crate::exchange::Span::since(start, requests.bodies.len()),
+                ids: Arc::clone(&bench.ids),
+            });
+        }
+        bench.pipeline.step(bench.now, Input::Requests(&requests), &mut bench.out);
+        let opened = begin.next();
+        let (mut next, mut new_files) = (opened.next(), 0);
+        for append in &bench.out.appends {
+            assert_eq!(append.first, next, "no gap");
+            assert!(append.first <= append.last);
+            assert_eq!(append.first.epoch(), append.last.epoch(), "one epoch");
+            new_files += usize::from(append.new_file);
+            next = append.last.next();
+        }
+        assert_eq!((next, new_files), (Zxid(begin.0 + 6), 0));
+        let rolls = opened < end && end.0 < begin.0 + 5;
+        assert_eq!(bench.out.appends.len(), 1 + usize::from(rolls));
+        assert_eq!(bench.sync().len(), 4);
+
+        // What a start makes of it, by what the log's writer has noted of the epoch's end.
+        let mut watermark = Watermark::new(opened, bench.pipeline.report().zxid);
+        watermark.offset = bench.log.len() as u64;
+        if end < watermark.zxid {
+            watermark.end_epoch(end);
+        }
+        let mut restored = Restore::empty(settings().tree).finish();
+        let mut replayed = 0;
+        let options = Options {
+            from: begin,
+            watermark: Some(watermark),
+            payload_bytes_max: RECORD_BYTES_MAX,
+        };
+        let mut replay = Replay::new(options);
+        replay
+            .log(Path::new("log"), opened, &bench.log, |record| {
+                restored.tree.apply(&record.header, &record.txn, &mut Unwatched);
+                restored.tree.settle();
+                replayed += 1;
+                Ok::<(), ReplayError>(())
+            })
+            .unwrap();
+        assert_eq!(replay.finish().unwrap().last, Zxid(begin.0 + 5));
+        assert_eq!(replayed, 5);
+        assert_eq!(restored.tree.digest(), bench.pipeline.tree().digest());
+    }
 }
 
 type Content = BTreeMap<String, (Option<Vec<u8>>, StatPersisted, Option<Vec<Acl>>)>;

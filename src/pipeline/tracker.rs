@@ -201,7 +201,12 @@ impl Tracker {
     }
 }
 
-/// The first id that is certainly beyond all that were given out, by what is on the disk.
+/// How many sessions, at most, a server opens whose ids then are on its disk no more. Each takes a
+/// transaction, and an epoch has no more of these; a history that has come to a later epoch does
+/// not say how many it had. In the clock's time these ids are 65 seconds.
+const FORGOTTEN_SESSIONS_MAX: i64 = 1 << 32;
+
+/// The first id that is beyond all that were given out, by what is on the disk.
 ///
 /// The clock may have been set back since the highest that is known there was given out, and
 /// since others whose sessions are over, but whose clients may still come back. Each took a
@@ -211,7 +216,9 @@ fn after(highest: SessionId, last: Zxid) -> SessionId {
     if highest.0 & ID_MASK == ID_MASK {
         return SessionId(highest.0 & !ID_MASK);
     }
-    let beyond = highest.0.saturating_add(1 + i64::from(last.counter()));
+    // Not the counter of `last`: it begins again with each epoch.
+    let forgotten = last.0.clamp(0, FORGOTTEN_SESSIONS_MAX);
+    let beyond = highest.0.saturating_add(1 + forgotten);
     SessionId(beyond.min(highest.0 | ID_MASK))
 }
 
@@ -265,6 +272,20 @@ mod tests {
         tracker.touch(session, 59_000);
         tracker.on_report(HERE.0, 60_000);
         assert_eq!(tracker.due(at(60_000)), []);
+    }
+
+    /// The counter begins again with each epoch, and ids must not be given out twice.
+    #[test]
+    fn ids_keep_their_distance_when_the_epoch_has_rolled() {
+        let highest = SessionId(1 << 56 | 1 << 40);
+        let distance = |last: Zxid| after(highest, last).0 - highest.0;
+        assert_eq!(distance(Zxid::ZERO), 1);
+        assert_eq!(distance(Zxid(7)), 8);
+        let before = distance(Zxid(i64::from(u32::MAX)));
+        assert_eq!(before, 1 << 32);
+        for rolled in [Zxid(1 << 32), Zxid(1 << 32 | 5), Zxid(7 << 32), Zxid(i64::MAX)] {
+            assert!(before <= distance(rolled), "{rolled}");
+        }
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! Ends under load: by SIGKILL while snapshots are taken and logs roll, and by SIGTERM.
 
+use std::fs;
 use std::time::Duration;
+
+use ringkeeper::pipeline::SnapshotJob;
+use ringkeeper::storage::snapshot::SnapshotWriter;
+use ringkeeper::storage::{self, Compression};
+use ringkeeper::tree::{self, TreeWriter};
+use ringkeeper::types::Zxid;
 
 use crate::client::{Client, now};
 use crate::server::{Folder, Server, Setup};
@@ -95,6 +102,44 @@ fn sigkill_during_snapshots_and_rolls_of_a_larger_tree_loses_nothing() {
     let server = Server::start(&folder, &[]);
     check(&mut connect(&server), &values);
     assert!(1000 < next, "the load hardly wrote anything");
+}
+
+/// A directory whose history has almost come to the last zxid of an epoch.
+fn near_the_end_of_an_epoch(folder: &Folder, before: i64) {
+    let mut tree = TreeWriter::new(tree::Settings::default());
+    let job = SnapshotJob {
+        zxid: Zxid(i64::from(u32::MAX) - before),
+        digest: Some(tree.digest()),
+        sessions: Vec::new(),
+        acls: tree.acl_lists(),
+        reader: tree.reader(),
+    };
+    let bytes = job.write(SnapshotWriter::new(Vec::new()), true).unwrap();
+    fs::create_dir_all(folder.version()).unwrap();
+    let name = storage::snapshot_name(job.zxid, Compression::None);
+    fs::write(folder.version().join(name), bytes).unwrap();
+}
+
+/// The low half of the zxid runs over in the middle of a batch, with either back end; what was
+/// acknowledged on both sides of it is there after kills, and the server goes on.
+#[test]
+fn an_epoch_that_runs_over_under_load_loses_nothing() {
+    const ZNODES: usize = 200;
+    for (round, manner) in MANNERS.into_iter().enumerate() {
+        let folder = Folder::new("roll");
+        near_the_end_of_an_epoch(&folder, 50 + 40 * round as i64);
+        let server = setup(&[], manner).start(&folder);
+        create(&mut connect(&server), ZNODES);
+        server.kill();
+        for _ in 0..2 {
+            let server = setup(&[], manner).start(&folder);
+            let mut client = connect(&server);
+            check(&mut client, &[0; ZNODES]);
+            client.create(&format!("/more-{}", client.session.session), b"");
+            assert!(1 << 32 < client.answer().header.zxid);
+            server.kill();
+        }
+    }
 }
 
 #[test]

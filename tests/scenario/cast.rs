@@ -13,8 +13,9 @@
 //! end NAME                  the client says that it will send no more
 //! leave NAME                the connection breaks
 //! report                    what the shards say of connections and watches
-//! server [ttl off] [quota on] [reconfig on] [skipacl on] [lists off] [reaper MS] [unused MS]
-//!                           another server, with nothing on its disk
+//! server [after ZXID] [ttl off] [quota on] [reconfig on] [skipacl on] [lists off] [reaper MS]
+//!        [unused MS]        another server, with nothing on its disk; or with a snapshot of nothing,
+//!                           after which it goes on
 //! snapshot                  one is taken, of what is committed
 //! restart [ttl on] ...       the server ends in good order, and begins again, perhaps with others
 //! crash [torn BYTES]        it ends at once: what was not synced is lost, or all but so much
@@ -190,11 +191,7 @@ impl World {
             }
             "report" => self.report(),
             "server" => *self = self.another(&mut words)?,
-            "snapshot" => {
-                let job = self.pipeline.snapshot_job();
-                let bytes = job.write(SnapshotWriter::new(Vec::new()), true);
-                self.disk.snapshot = Some((job.zxid, bytes.map_err(|error| error.to_string())?));
-            }
+            "snapshot" => self.take_snapshot()?,
             "restart" => {
                 self.step(Input::Synced(self.appended));
                 self.disk.sync();
@@ -301,8 +298,17 @@ impl World {
 
     fn another(&self, words: &mut Words<'_>) -> Result<World, String> {
         let mut settings = settings();
+        let after = words.value_of("after").map(|zxid| {
+            i64::from_str_radix(zxid.trim_start_matches("0x"), 16).map_err(|_| "zxids are hex")
+        });
         configure(&mut settings, words)?;
         let mut world = World::with(settings);
+        if let Some(zxid) = after.transpose()? {
+            let mut restored = Restore::empty(world.settings.tree).finish();
+            restored.last = Zxid(zxid);
+            world.begin(restored);
+            world.take_snapshot()?;
+        }
         world.outcome.clone_from(&self.outcome);
         #[cfg(feature = "mutants")]
         {
@@ -310,6 +316,13 @@ impl World {
             world.begin(Restore::empty(world.settings.tree).finish());
         }
         Ok(world)
+    }
+
+    fn take_snapshot(&mut self) -> Result<(), String> {
+        let job = self.pipeline.snapshot_job();
+        let bytes = job.write(SnapshotWriter::new(Vec::new()), true);
+        self.disk.snapshot = Some((job.zxid, bytes.map_err(|error| error.to_string())?));
+        Ok(())
     }
 
     /// A server begins on what the one before left on the disk, which makes the same of it.
@@ -464,6 +477,7 @@ impl World {
 
 impl Disk {
     fn append(&mut self, append: &Append) {
+        assert_eq!(append.first.epoch(), append.last.epoch(), "an append is of one epoch");
         if append.new_file {
             let mut bytes = Vec::new();
             txnlog::append_header(&mut bytes);
@@ -580,6 +594,8 @@ fn configure(settings: &mut pipeline::Settings, words: &mut Words<'_>) -> Result
             "lists" => settings.close_session_lists_paths = is_on,
             "reaper" => settings.reaper.check_interval_ms = wire::number(value)?,
             "unused" => settings.reaper.never_used_ms_max = wire::number(value)?,
+            // Where history begins is no setting.
+            "after" => {}
             _ => return Err(format!("{word} is no setting")),
         }
     }

@@ -208,6 +208,9 @@ impl Checker {
         let (zxid, session) = (header.zxid, header.client_id);
         let describe = |text: String| format!("zxid {zxid:#x} of {session:#x}: {text}");
         require!(zxid == self.model.last + 1, "P2: zxid {zxid:#x} follows {:#x}", self.model.last);
+        if zxid & 0xffff_ffff == 0 {
+            self.marks.insert("epoch rolled");
+        }
         require!(header.time == now.wall_ms, "P2: the txn's time is not the clock's");
         let request = self.requests.remove(&(session, header.cxid));
         if request.is_some() {
@@ -363,6 +366,9 @@ impl Checker {
         }
         if seen < last {
             self.marks.insert("unseen transactions found after a crash");
+        }
+        if 1 << 32 <= last {
+            self.marks.insert("recovered after the epoch rolled");
         }
         self.model.truncate_after(last);
         self.records.split_off(&(last + 1));

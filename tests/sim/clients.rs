@@ -317,7 +317,8 @@ impl Client {
         match attempt {
             Attempt::New | Attempt::Resume => {}
             Attempt::WrongPassword => password[self.rng.index(16)] ^= 1,
-            Attempt::Ahead => last_zxid_seen += 1 << 30,
+            // Beyond any zxid that a run comes to.
+            Attempt::Ahead => last_zxid_seen += 1 << 40,
         }
         let request = ConnectRequest {
             protocol_version: 0,

@@ -125,6 +125,12 @@ impl Model {
         model
     }
 
+    /// History begins at `zxid`, with the same tree.
+    pub(crate) fn begin_at(&mut self, zxid: i64) {
+        assert_eq!(self.last, 0, "nothing has happened yet");
+        self.last = zxid;
+    }
+
     // ---- states -----------------------------------------------------------------------------
 
     pub(crate) fn nodes(&self) -> &BTreeMap<String, Rc<Znode>> {

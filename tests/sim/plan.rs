@@ -42,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) output_bytes_max: usize,
     pub(crate) input_bytes_max: usize,
     pub(crate) write_back_us: i64,
+    /// The zxid of a snapshot of nothing, where a history begins that is not a server's first.
+    pub(crate) begins_at: i64,
     pub(crate) faults: Vec<Fault>,
     /// Between two faults, on average.
     pub(crate) fault_us: i64,
@@ -153,6 +155,8 @@ impl Plan {
             output_bytes_max: *rng.pick(&[200, 4_000, 1 << 20]),
             input_bytes_max: *rng.pick(&[50, 1 << 20]),
             write_back_us: *rng.pick(&[1_000, 20_000, 1_000_000, 20_000_000]),
+            // Now and then the low half of the zxid runs over on the way.
+            begins_at: if rng.chance(250) { (1 << 32) - rng.mostly_small(2, 2_000) } else { 0 },
             faults: FAULTS.into_iter().filter(|_| rng.coin()).collect(),
             fault_us: rng.between(200_000, 1_500_000),
         }

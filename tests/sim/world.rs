@@ -19,7 +19,7 @@ use ringkeeper::shard::{self, Close, Shard};
 use ringkeeper::storage::compression::Encoder;
 use ringkeeper::storage::snapshot::SnapshotWriter;
 use ringkeeper::storage::{self, Compression, Keep, Listing, SnapshotFile};
-use ringkeeper::tree::{self, ephemerals};
+use ringkeeper::tree::{self, TreeWriter, ephemerals};
 use ringkeeper::types::{Now, ServerId, Zxid};
 
 use crate::check::{Checker, Marks, Verdict, read_as_zookeeper, require};
@@ -249,6 +249,7 @@ impl World {
 
     /// Faults first, then none; and what is left is what has to be left.
     pub(crate) fn run(&mut self) -> Verdict<Summary> {
+        self.begin_history();
         self.boot(None)?;
         for client in 0..self.clients.len() {
             self.after(0, 20_000, Event::ClientWakes(client));
@@ -274,7 +275,7 @@ impl World {
             trace: self.trace,
             events: self.events,
             replies: self.checker.replies,
-            transactions: self.checker.model.last as u64,
+            transactions: (self.checker.model.last - self.plan.begins_at) as u64,
             lives: self.life,
             virtual_ms: (self.now_us / 1000) as u64,
         })
@@ -1204,6 +1205,31 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    fn tree_settings(&self) -> tree::Settings {
+        tree::Settings {
+            types: ephemerals::Types { extended: self.extended_types, emulate_353: false },
+            digest: self.plan.digests,
+        }
+    }
+
+    /// Where history does not begin with the first zxid, there is a snapshot of what came before.
+    fn begin_history(&mut self) {
+        let zxid = self.plan.begins_at;
+        if zxid == 0 {
+            return;
+        }
+        let mut tree = TreeWriter::new(self.tree_settings());
+        let job = SnapshotJob {
+            zxid: Zxid(zxid),
+            digest: self.plan.digests.then(|| tree.digest()),
+            sessions: Vec::new(),
+            acls: tree.acl_lists(),
+            reader: tree.reader(),
+        };
+        self.save_at_once(&job).expect("the disk is not broken yet");
+        self.checker.model.begin_at(zxid);
     }
 
     fn try_boot(&mut self) -> Result<(), Failure> {
