@@ -211,6 +211,7 @@ impl Pipeline {
     pub fn new(now: Now, settings: Settings, restored: Restored) -> Pipeline {
         let Restored { mut tree, sessions, highest_sessions, last, .. } = restored;
         tree.publish(last);
+        tree.seal(last);
         let known = sessions.iter().map(|(&session, &timeout_ms)| (session, timeout_ms));
         let Settings { tick_ms, server, shards, .. } = settings;
         let tracker = Tracker::new(now, tick_ms, server, shards, last, &highest_sessions, known);
@@ -699,6 +700,7 @@ impl Pipeline {
     /// nothing to wait for.
     fn seal(&mut self, out: &mut Output) {
         self.gathered.seal(self.zab.proposed(), self.tree.digest());
+        self.tree.seal(self.zab.proposed());
         let committed = self.zab.committed();
         #[cfg(feature = "mutants")]
         let committed = match self.settings.mutant {

@@ -216,11 +216,12 @@ pub(super) struct Next<'a> {
     pub(super) digest_prefix: u32,
 }
 
-/// How many znodes live below one, from `zxid` on.
+/// How many znodes live below one, from `zxid` on. One serves all transactions of a batch, between
+/// whose zxids no view stands (`Store::seal`).
 struct Count {
     zxid: i64,
     prev: AtomicPtr<Count>,
-    /// Changes only while no view can be at or above `zxid`: the writer's transaction is open.
+    /// Changes only while no view can be at or above `zxid`.
     znodes: AtomicU64,
 }
 
@@ -723,6 +724,11 @@ pub(super) struct Store {
     slots: Vec<Arc<Slot>>,
     /// The newest zxid that a view may stand at.
     published: i64,
+    /// Up to here no count changes any more. Views stand at or below, or will stand above all that
+    /// was applied since.
+    sealed: i64,
+    /// The last transaction that changed a count in place.
+    counted_in_place: i64,
     /// What has predecessors to be freed, by zxid. A znode's own entries are in the order of its
     /// life: what names its counts comes before what unlinks it.
     superseding: VecDeque<Superseding>,
@@ -770,6 +776,8 @@ impl Store {
             shared,
             slots: Vec::new(),
             published: zxid,
+            sealed: i64::MIN,
+            counted_in_place: i64::MIN,
             superseding: VecDeque::new(),
             doomed: None,
             retired: VecDeque::new(),
@@ -792,6 +800,11 @@ impl Store {
 
     /// A reader at the newest published zxid.
     pub(super) fn reader(&mut self) -> ReaderCell {
+        assert!(
+            self.published <= self.sealed || self.counted_in_place <= self.published,
+            "no count shows what is not published"
+        );
+        self.sealed = self.sealed.max(self.published);
         let slot = Arc::new(CachePadded::new(AtomicI64::new(self.published)));
         self.slots.push(Arc::clone(&slot));
         ReaderCell { shared: Arc::clone(&self.shared), slot, view: self.published }
@@ -1025,11 +1038,12 @@ impl Store {
             let before = unsafe { head.as_ref() };
             let znodes = before.map_or(0, |before| before.znodes.load(Ordering::Relaxed));
             let znodes = znodes.checked_add_signed(change).expect("what is counted was there");
-            if let Some(same) = before.filter(|before| before.zxid == zxid) {
+            assert!(before.is_none_or(|before| before.zxid <= zxid), "counts ascend");
+            if let Some(same) = before.filter(|before| self.sealed < before.zxid) {
                 same.znodes.store(znodes, Ordering::Relaxed);
+                self.counted_in_place = zxid;
                 continue;
             }
-            assert!(before.is_none_or(|before| before.zxid < zxid), "counts ascend");
             let count = Count { zxid, prev: AtomicPtr::new(head), znodes: AtomicU64::new(znodes) };
             // SAFETY: this is the writer, and a count is written into memory of its layout.
             unsafe {
@@ -1113,9 +1127,20 @@ impl Store {
         std::mem::take(&mut self.replaced)
     }
 
+    /// All up to `zxid` was applied together: views will stand there, and at none that was applied
+    /// since the last time.
+    pub(super) fn seal(&mut self, zxid: i64) {
+        assert!(self.sealed <= zxid, "zxids ascend");
+        self.sealed = zxid;
+    }
+
     /// From now on views may stand at `zxid`.
     pub(super) fn publish(&mut self, zxid: i64) {
         assert!(self.published <= zxid && zxid < GONE, "zxids ascend");
+        // While nobody reads, the next view begins at what is published last.
+        if !self.slots.is_empty() {
+            self.sealed = self.sealed.max(zxid);
+        }
         self.published = zxid;
         self.shared.published.store(zxid, Ordering::Release);
     }

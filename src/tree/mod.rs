@@ -106,7 +106,8 @@ impl TreeReader {
         Zxid(self.cell.view())
     }
 
-    /// Moves the view forward, after the watches of everything up to `zxid` have been fired.
+    /// Moves the view forward, after the watches of everything up to `zxid` have been fired. `zxid`
+    /// is one that was published itself.
     pub fn advance(&mut self, zxid: Zxid) {
         self.cell.advance(zxid.0);
     }
@@ -483,6 +484,12 @@ impl TreeWriter {
             self.open.reverse();
         }
         self.store.settle(self.open.drain(..));
+    }
+
+    /// All up to `zxid` was applied together: it will be published whole, so that no view stands
+    /// between. Without this each transaction that is published is for itself.
+    pub fn seal(&mut self, zxid: Zxid) {
+        self.store.seal(zxid.0);
     }
 
     /// From now on views may stand at `zxid`: it is committed.

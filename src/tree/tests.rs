@@ -159,6 +159,48 @@ fn what_was_undone_was_never_there() {
     assert_eq!(seen(&tree.reader()), before);
 }
 
+/// Transactions that are published together share their counts; the views before keep theirs.
+#[test]
+fn znodes_below_are_counted_by_the_batch() {
+    let mut tree = TreeWriter::new(Settings::default());
+    commit(&mut tree, 1, &create("/a", b""));
+    let mut reader = tree.reader();
+    let below = |reader: &TreeReader, path: &str| reader.get(path).unwrap().descendant_count();
+    let batch = |tree: &mut TreeWriter, zxids: std::ops::RangeInclusive<i64>| {
+        for zxid in zxids.clone() {
+            let path = format!("/a/{zxid}");
+            assert_eq!(tree.apply(&header(zxid), &create(&path, b""), &mut Unwatched), Code::Ok);
+            tree.settle();
+        }
+        tree.seal(Zxid(*zxids.end()));
+    };
+    batch(&mut tree, 2..=4);
+    // Another, before the first is published; and one that is taken back.
+    batch(&mut tree, 5..=9);
+    tree.apply(&header(10), &delete("/a/3"), &mut Unwatched);
+    tree.apply(&header(10), &create("/a/10", b""), &mut Unwatched);
+    tree.apply(&header(10), &create("/a/10/x", b""), &mut Unwatched);
+    tree.undo_to(0);
+    tree.settle();
+    assert_eq!((below(&reader, "/a"), below(&reader, "")), (0, 4));
+    tree.publish(Zxid(4));
+    let second = tree.reader();
+    reader.advance(Zxid(4));
+    for reader in [&reader, &second] {
+        assert_eq!((below(reader, "/a"), below(reader, "")), (3, 7));
+    }
+    tree.seal(Zxid(10));
+    tree.publish(Zxid(10));
+    reader.advance(Zxid(10));
+    assert_eq!((below(&reader, "/a"), below(&reader, "")), (8, 12));
+    assert_eq!((below(&second, "/a"), below(&second, "")), (3, 7));
+    drop(second);
+    tree.reclaim(usize::MAX);
+    assert_eq!(tree.waiting_to_be_freed(), 0);
+    assert_eq!((below(&reader, "/a"), below(&reader, "/a/5")), (8, 0));
+    seen(&reader);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Create(usize, u8),
