@@ -47,6 +47,29 @@ impl std::error::Error for BadPath {}
 
 /// Whether a znode may have this path.
 pub fn validate(path: &str) -> Result<(), BadPath> {
+    validate_by(path, validate_name)
+}
+
+/// Whether a znode may have been given this path by any server that there was. Those before 3.5
+/// took the first and last of each range of characters that are excluded (`PathUtils`).
+pub fn validate_stored(path: &str) -> Result<(), BadPath> {
+    const EDGES: [char; 6] = ['\u{1f}', '\u{7f}', '\u{9f}', '\u{f8ff}', '\u{fff0}', '\u{ffff}'];
+    validate_by(path, |name, start| {
+        let named = validate_name(name, start);
+        match named {
+            Err(BadPath::Character { .. }) if name.contains(EDGES) => {
+                // As long in UTF-16 as what stands in its place.
+                validate_name(&name.replace(EDGES, "x"), start)
+            }
+            named => named,
+        }
+    })
+}
+
+fn validate_by(
+    path: &str,
+    validate_name: impl Fn(&str, usize) -> Result<usize, BadPath>,
+) -> Result<(), BadPath> {
     if is_plain(path) {
         return Ok(());
     }
@@ -213,6 +236,22 @@ mod tests {
             assert_eq!(validate(&format!("/a/é{character}b")), refused, "{character:?}");
         }
         assert_eq!(validate("/a\0b"), Err(BadPath::Nul { offset: 2 }));
+    }
+
+    #[test]
+    fn older_servers_took_the_edges_of_what_is_forbidden() {
+        for character in ['\u{1f}', '\u{7f}', '\u{9f}', '\u{f8ff}', '\u{fff0}', '\u{ffff}'] {
+            let path = format!("/a/{character}");
+            assert!(validate(&path).is_err(), "{character:?}");
+            assert_eq!(validate_stored(&path), Ok(()), "{character:?}");
+        }
+        for character in ['\u{1}', '\u{1e}', '\u{80}', '\u{e000}', '\u{fff1}', '\u{1f600}'] {
+            let path = format!("/\u{7f}/a{character}");
+            let refused = Err(BadPath::Character { character, offset: 4 });
+            assert_eq!(validate_stored(&path), refused, "{character:?}");
+        }
+        assert_eq!(validate_stored("/a/"), Err(BadPath::TrailingSlash));
+        assert_eq!(validate_stored("/a/.."), Err(BadPath::Relative { offset: 4 }));
     }
 
     #[test]

@@ -43,7 +43,9 @@ pub use password::{is_password, password};
 use prep::{Create, Prep, Scratch, decode};
 use reaper::Reaper;
 pub use reaper::Settings as ReaperSettings;
-pub use restore::{Mismatch, OnMismatch, Restore, RestoreError, RestoreSettings, Restored};
+pub use restore::{
+    Impossible, Mismatch, OnMismatch, Restore, RestoreError, RestoreSettings, Restored,
+};
 use snapshots::Roll;
 pub use snapshots::{RollSettings, SnapshotJob};
 pub use tracker::SessionInfo;
@@ -690,6 +692,8 @@ impl Pipeline {
             }
         });
         let bytes = records.len() - start;
+        let irregular = self.tree.take_irregular();
+        assert_eq!(irregular, None, "a record that no start would read again");
         self.roll.on_record(bytes as u64, || snapshots::expected_bytes(&self.tree));
         self.tree.settle();
     }
@@ -713,8 +717,8 @@ impl Pipeline {
     fn on_synced(&mut self, zxid: Zxid, out: &mut Output) {
         let committed = self.zab.on_synced(zxid);
         self.release(committed, out);
-        let more = 2 * self.tree.take_replaced();
-        self.tree.reclaim(RECLAIM_PER_COMMIT + more);
+        let replaced = self.tree.take_replaced();
+        self.tree.reclaim(reclaimed_by_commit(replaced));
     }
 
     fn release(&mut self, committed: Zxid, out: &mut Output) {
@@ -806,11 +810,17 @@ impl Pipeline {
 /// Records beyond this are not kept for their memory.
 const SPARE_BYTES_MAX: usize = 4 << 20;
 
-/// How much is freed after a commit, at most, beyond twice what came to be freed by it: so that
-/// what a long snapshot held back drains, and the next commit waits for microseconds.
+/// How much is freed after a commit, at most, that brought nothing to be freed.
 const RECLAIM_PER_COMMIT: usize = 500;
-/// The same after a tick, where there may be no commits.
+/// The same after a tick, where there may be no commits: about a millisecond.
 const RECLAIM_PER_TICK: usize = 20_000;
+
+/// How many pieces are freed after a commit by which so many came to be freed: twice as many, so
+/// that what a long snapshot held back drains while the next commit waits for microseconds. One
+/// transaction may bring a hundred thousand: then only as many, so that what waits never grows.
+fn reclaimed_by_commit(replaced: usize) -> usize {
+    RECLAIM_PER_COMMIT + (2 * replaced).min(RECLAIM_PER_TICK.max(replaced))
+}
 
 /// Reads a request's body. How long its fields may be is said by how long it is.
 fn whole(body: &[u8]) -> Reader<'_> {

@@ -7,19 +7,27 @@
 //! some transactions beyond the zxid in its name, so nothing can be compared until its own
 //! digest's zxid has been replayed, where both must be equal. Its ACLs are older than its znodes:
 //! a znode may have one that is not there, and gets it from the log (ZOOKEEPER-4846).
+//!
+//! Replay takes what a server can have written, and refuses the rest by name: a tree made of
+//! anything else could not be written again, or would be nobody's. What can be seen from a record
+//! alone must hold always. Whether it fits the tree is asked where the tree is certainly the one
+//! that the writer had; in the window of a fuzzy snapshot, a create of a znode that exists and a
+//! delete of one that does not are how it has to be.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 
 use tracing::warn;
 
+use crate::path::{self, BadPath};
 use crate::record::data::{Acl, AclBytes};
-use crate::record::txn::{DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
+use crate::record::txn::{CreateKind, DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
 use crate::storage::recovery::State;
 use crate::storage::replay::Record;
 use crate::storage::snapshot::{Item, SnapshotDigest, SnapshotError, SnapshotReader};
 use crate::tree::change::Unwatched;
-use crate::tree::{self, LoadedAcl, OPEN_ACL_NUMBER, TreeWriter};
+use crate::tree::ephemerals::{CONTAINER_OWNER, TTL_MS_MAX};
+use crate::tree::{self, Irregular, LoadedAcl, Misplaced, OPEN_ACL_NUMBER, TreeWriter};
 use crate::types::{HighestSessions, SessionId, Zxid};
 
 /// Why what was read is not a state to go on from.
@@ -27,10 +35,39 @@ use crate::types::{HighestSessions, SessionId, Zxid};
 pub enum RestoreError {
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    #[error("snapshot {zxid}: znode {path:?} comes before its parent, or twice")]
-    Orphan { zxid: Zxid, path: String },
-    #[error("{0}; ringkeeper.digestMismatch=warn serves what there is all the same")]
+    #[error("snapshot {zxid}: znode {path:?} {misplaced}; no server writes that")]
+    Misplaced { zxid: Zxid, path: String, misplaced: Misplaced },
+    #[error("snapshot {zxid}: a znode has the path {path:?}: {bad}; no server writes that")]
+    SnapshotPath { zxid: Zxid, path: String, bad: BadPath },
+    /// Whatever the tree is.
+    #[error("transaction {zxid} {impossible}; no server writes that")]
+    Impossible { zxid: Zxid, impossible: Impossible },
+    /// To the tree that the writer had.
+    #[error(
+        "transaction {zxid} {irregular}; no server writes that, so transactions before it are \
+         missing or not those that were written; {ALL_THE_SAME}"
+    )]
+    Irregular { zxid: Zxid, irregular: Irregular },
+    #[error("{0}; {ALL_THE_SAME}")]
     Digest(Mismatch),
+}
+
+/// The way out for who would rather have a doubtful tree than none.
+const ALL_THE_SAME: &str = "ringkeeper.digestMismatch=warn serves what there is all the same";
+
+/// What no server writes, whatever its tree is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Impossible {
+    #[error("is about the path {path:?}: {bad}")]
+    Path { path: String, bad: BadPath },
+    #[error("creates the root")]
+    Root,
+    #[error("creates {path:?} with a TTL of {ttl} ms")]
+    Ttl { path: String, ttl: i64 },
+    #[error("creates the ephemeral znode {path:?} of no session")]
+    OfNoSession { path: String },
+    #[error("has a part of type {kind}, which a multi cannot have")]
+    Part { kind: i32 },
 }
 
 /// A tree that is not the one that was written about.
@@ -81,6 +118,28 @@ enum Comparison {
     On,
 }
 
+/// From where on the tree is the one that the writer of the log had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Window {
+    /// After this transaction: what came before may show already.
+    Until(Zxid),
+    /// It cannot be told.
+    Unknown,
+}
+
+impl Window {
+    /// Of a snapshot of this name.
+    fn of(zxid: Zxid, digest: Option<SnapshotDigest>) -> Window {
+        match digest.map(|digest| digest.zxid) {
+            // What was applied last when it was finished; zero where nothing had been since the
+            // start (`DataTree.serializeZxidDigest`).
+            Some(Zxid::ZERO) => Window::Until(zxid),
+            Some(finished) if zxid <= finished => Window::Until(finished),
+            Some(_) | None => Window::Unknown,
+        }
+    }
+}
+
 /// A state in the making.
 pub struct Restore {
     tree: TreeWriter,
@@ -89,6 +148,7 @@ pub struct Restore {
     last: Zxid,
     replayed: u64,
     comparison: Comparison,
+    window: Window,
     beyond_ascii: bool,
     doubtful_digests: u64,
     on_mismatch: OnMismatch,
@@ -109,6 +169,7 @@ impl Restore {
             last: Zxid::ZERO,
             replayed: 0,
             comparison: if settings.digest { Comparison::On } else { Comparison::Off },
+            window: Window::Until(Zxid::ZERO),
             beyond_ascii: false,
             doubtful_digests: 0,
             on_mismatch: OnMismatch::Refuse,
@@ -165,8 +226,17 @@ impl Restore {
                             &nobody
                         }),
                     };
-                    tree.load_znode(&path, data, acl, stat)
-                        .ok_or_else(|| RestoreError::Orphan { zxid, path: path.into_owned() })?;
+                    // The root's path is empty here.
+                    if !path.is_empty()
+                        && let Err(bad) = path::validate_stored(&path)
+                    {
+                        let path = path.into_owned();
+                        return Err(RestoreError::SnapshotPath { zxid, path, bad });
+                    }
+                    if let Err(misplaced) = tree.load_znode(&path, data, acl, stat) {
+                        let path = path.into_owned();
+                        return Err(RestoreError::Misplaced { zxid, path, misplaced });
+                    }
                 }
             }
         }
@@ -188,6 +258,7 @@ impl Restore {
             last: zxid,
             replayed: 0,
             comparison,
+            window: Window::of(zxid, digest),
             beyond_ascii,
             doubtful_digests: 0,
             on_mismatch,
@@ -206,6 +277,9 @@ impl Restore {
         txn: &Txn<'_>,
         digest: Option<&TxnDigest>,
     ) -> Result<(), RestoreError> {
+        let zxid = Zxid(header.zxid);
+        possible(header, txn)
+            .map_err(|impossible| RestoreError::Impossible { zxid, impossible })?;
         self.beyond_ascii |= creates_beyond_ascii(txn);
         let session = SessionId(header.client_id);
         self.highest_sessions.note(session);
@@ -219,12 +293,26 @@ impl Restore {
             _ => {}
         }
         self.tree.apply(header, txn, &mut Unwatched);
-        self.last = Zxid(header.zxid);
+        let irregular = self.tree.take_irregular();
+        if let Some(irregular) = irregular.filter(|_| self.is_writers_tree(zxid)) {
+            return Err(RestoreError::Irregular { zxid, irregular });
+        }
+        self.last = zxid;
         self.replayed += 1;
         self.tree.settle();
         self.tree.publish(self.last);
         self.tree.reclaim(usize::MAX);
         self.compare(digest)
+    }
+
+    /// Whether the tree before the transaction `zxid` is the one that its writer had.
+    fn is_writers_tree(&self, zxid: Zxid) -> bool {
+        let is_certain = match self.window {
+            Window::Until(end) => end < zxid,
+            Window::Unknown => false,
+        };
+        // Who wants a doubtful tree served has it.
+        is_certain && self.on_mismatch == OnMismatch::Refuse
     }
 
     fn compare(&mut self, logged: Option<&TxnDigest>) -> Result<(), RestoreError> {
@@ -333,6 +421,53 @@ fn nobody() -> [Acl; 1] {
     [Acl::new(0, "world", "anyone")]
 }
 
+/// Whether some server can have written this, on whatever tree.
+fn possible(header: &TxnHeader, txn: &Txn<'_>) -> Result<(), Impossible> {
+    match txn {
+        Txn::CreateSession { .. } | Txn::Error { .. } => Ok(()),
+        Txn::Create { kind, path, .. } => {
+            stored_path(path)?;
+            let is_no_session = [0, CONTAINER_OWNER].contains(&header.client_id);
+            match kind {
+                _ if path::is_root(path) => Err(Impossible::Root),
+                CreateKind::Ttl(ttl) if !(1..=TTL_MS_MAX).contains(ttl) => {
+                    Err(Impossible::Ttl { path: path.as_ref().into(), ttl: *ttl })
+                }
+                CreateKind::Node { ephemeral: true, .. } if is_no_session => {
+                    Err(Impossible::OfNoSession { path: path.as_ref().into() })
+                }
+                CreateKind::Node { .. } | CreateKind::Container | CreateKind::Ttl(_) => Ok(()),
+            }
+        }
+        Txn::Delete { path }
+        | Txn::DeleteContainer { path }
+        | Txn::SetData { path, .. }
+        | Txn::Reconfig { path, .. }
+        | Txn::SetAcl { path, .. }
+        | Txn::Check { path, .. } => stored_path(path),
+        Txn::CloseSession { paths } => {
+            paths.iter().flatten().try_for_each(|path| stored_path(path))
+        }
+        Txn::Multi(parts) => parts.iter().try_for_each(|part| match part {
+            Txn::Create { .. }
+            | Txn::Delete { .. }
+            | Txn::SetData { .. }
+            | Txn::Check { .. }
+            | Txn::Error { .. } => possible(header, part),
+            Txn::CreateSession { .. }
+            | Txn::CloseSession { .. }
+            | Txn::DeleteContainer { .. }
+            | Txn::Reconfig { .. }
+            | Txn::SetAcl { .. }
+            | Txn::Multi(_) => Err(Impossible::Part { kind: part.kind() }),
+        }),
+    }
+}
+
+fn stored_path(path: &str) -> Result<(), Impossible> {
+    path::validate_stored(path).map_err(|bad| Impossible::Path { path: path.to_owned(), bad })
+}
+
 fn creates_beyond_ascii(txn: &Txn<'_>) -> bool {
     match txn {
         Txn::Create { path, .. } => !path.is_ascii(),
@@ -351,6 +486,7 @@ mod tests {
     use crate::jute::record::Record as _;
     use crate::storage::replay::{Options, Replay, ReplayError};
     use crate::storage::snapshot::{SnapshotWriter, Trailer};
+    use crate::tree::How;
     use crate::tree::ephemerals::Types;
     use std::path::Path;
 
@@ -444,7 +580,7 @@ mod tests {
         let acl = [Acl::new(1, "digest", "a:b")];
         let mut encoded = Vec::new();
         Some(acl.to_vec()).write(&mut encoded);
-        let kind = crate::record::txn::CreateKind::Node { create2: false, ephemeral: false };
+        let kind = CreateKind::Node { create2: false, ephemeral: false };
         let txn = Txn::Create {
             kind,
             path: "/a".into(),
@@ -472,6 +608,14 @@ mod tests {
 
     /// A snapshot with a root and nothing else, of the state after 5 by its name.
     fn stamped(zxid: i64, digest: u64) -> Result<Restore, RestoreError> {
+        stamped_with(SETTINGS, zxid, digest)
+    }
+
+    fn stamped_with(
+        settings: tree::Settings,
+        zxid: i64,
+        digest: u64,
+    ) -> Result<Restore, RestoreError> {
         let mut out = SnapshotWriter::new(Vec::new());
         out.sessions([(SessionId(7), 4_000)].into_iter()).unwrap();
         out.acls(std::iter::empty()).unwrap();
@@ -480,7 +624,7 @@ mod tests {
         let digest = SnapshotDigest { zxid: Zxid(zxid), version: DIGEST_VERSION, digest };
         let bytes = out.finish(Trailer { digest: Some(digest), last_processed: None }).unwrap();
         let mut reader = SnapshotReader::new(Path::new("snapshot.5"), &*bytes);
-        Restore::from_snapshot(SETTINGS, Zxid(5), &mut reader)
+        Restore::from_snapshot(settings, Zxid(5), &mut reader)
     }
 
     const OPENED: Txn<'_> = Txn::CreateSession { timeout_ms: 2_000 };
@@ -519,6 +663,211 @@ mod tests {
         assert_eq!(restore.sessions, [(SessionId(7), 4_000), (SessionId(9), 2_000)].into());
         assert!(takes(&mut restore, &CLOSED, RIGHT));
         assert_eq!(restore.finish().sessions, [(SessionId(7), 4_000)].into());
+    }
+
+    fn create(kind: CreateKind, path: &str) -> Txn<'_> {
+        let acl = AclBytes::OPEN;
+        Txn::Create { kind, path: path.into(), data: None, acl, parent_cversion: -1 }
+    }
+
+    const NODE: CreateKind = CreateKind::Node { create2: false, ephemeral: false };
+    const EPHEMERAL: CreateKind = CreateKind::Node { create2: false, ephemeral: true };
+
+    fn node(path: &str) -> Txn<'_> {
+        create(NODE, path)
+    }
+
+    fn delete(path: &str) -> Txn<'_> {
+        Txn::Delete { path: path.into() }
+    }
+
+    fn set(path: &str, version: i32) -> Txn<'_> {
+        Txn::SetData { path: path.into(), data: None, version }
+    }
+
+    /// Applies transactions of session 7 without digests; what the last comes to.
+    fn replay(restore: &mut Restore, txns: &[Txn<'_>]) -> Result<(), RestoreError> {
+        let (last, before) = txns.split_last().unwrap();
+        let mut next = |txn: &Txn<'_>| {
+            let zxid = restore.last().next().0;
+            let header = TxnHeader { client_id: 7, cxid: 0, zxid, time: 0, kind: txn.kind() };
+            restore.replay(&header, txn, None)
+        };
+        before.iter().for_each(|txn| next(txn).unwrap());
+        next(last)
+    }
+
+    /// Such a record was taken, and no snapshot could be written of the tree any more.
+    #[test]
+    fn what_no_server_writes_is_refused_whatever_the_tree_is() {
+        let ttl = |ttl| create(CreateKind::Ttl(ttl), "/t");
+        let close = |path: &'static str| Txn::CloseSession { paths: Some(vec![path.into()]) };
+        let acl =
+            |path: &'static str| Txn::SetAcl { path: path.into(), acl: AclBytes::OPEN, version: 1 };
+        let impossible = [
+            node("/x/"),
+            create(EPHEMERAL, "/x/"),
+            create(CreateKind::Container, "/x//"),
+            node("/x/."),
+            node("/x/.."),
+            node("/x\0"),
+            node("/x\u{1}"),
+            node("x"),
+            node(""),
+            node("/"),
+            ttl(0),
+            ttl(-1),
+            ttl(i64::MIN),
+            ttl(TTL_MS_MAX + 1),
+            delete("/x/"),
+            Txn::DeleteContainer { path: "".into() },
+            set("/x/", 1),
+            acl("//x"),
+            Txn::Reconfig { path: "zookeeper".into(), data: None, version: 1 },
+            close("/x/"),
+            Txn::Multi(vec![node("/y"), node("/x/")]),
+            Txn::Multi(vec![acl("/x")]),
+            Txn::Multi(vec![Txn::Multi(Vec::new())]),
+            Txn::Multi(vec![Txn::CloseSession { paths: None }]),
+            Txn::Multi(vec![Txn::DeleteContainer { path: "/x".into() }]),
+        ];
+        // From the beginning, in the window of a fuzzy snapshot, and where digests may differ.
+        let restores: [fn() -> Restore; 3] = [
+            || Restore::empty(SETTINGS),
+            || stamped(9, 1).unwrap(),
+            || Restore::empty(SETTINGS).on_mismatch(OnMismatch::Count),
+        ];
+        for txn in &impossible {
+            for restore in restores {
+                let mut restore = restore();
+                let next = restore.last().next().next();
+                let refused = replay(&mut restore, &[node("/x"), txn.clone()]);
+                let Err(RestoreError::Impossible { zxid, .. }) = refused else {
+                    panic!("{txn:?}: {refused:?}")
+                };
+                assert_eq!(zxid, next);
+            }
+        }
+        let mut restore = Restore::empty(SETTINGS);
+        let refused = replay(&mut restore, &[node("/x"), node("/x/")]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "transaction 0x2 is about the path \"/x/\": Path must not end with / character; no \
+             server writes that"
+        );
+        let nobodys = TxnHeader { client_id: 0, cxid: 0, zxid: 3, time: 0, kind: 1 };
+        let refused = restore.replay(&nobodys, &create(EPHEMERAL, "/e"), None);
+        assert!(matches!(refused, Err(RestoreError::Impossible { .. })));
+    }
+
+    #[test]
+    fn what_does_not_fit_the_writers_tree_is_refused() {
+        let close = |path: &'static str| Txn::CloseSession { paths: Some(vec![path.into()]) };
+        let acl = |version| Txn::SetAcl { path: "/a".into(), acl: AclBytes::OPEN, version };
+        let before =
+            || vec![node("/a"), node("/a/b"), create(EPHEMERAL, "/e"), set("/a", 1), node("/c")];
+        let irregular = [
+            (node("/a"), How::CreatedTwice),
+            (node("/nope/b"), How::CreatedWithoutParent),
+            (create(CreateKind::Ttl(5), "/e/x"), How::CreatedBelowEphemeral),
+            (delete("/a"), How::DeletedWithChildren),
+            (Txn::DeleteContainer { path: "/a".into() }, How::DeletedWithChildren),
+            (delete("/nope"), How::DeletedWhereNoneIs),
+            (delete("/nope/b"), How::DeletedWhereNoneIs),
+            (close("/c"), How::DeletedOfAnother),
+            (set("/nope", 1), How::SetWhereNoneIs),
+            (set("/a", 1), How::Version { set: 1, before: 1 }),
+            (set("/c", -1), How::Version { set: -1, before: 0 }),
+            (acl(7), How::Version { set: 7, before: 0 }),
+            (Txn::Multi(vec![node("/d"), delete("/nope")]), How::DeletedWhereNoneIs),
+        ];
+        for (txn, how) in irregular {
+            let whole =
+                |restore: &mut Restore| replay(restore, &[before(), vec![txn.clone()]].concat());
+            let refused = whole(&mut Restore::empty(SETTINGS));
+            let Err(RestoreError::Irregular { zxid, irregular }) = refused else {
+                panic!("{txn:?}: {refused:?}")
+            };
+            assert_eq!((zxid, irregular.how), (Zxid(6), how), "{txn:?}");
+            // A snapshot that was finished at 11 may show what comes up to then already.
+            let undigested = tree::Settings { digest: false, ..SETTINGS };
+            let mut fuzzy = stamped_with(undigested, 10, 1).unwrap();
+            assert!(whole(&mut fuzzy).is_err(), "only up to 10: {txn:?}");
+            let mut fuzzy = stamped_with(undigested, 11, 1).unwrap();
+            assert!(whole(&mut fuzzy).is_ok(), "{txn:?}");
+            // And it is served all the same where the operator wants that.
+            let mut doubtful = Restore::empty(SETTINGS).on_mismatch(OnMismatch::Count);
+            assert!(whole(&mut doubtful).is_ok(), "{txn:?}");
+        }
+        // What looks like it, and is not.
+        for txn in [
+            acl(1),
+            set("/c", 1),
+            close("/e"),
+            close("/nope"),
+            close("/nope/b"),
+            close("/zookeeper"),
+            node("/zookeeper/config"),
+            delete("/zookeeper/config"),
+            Txn::Reconfig { path: "/zookeeper/config".into(), data: None, version: 0 },
+            Txn::Check { path: "/nope".into(), version: 3 },
+            Txn::Multi(vec![node("/a"), Txn::Error { err: -110 }]),
+            Txn::Multi(vec![delete("/a/b"), delete("/a"), node("/a"), set("/a", 1)]),
+            Txn::Multi(Vec::new()),
+        ] {
+            let mut restore = Restore::empty(SETTINGS);
+            let taken = replay(&mut restore, &[before(), vec![txn.clone()]].concat());
+            assert!(taken.is_ok(), "{txn:?}: {taken:?}");
+        }
+    }
+
+    /// -2, -1 and then 0, or -2 and then 0: it depends on the release.
+    #[test]
+    fn versions_run_over_as_any_server_has_them() {
+        for (before, set_to, is_right) in [
+            (i32::MAX, i32::MIN, true),
+            (-2, -1, true),
+            (-2, 0, true),
+            (-1, 0, true),
+            (0, 0, false),
+            (-3, 0, false),
+        ] {
+            let stat = crate::record::data::StatPersisted { version: before, ..Default::default() };
+            let mut restore = Restore::empty(SETTINGS);
+            restore.tree.load_znode("/v", None, &LoadedAcl::OPEN, stat).unwrap();
+            let taken = replay(&mut restore, &[set("/v", set_to)]);
+            assert_eq!(taken.is_ok(), is_right, "{set_to} after {before}");
+        }
+    }
+
+    #[test]
+    fn znodes_of_a_snapshot_are_where_they_can_be() {
+        let snapshot = |znodes: &[(&str, i64)]| {
+            let mut out = SnapshotWriter::new(Vec::new());
+            out.sessions(std::iter::empty()).unwrap();
+            out.acls(std::iter::empty()).unwrap();
+            out.node("", Some(b""), OPEN_ACL_NUMBER, &Default::default()).unwrap();
+            for (path, ephemeral_owner) in znodes {
+                let ephemeral_owner = *ephemeral_owner;
+                let stat =
+                    crate::record::data::StatPersisted { ephemeral_owner, ..Default::default() };
+                out.node(path, None, OPEN_ACL_NUMBER, &stat).unwrap();
+            }
+            let bytes = out.finish(Trailer::default()).unwrap();
+            let mut reader = SnapshotReader::new(Path::new("snapshot.5"), &*bytes);
+            Restore::from_snapshot(SETTINGS, Zxid(5), &mut reader).map(drop)
+        };
+        assert!(snapshot(&[("/a", 0), ("/a/b", 7), ("/a/c", 0)]).is_ok());
+        for misplaced in
+            [[("/a/b", 0), ("/a", 0)], [("/a", 0), ("/a", 0)], [("/a", 7), ("/a/b", 0)]]
+        {
+            let refused = snapshot(&misplaced);
+            assert!(matches!(refused, Err(RestoreError::Misplaced { .. })), "{misplaced:?}");
+        }
+        for path in ["/a/.", "/..", "/a\u{1}", "/a\0"] {
+            let refused = snapshot(&[("/a", 0), (path, 0)]);
+            assert!(matches!(refused, Err(RestoreError::SnapshotPath { .. })), "{path:?}");
+        }
     }
 
     #[test]

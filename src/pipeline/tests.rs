@@ -289,11 +289,7 @@ fn a_batch_may_run_over_the_end_of_an_epoch() {
         }
         let mut restored = Restore::empty(settings().tree).finish();
         let mut replayed = 0;
-        let options = Options {
-            from: begin,
-            watermark: Some(watermark),
-            payload_bytes_max: RECORD_BYTES_MAX,
-        };
+        let options = Options { from: begin, watermark: Some(watermark) };
         let mut replay = Replay::new(options);
         replay
             .log(Path::new("log"), opened, &bench.log, |record| {
@@ -306,6 +302,16 @@ fn a_batch_may_run_over_the_end_of_an_epoch() {
         assert_eq!(replay.finish().unwrap().last, Zxid(begin.0 + 5));
         assert_eq!(replayed, 5);
         assert_eq!(restored.tree.digest(), bench.pipeline.tree().digest());
+    }
+}
+
+#[test]
+fn a_commit_frees_no_less_than_it_brings_and_not_much_more() {
+    for replaced in [0, 1, 100, 10_000, 20_000, 1_000_000] {
+        let freed = reclaimed_by_commit(replaced);
+        assert!(replaced + RECLAIM_PER_COMMIT <= freed);
+        assert!(freed <= 2 * replaced + RECLAIM_PER_COMMIT);
+        assert!(freed <= replaced.max(RECLAIM_PER_TICK) + RECLAIM_PER_COMMIT);
     }
 }
 
@@ -921,6 +927,76 @@ fn mutated(body: Vec<u8>, damage: &[(prop::sample::Index, Option<u8>)]) -> Vec<u
     body
 }
 
+/// A state must be one that a snapshot can be made of, which leads to it again.
+fn comes_back(restored: Restored) {
+    let mut bench = Bench::restored(settings(), restored);
+    // What is orphaned has been closed by now.
+    let job = bench.pipeline.snapshot_job();
+    let bytes = job.write(SnapshotWriter::new(Vec::new()), true).unwrap();
+    let mut reader = SnapshotReader::new(Path::new("snapshot"), &*bytes);
+    let again = Restore::from_snapshot(settings().tree, job.zxid, &mut reader).unwrap();
+    let mut again = again.finish();
+    again.tree.publish(again.last);
+    assert_eq!(
+        uncounted(content(&again.tree.reader())),
+        uncounted(content(&bench.pipeline.reader()))
+    );
+    assert_eq!(again.tree.digest(), bench.pipeline.tree().digest());
+    assert_eq!(again.sessions, bench.pipeline.sessions);
+    assert_eq!(again.tree.ephemeral_count(), bench.pipeline.tree().ephemeral_count());
+}
+
+/// Anything that a record could say.
+fn any_txn(depth: u32) -> BoxedStrategy<Txn<'static>> {
+    let path = || {
+        let odd = prop::sample::select(vec!["/x/", "/a/", "/e/x", "//", "/a/..", "/a\u{7f}"]);
+        prop_oneof![8 => paths(), 1 => odd].prop_map(std::borrow::Cow::from)
+    };
+    let kind = prop_oneof![
+        4 => any::<bool>()
+            .prop_map(|ephemeral| CreateKind::Node { create2: false, ephemeral }),
+        1 => Just(CreateKind::Container),
+        2 => prop_oneof![Just(5), Just(-1), any::<i64>()].prop_map(CreateKind::Ttl),
+    ];
+    let number = || prop_oneof![4 => -2..4, 1 => any::<i32>()];
+    let create = (kind, path(), number()).prop_map(|(kind, path, parent_cversion)| Txn::Create {
+        kind,
+        path,
+        data: Some(b"x"),
+        acl: AclBytes::OPEN,
+        parent_cversion,
+    });
+    let set = (path(), number()).prop_map(|(path, version)| Txn::SetData {
+        path,
+        data: Some(b"y"),
+        version,
+    });
+    let set_acl = (path(), number()).prop_map(|(path, version)| Txn::SetAcl {
+        path,
+        acl: AclBytes::OPEN,
+        version,
+    });
+    let close = prop::option::of(proptest::collection::vec(path(), 0..3));
+    let single = prop_oneof![
+        8 => create,
+        3 => path().prop_map(|path| Txn::Delete { path }),
+        1 => path().prop_map(|path| Txn::DeleteContainer { path }),
+        3 => set,
+        1 => set_acl,
+        1 => (path(), number()).prop_map(|(path, version)| Txn::Check { path, version }),
+        1 => any::<i32>().prop_map(|err| Txn::Error { err }),
+        1 => any::<i32>().prop_map(|timeout_ms| Txn::CreateSession { timeout_ms }),
+        1 => close.prop_map(|paths| Txn::CloseSession { paths }),
+        1 => (path(), number())
+            .prop_map(|(path, version)| Txn::Reconfig { path, data: Some(b"z"), version }),
+    ];
+    if depth == 0 {
+        return single.boxed();
+    }
+    let multi = proptest::collection::vec(any_txn(depth - 1), 0..4).prop_map(Txn::Multi);
+    prop_oneof![8 => single, 2 => multi].boxed()
+}
+
 fn happenings() -> impl Strategy<Value = Vec<Happens>> {
     let byte = prop_oneof![3 => any::<u8>().prop_map(Some), 1 => Just(None)];
     let damage = proptest::collection::vec((any::<prop::sample::Index>(), byte), 0..3);
@@ -1010,6 +1086,39 @@ fn fuzzy_snapshot(records: &[Record<'_>], from: usize, between: &[usize]) -> (Zx
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Whatever a log says: a start refuses it by name, or comes to a state that it can write down
+    /// and come to again.
+    #[test]
+    fn a_log_of_anything_is_refused_or_leads_to_a_state_that_comes_back(
+        txns in proptest::collection::vec((any_txn(2), 0_i64..4), 1..40),
+        is_fuzzy in any::<bool>(),
+    ) {
+        let mut restore = if is_fuzzy {
+            let job = Bench::new(settings()).pipeline.snapshot_job();
+            let job = SnapshotJob { digest: None, ..job };
+            let bytes = job.write(SnapshotWriter::new(Vec::new()), false).unwrap();
+            let mut reader = SnapshotReader::new(Path::new("snapshot"), &*bytes);
+            Restore::from_snapshot(settings().tree, job.zxid, &mut reader).unwrap()
+        } else {
+            Restore::empty(settings().tree)
+        };
+        for (txn, session) in txns {
+            let zxid = restore.last().next();
+            let header =
+                TxnHeader { client_id: session, cxid: 0, zxid: zxid.0, time: 1, kind: txn.kind() };
+            if let Err(error) = restore.replay(&header, &txn, None) {
+                let named = format!("transaction {zxid} ");
+                prop_assert!(error.to_string().starts_with(&named), "{}", error);
+                return Ok(());
+            }
+        }
+        comes_back(restore.finish());
+    }
+}
+
+proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     /// Whatever clients send: nobody panics, what fails leaves nothing behind, and the log leads
@@ -1019,6 +1128,8 @@ proptest! {
         happenings in happenings(),
         fuzzy_from in any::<prop::sample::Index>(),
         fuzzy_between in proptest::collection::vec(0_usize..4, 1..8),
+        damaged in any::<prop::sample::Index>(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
         let mut bench = Bench::new(settings());
         bench.ids = Arc::from([Id::new("ip", "127.0.0.1"), Id::new("digest", "a:b")]);
@@ -1093,6 +1204,27 @@ proptest! {
         prop_assert_eq!(replayed.tree.digest(), digest);
         prop_assert_eq!(&replayed.sessions, &bench.pipeline.sessions);
         prop_assert_eq!(uncounted(content(&replayed.tree.reader())), uncounted(here));
+        // One record that says something else: refused, or a state that comes back.
+        let damaged = damaged.index(records.len());
+        let mut payload = records[damaged].payload.to_vec();
+        for (at, byte) in &damage {
+            // Behind the header, whose zxid makes gaps.
+            let body = 32.min(payload.len() - 1);
+            let at = body + at.index(payload.len() - body);
+            payload[at] = *byte;
+        }
+        let mut reader = whole(&payload);
+        let header = TxnHeader::read(&mut reader).unwrap();
+        if let Ok(txn) = Txn::read(header.kind, &mut reader) {
+            let mut restore = Restore::empty(settings().tree);
+            let is_taken = records.iter().enumerate().all(|(at, record)| {
+                let txn = if at == damaged { &txn } else { &record.txn };
+                restore.replay(&record.header, txn, None).is_ok()
+            });
+            if is_taken {
+                comes_back(restore.finish());
+            }
+        }
         bench.pass(0);
         prop_assert_eq!(bench.pipeline.tree().waiting_to_be_freed(), 0);
     }

@@ -5,8 +5,10 @@
 //! a log over a snapshot that already shows some of it (ZooKeeper's are fuzzy). So each rule
 //! here holds its effect against what is there: a create of a znode that exists, a delete of one
 //! that does not, are answers, never faults (`disk-format.md` section 7 of the project's specs;
-//! `DataTree.processTxn`).
+//! `DataTree.processTxn`). But what does not fit is noted (`Irregular`): over a tree that is the
+//! one that the writer had, it cannot be.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::TreeWriter;
@@ -19,7 +21,83 @@ use crate::record::data::{Acl, AclBytes, StatPersisted};
 use crate::record::txn::{CreateKind, Txn, TxnHeader};
 use crate::types::{SessionId, Zxid};
 
+/// A transaction that no server makes of the tree that it was applied to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Irregular {
+    pub path: String,
+    pub how: How,
+}
+
+/// How a transaction does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    CreatedTwice,
+    CreatedWithoutParent,
+    CreatedBelowEphemeral,
+    DeletedWithChildren,
+    DeletedWhereNoneIs,
+    /// By the end of a session that does not own it.
+    DeletedOfAnother,
+    SetWhereNoneIs,
+    /// The version of data or ACL that it sets, and the one that was there before.
+    Version {
+        set: i32,
+        before: i32,
+    },
+}
+
+impl fmt::Display for Irregular {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = &self.path;
+        match self.how {
+            How::CreatedTwice => write!(f, "creates {path:?}, which exists"),
+            How::CreatedWithoutParent => write!(f, "creates {path:?}, whose parent does not exist"),
+            How::CreatedBelowEphemeral => write!(f, "creates {path:?} below an ephemeral znode"),
+            How::DeletedWithChildren => write!(f, "deletes {path:?}, which has children"),
+            How::DeletedWhereNoneIs => write!(f, "deletes {path:?}, which does not exist"),
+            How::DeletedOfAnother => {
+                write!(f, "ends a session and deletes {path:?}, which is not the session's")
+            }
+            How::SetWhereNoneIs => write!(f, "changes {path:?}, which does not exist"),
+            How::Version { set, before } => {
+                write!(f, "gives {path:?} the version {set}, which does not follow {before}")
+            }
+        }
+    }
+}
+
+/// Why a znode is deleted.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    /// A client asked for it, or the server did for a container or a TTL.
+    Request,
+    /// Its session is over.
+    Closed(SessionId),
+    /// Its parent is deleted.
+    Parent,
+}
+
+/// Whether a server may give a znode the version `set` after `before`. ZooKeeper passes over -1
+/// since 3.8.
+fn follows(set: i32, before: i32) -> bool {
+    let next = before.wrapping_add(1);
+    set == next || (next == -1 && set == 0)
+}
+
 impl TreeWriter {
+    /// What did not fit, first, since this was last asked.
+    pub fn take_irregular(&mut self) -> Option<Irregular> {
+        self.irregular.take()
+    }
+
+    /// Reserved znodes are no rule's: what is below `/zookeeper` came with the releases, and each
+    /// server of an ensemble writes its configuration itself.
+    fn note(&mut self, path: &str, how: How) {
+        if self.irregular.is_none() && !super::is_reserved(path) {
+            self.irregular = Some(Irregular { path: path.to_owned(), how });
+        }
+    }
+
     /// Applies one transaction whole. It stays open: `settle` or `undo_to` ends it.
     pub fn apply(&mut self, header: &TxnHeader, txn: &Txn<'_>, changes: &mut dyn Changes) -> Code {
         match txn {
@@ -33,7 +111,7 @@ impl TreeWriter {
                 self.create(header, path, *data, *acl, owner, *parent_cversion, changes)
             }
             Txn::Delete { path } | Txn::DeleteContainer { path } => {
-                self.delete(header.zxid, path, changes)
+                self.delete(header.zxid, path, Cause::Request, changes)
             }
             Txn::SetData { path, data, version } | Txn::Reconfig { path, data, version } => {
                 self.set_data(header, path, *data, *version, changes)
@@ -76,10 +154,14 @@ impl TreeWriter {
     ) -> Code {
         // Nothing has a path without a slash; a log may say what it will.
         let Some(slash) = path.rfind('/') else { return Code::NoNode };
-        let Some(parent) = self.store.find(&path[..slash]) else { return Code::NoNode };
+        let Some(parent) = self.store.find(&path[..slash]) else {
+            self.note(path, How::CreatedWithoutParent);
+            return Code::NoNode;
+        };
         let acl = self.intern(acl);
         let existing = self.store.find(path);
         if let Some(node) = existing {
+            self.note(path, How::CreatedTwice);
             // A fuzzy snapshot shows it already, perhaps with the ACL of later (ZOOKEEPER-4846).
             let version = node.live().expect("what is found lives");
             let (stat, children) = (version.stat(), version.child_count());
@@ -107,6 +189,9 @@ impl TreeWriter {
             self.push(node, header.zxid, stat, 0, NextData::Bytes(data), acl.clone());
         }
         let version = parent.live().expect("a parent lives");
+        if Owner::is_certainly_session(version.ephemeral_owner()) {
+            self.note(path, How::CreatedBelowEphemeral);
+        }
         let mut stat = version.stat();
         let parent_acl = version.acl().cloned();
         let cversion =
@@ -126,12 +211,16 @@ impl TreeWriter {
         Code::Ok
     }
 
-    fn delete(&mut self, zxid: i64, path: &str, changes: &mut dyn Changes) -> Code {
+    fn delete(&mut self, zxid: i64, path: &str, cause: Cause, changes: &mut dyn Changes) -> Code {
         let Some(slash) = path.rfind('/').filter(|_| !super::is_reserved(path)) else {
             return Code::NoNode;
         };
-        let Some(parent) = self.store.find(&path[..slash]) else { return Code::NoNode };
+        let Some(parent) = self.store.find(&path[..slash]) else {
+            self.note_delete(path, None, cause);
+            return Code::NoNode;
+        };
         let node = self.store.find(path);
+        self.note_delete(path, node, cause);
         let version = parent.live().expect("a parent lives");
         let mut stat = version.stat();
         let parent_acl = version.acl().cloned();
@@ -149,7 +238,7 @@ impl TreeWriter {
         // A log whose deletes come in order leaves no children; a damaged order must not leave
         // them dangling.
         for path in below(node).into_iter().rev() {
-            self.delete(zxid, &path, changes);
+            self.delete(zxid, &path, Cause::Parent, changes);
         }
         let gone = node.live().expect("what is found lives");
         let (acl, bytes) = (gone.acl().cloned(), gone.data().map_or(0, <[u8]>::len) as i64);
@@ -160,6 +249,23 @@ impl TreeWriter {
         Code::Ok
     }
 
+    /// Notes a delete of what is not there, or not to be deleted like this.
+    fn note_delete(&mut self, path: &str, node: Option<NodeRef>, cause: Cause) {
+        let version = node.as_ref().and_then(|node| node.live());
+        let how = match (cause, version) {
+            (Cause::Request, None) => How::DeletedWhereNoneIs,
+            (Cause::Request, Some(version)) if 0 < version.child_count() => {
+                How::DeletedWithChildren
+            }
+            // What a session owns has children where a TTL is taken for a session.
+            (Cause::Closed(session), Some(version)) if version.ephemeral_owner() != session.0 => {
+                How::DeletedOfAnother
+            }
+            (Cause::Request | Cause::Closed(_) | Cause::Parent, _) => return,
+        };
+        self.note(path, how);
+    }
+
     fn set_data(
         &mut self,
         header: &TxnHeader,
@@ -168,8 +274,15 @@ impl TreeWriter {
         version: i32,
         changes: &mut dyn Changes,
     ) -> Code {
-        let Some(node) = self.store.find(path) else { return Code::NoNode };
+        let Some(node) = self.store.find(path) else {
+            self.note(path, How::SetWhereNoneIs);
+            return Code::NoNode;
+        };
         let before = node.live().expect("what is found lives");
+        let version_before = before.stat().version;
+        if !follows(version, version_before) {
+            self.note(path, How::Version { set: version, before: version_before });
+        }
         let bytes_before = before.data().map_or(0, <[u8]>::len) as i64;
         let (children, acl) = (before.child_count(), before.acl().cloned());
         let stat =
@@ -183,9 +296,16 @@ impl TreeWriter {
     }
 
     fn set_acl(&mut self, zxid: i64, path: &str, acl: AclBytes<'_>, aversion: i32) -> Code {
-        let Some(node) = self.store.find(path) else { return Code::NoNode };
+        let Some(node) = self.store.find(path) else {
+            self.note(path, How::SetWhereNoneIs);
+            return Code::NoNode;
+        };
         let acl = self.intern(acl);
         let version = node.live().expect("what is found lives");
+        let before = version.stat().aversion;
+        if !follows(aversion, before) {
+            self.note(path, How::Version { set: aversion, before });
+        }
         let (stat, children) =
             (StatPersisted { aversion, ..version.stat() }, version.child_count());
         self.push(node, zxid, stat, children, NextData::Same, acl);
@@ -199,13 +319,13 @@ impl TreeWriter {
         listed: Option<&[std::borrow::Cow<'_, str>]>,
         changes: &mut dyn Changes,
     ) {
+        let session = SessionId(header.client_id);
         for path in listed.unwrap_or_default() {
-            self.delete(header.zxid, path, changes);
+            self.delete(header.zxid, path, Cause::Closed(session), changes);
         }
-        let owned: Vec<String> =
-            self.ephemerals_of(SessionId(header.client_id)).map(str::to_owned).collect();
+        let owned: Vec<String> = self.ephemerals_of(session).map(str::to_owned).collect();
         for path in owned {
-            self.delete(header.zxid, &path, changes);
+            self.delete(header.zxid, &path, Cause::Closed(session), changes);
         }
     }
 

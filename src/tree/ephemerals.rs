@@ -53,6 +53,16 @@ impl Owner {
     }
 }
 
+impl Owner {
+    /// Whether the number is a session's, however owner numbers are read: a TTL's may be taken for
+    /// one where TTLs are off, and one of a session for a TTL of 3.5.3.
+    #[must_use]
+    pub const fn is_certainly_session(number: i64) -> bool {
+        let types = Types { extended: true, emulate_353: true };
+        matches!(Owner::of(number, types), Owner::Session(_))
+    }
+}
+
 /// How owner numbers are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Types {

@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use acl_cache::AclCache;
 pub use acl_cache::OPEN_ACL_NUMBER;
+pub use apply::{How, Irregular};
 pub use cell::PREFETCH_MAX;
 use cell::{Next, NextData, NodeRef, NumberedAcl, ReaderCell, Seen, Store, Version};
 use ephemerals::{Owned, Owner, Types};
@@ -263,6 +264,8 @@ pub struct TreeWriter {
     digest: u64,
     znode_count: usize,
     data_bytes: i64,
+    /// What no server would have made of the tree, first.
+    irregular: Option<Irregular>,
 }
 
 impl TreeWriter {
@@ -304,6 +307,7 @@ impl TreeWriter {
             digest: if settings.digest { u64::from(root_digest) } else { 0 },
             znode_count: 1,
             data_bytes: 0,
+            irregular: None,
         }
     }
 
@@ -315,15 +319,14 @@ impl TreeWriter {
         LoadedAcl(self.acls.intern(acls))
     }
 
-    /// A znode of a snapshot, parents first; the root's path is empty. `None` where the parent is
-    /// missing.
+    /// A znode of a snapshot, parents first; the root's path is empty.
     pub fn load_znode(
         &mut self,
         path: &str,
         data: Option<&[u8]>,
         acl: &LoadedAcl,
         stat: StatPersisted,
-    ) -> Option<()> {
+    ) -> Result<(), Misplaced> {
         self.load(path, data, acl.0.clone(), stat)
     }
 
@@ -333,25 +336,31 @@ impl TreeWriter {
         data: Option<&[u8]>,
         acl: Option<Arc<NumberedAcl>>,
         stat: StatPersisted,
-    ) -> Option<()> {
+    ) -> Result<(), Misplaced> {
         if path.is_empty() {
-            let children = self.store.root().live()?.child_count();
+            let children = self.store.root().live().expect("there always is a root").child_count();
             self.push(self.store.root(), 0, stat, children, NextData::Bytes(data), acl);
         } else {
-            let parent = self.store.find(&path[..path.rfind('/')?])?;
+            let above = path.rfind('/').map(|slash| &path[..slash]);
+            let parent =
+                above.and_then(|above| self.store.find(above)).ok_or(Misplaced::NoParent)?;
             if self.store.find(path).is_some() {
-                return None;
+                return Err(Misplaced::Twice);
+            }
+            let version = parent.live().expect("what is found lives");
+            if Owner::is_certainly_session(version.ephemeral_owner()) {
+                return Err(Misplaced::BelowEphemeral);
             }
             let node = self.store.find_or_link(path, parent);
             self.push(node, 0, stat, 0, NextData::Bytes(data), acl);
-            let version = parent.live()?;
+            let version = parent.live().expect("what is found lives");
             let (stat, children) = (version.stat(), version.child_count() + 1);
             let acl = version.acl().cloned();
             self.push(parent, 0, stat, children, NextData::Same, acl);
         }
         self.settle();
         self.store.reclaim(usize::MAX);
-        Some(())
+        Ok(())
     }
 
     /// After a snapshot's znodes: what is not stored is made, and counted quotas are counted
@@ -606,6 +615,17 @@ impl Account {
             data_bytes: version.data().map_or(0, |data| data.len() as i64),
         }
     }
+}
+
+/// Why a znode of a snapshot cannot be where it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misplaced {
+    #[error("comes before its parent")]
+    NoParent,
+    #[error("comes twice")]
+    Twice,
+    #[error("is below an ephemeral znode")]
+    BelowEphemeral,
 }
 
 /// An ACL list of a snapshot that is being loaded.

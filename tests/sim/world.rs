@@ -1082,13 +1082,6 @@ impl World {
         }
     }
 
-    fn tree_settings(&self) -> tree::Settings {
-        tree::Settings {
-            types: ephemerals::Types { extended: self.extended_types, emulate_353: false },
-            digest: self.plan.digests,
-        }
-    }
-
     fn crash_disk(&mut self, crash: Crash) -> Verdict {
         match crash {
             Crash::Kill => {
