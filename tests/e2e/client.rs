@@ -70,7 +70,7 @@ impl Client {
     }
 
     /// Queues a request; `flush` sends.
-    fn request(&mut self, op: i32, body: impl FnOnce(&mut Vec<u8>)) -> i32 {
+    pub(crate) fn request(&mut self, op: i32, body: impl FnOnce(&mut Vec<u8>)) -> i32 {
         let xid = self.next_xid;
         self.next_xid += 1;
         frame::write(&mut self.output, |out| {
