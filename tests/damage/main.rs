@@ -18,11 +18,13 @@
 #[path = "../e2e/client.rs"]
 mod client;
 mod damage;
+mod disk;
 mod image;
 mod load;
 mod matrix;
 #[path = "../support/ports.rs"]
 mod ports;
+mod power;
 mod random;
 #[allow(dead_code, reason = "shared with other tests")]
 #[path = "../e2e/server.rs"]

@@ -134,6 +134,13 @@ fn holds(files: &Files, bytes: &[u8], except: &str) -> bool {
     })
 }
 
+/// A start that served.
+struct Served {
+    zxid: i64,
+    /// It took something away.
+    has_cut: bool,
+}
+
 /// How a case is judged.
 pub(crate) struct Judge<'a> {
     pub(crate) history: &'a History,
@@ -148,11 +155,16 @@ pub(crate) struct Judge<'a> {
 impl Judge<'_> {
     /// The verdict on the directories below the folder that `setup` starts a server on.
     pub(crate) fn judge(&self, setup: &Setup, folder: &Folder) -> Verdict {
-        let first = self.start(setup, folder);
-        match first {
-            (Verdict::Whole | Verdict::Prefix, cut) if self.twice || cut => {
-                match self.start(setup, folder).0 {
-                    Verdict::Whole | Verdict::Prefix => first.0,
+        self.judge_at(setup, folder, folder.path())
+    }
+
+    /// The same where the directories lie below `path` and the server's output elsewhere.
+    pub(crate) fn judge_at(&self, setup: &Setup, folder: &Folder, path: &Path) -> Verdict {
+        let (first, served) = self.start(setup, folder, path, i64::MAX);
+        match (&first, served) {
+            (Verdict::Whole | Verdict::Prefix, Some(served)) if self.twice || served.has_cut => {
+                match self.start(setup, folder, path, served.zxid).0 {
+                    Verdict::Whole | Verdict::Prefix => first,
                     Verdict::Refused => Verdict::Finding(Finding {
                         kind: NOT_AGAIN,
                         what: "refused what it had served".to_owned(),
@@ -161,13 +173,19 @@ impl Judge<'_> {
                     finding => finding,
                 }
             }
-            (verdict, _) => verdict,
+            _ => first,
         }
     }
 
-    /// One start. True: it took something away.
-    fn start(&self, setup: &Setup, folder: &Folder) -> (Verdict, bool) {
-        let before = files(folder.path());
+    /// One start. Of what was sent, nothing after `settled` can be there.
+    fn start(
+        &self,
+        setup: &Setup,
+        folder: &Folder,
+        path: &Path,
+        settled: i64,
+    ) -> (Verdict, Option<Served>) {
+        let before = files(path);
         let mut server = setup.start(folder);
         let mut zxid = None;
         let deadline = now() + PATIENCE;
@@ -184,54 +202,59 @@ impl Judge<'_> {
         let Some(zxid) = zxid else {
             if server.is_running() {
                 let said = server.said();
-                return (finding(HUNG, format!("after {PATIENCE:?}"), &said), false);
+                return (finding(HUNG, format!("after {PATIENCE:?}"), &said), None);
             }
             let (status, said) = server.wait(PATIENCE);
             if status.code().is_none_or(|code| code == 0) || said.contains("panicked") {
-                return (finding(CRASHED, status.to_string(), &said), false);
+                return (finding(CRASHED, status.to_string(), &said), None);
             }
-            if let Some(what) = unnamed(&said, folder.path()) {
-                return (finding(NAMELESS, what, &said), false);
+            if let Some(what) = unnamed(&said, path) {
+                return (finding(NAMELESS, what, &said), None);
             }
-            return match changed(&before, &files(folder.path())) {
-                Some(what) => (finding(TOUCHED, what, &said), false),
-                None => (Verdict::Refused, false),
+            return match changed(&before, &files(path)) {
+                Some(what) => (finding(TOUCHED, what, &said), None),
+                None => (Verdict::Refused, None),
             };
         };
         let outcome = Client::connect(server.address, now() + PATIENCE)
             .map_err(|error| format!("no session: {error}"))
-            .and_then(|mut client| self.compare(&mut client, zxid));
+            .and_then(|mut client| self.compare(&mut client, zxid, settled));
         let said = server.said();
         if !server.is_running() {
-            return (finding(CRASHED, "after it had begun to serve".to_owned(), &said), false);
+            return (finding(CRASHED, "after it had begun to serve".to_owned(), &said), None);
         }
         server.kill();
+        let outcome = match settled {
+            i64::MAX if self.sent < zxid => Err(format!("served 0x{zxid:x}, sent 0x{:x}", self.sent)),
+            _ => outcome,
+        };
         if let Err(what) = outcome {
             let kind = if zxid < self.acknowledged { LOST } else { WRONG };
-            return (finding(kind, what, &said), false);
+            return (finding(kind, what, &said), None);
         }
-        let after = files(folder.path());
+        let after = files(path);
         let taken = taken_away(&before, &after);
         for (name, bytes) in &taken {
             let count = bytes.len();
             if !holds(&after, bytes, name) {
                 let what = format!("{count} bytes of {name} are nowhere any more");
-                return (finding(NO_COPY, what, &said), true);
+                return (finding(NO_COPY, what, &said), None);
             }
             if !said.lines().any(|line| line.contains("WARN") && says_where(line)) {
                 let what = format!("{count} bytes of {name} were set aside");
-                return (finding(SILENT, what, &said), true);
+                return (finding(SILENT, what, &said), None);
             }
         }
         let verdict = if zxid < self.sent { Verdict::Prefix } else { Verdict::Whole };
-        (verdict, !taken.is_empty())
+        (verdict, Some(Served { zxid, has_cut: !taken.is_empty() }))
     }
 
-    /// Whether a server at `zxid` has the tree that belongs to it.
-    pub(crate) fn compare(&self, client: &mut Client, zxid: i64) -> Result<(), String> {
+    /// Whether a server at `zxid` has the tree that belongs to it. Sessions of earlier starts have
+    /// taken the zxids after `settled`.
+    fn compare(&self, client: &mut Client, zxid: i64, settled: i64) -> Result<(), String> {
         let (acknowledged, sent) = (self.acknowledged, self.sent);
         let at = format!("served 0x{zxid:x}, acknowledged 0x{acknowledged:x}, sent 0x{sent:x}");
-        let expected = self.history.tree_at(zxid.max(acknowledged));
+        let expected = self.history.tree_at(zxid.min(settled).max(acknowledged));
         let found = read_tree(client, &expected).map_err(|error| format!("{at}: {error}"))?;
         let mut differences = Vec::new();
         for (path, znode) in &expected {

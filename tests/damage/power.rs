@@ -1,0 +1,229 @@
+//! Power cuts: a server under load on a disk that remembers, cut at many instants.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::client::now;
+use crate::disk::{Disk, Keep, Mounted};
+use crate::image::{BACK_ENDS, marked_zxid};
+use crate::load::{History, Sizes, Writer};
+use crate::random::Random;
+use crate::server::{Folder, Setup, not_run};
+use crate::verdict::{Finding, Judge, Verdict, wait_until_served};
+
+/// For each back end and load; `CUTS=n` for more.
+const CUTS: usize = 6;
+
+/// How far the durable watermark may be behind what was acknowledged: 200 ms of the server's own, and
+/// what a crowded machine and a disk served by this very process add to that.
+const LAG_MAX: Duration = Duration::from_millis(600);
+
+/// What a client knew when: the place of an acknowledged write, how many events the disk had then,
+/// and the time.
+#[derive(Clone, Copy)]
+struct Known {
+    zxid: i64,
+    events: usize,
+    at: Duration,
+}
+
+struct Run {
+    disk: Disk,
+    history: History,
+    known: Vec<Known>,
+    /// The first event under load, and the last.
+    events: (usize, usize),
+}
+
+/// What a run is like: logs that roll while snapshots are taken, or one log for seconds, with nothing
+/// to do for the server but to write it.
+#[derive(Clone, Copy)]
+struct Load {
+    name: &'static str,
+    settings: &'static [&'static str],
+    sizes: Sizes,
+    /// It ends with the first of these.
+    took: Duration,
+    bytes: u64,
+}
+
+const LOADS: [Load; 2] = [
+    Load {
+        name: "rolls",
+        settings: &["snapCount=2000", "preAllocSize=1024"],
+        sizes: Sizes(100, 2_000),
+        took: Duration::from_secs(2),
+        bytes: 9_000_000,
+    },
+    Load {
+        name: "one log",
+        settings: &["snapCount=1000000", "preAllocSize=16384"],
+        sizes: Sizes(2_000, 8_000),
+        took: Duration::from_secs(3),
+        bytes: 50_000_000,
+    },
+];
+
+fn setup(settings: &[&str], path: &Path) -> Setup {
+    Setup::new(settings).data(&path.join("data"))
+}
+
+/// A server under load on a disk that remembers.
+fn run(folder: &Folder, load: Load, settings: &[&str], seed: u64, what: &str) -> Option<Run> {
+    const MIB: usize = 160;
+    let mut disk = Disk::new(folder.path(), MIB, what)?;
+    let server = setup(settings, &disk.path()).start(folder);
+    wait_until_served(&server);
+    if settings.iter().any(|setting| setting.ends_with("direct"))
+        && server.said().contains("logs are mapped")
+    {
+        not_run(what, "no direct writes on this file system");
+        return None;
+    }
+    let mut history = History::default();
+    let mut known = Vec::new();
+    let began = now();
+    let first;
+    {
+        let mut note = |place: usize| {
+            known.push((place, disk.count(), began.elapsed()));
+        };
+        let mut writer = Writer::new(server.address, &mut history, seed, load.sizes);
+        first = disk.count();
+        writer.on_acknowledged = Some(&mut note);
+        writer.load(|writer| {
+            load.took < began.elapsed() || load.bytes < writer.acknowledged_bytes
+        });
+        writer.fill();
+        server.kill();
+        writer.drain();
+    }
+    let last = disk.count();
+    disk.unmount();
+    let known = known.into_iter().map(|(place, events, at): (usize, usize, Duration)| Known {
+        zxid: history.writes[place].zxid,
+        events,
+        at,
+    });
+    let known = known.collect();
+    Some(Run { disk, history, known, events: (first, last) })
+}
+
+impl Run {
+    /// Cuts the power after `count` events and starts on what is left. Says how far the watermark
+    /// was behind, too.
+    fn cut(
+        &self,
+        folder: &Folder,
+        settings: &[&str],
+        count: usize,
+        keep: Keep,
+        random: &mut Random,
+    ) -> (Verdict, Option<Duration>) {
+        let image = folder.path().join("cut");
+        self.disk.cut(count, keep, random, &image);
+        let path = folder.path().join("after");
+        let mounted = Mounted::new(&image, &path);
+        // All that was told before the cut. What the client heard later, it may have been told
+        // before, which only makes this weaker.
+        let told = self.known.iter().rfind(|known| known.events < count);
+        let acknowledged = told.map_or(0, |known| known.zxid);
+        let lag = told.map(|told| self.lag(told, &path));
+        let sent = self.history.sent();
+        let judge = Judge { history: &self.history, acknowledged, sent, twice: false };
+        let start = Folder::new("damage-cut");
+        let verdict = judge.judge_at(&setup(settings, &path), &start, &path);
+        drop(mounted);
+        let _ = fs::remove_file(&image);
+        (verdict, lag.flatten())
+    }
+
+    /// How long before the cut the last write was acknowledged that the watermark covers.
+    fn lag(&self, told: &Known, path: &Path) -> Option<Duration> {
+        let marked = marked_zxid(&path.join("data/ringkeeper.watermark"))?;
+        let first_behind = self.known.iter().find(|known| marked < known.zxid)?;
+        Some(told.at.saturating_sub(first_behind.at))
+    }
+}
+
+fn cuts() -> usize {
+    std::env::var("CUTS").map_or(CUTS, |cuts| cuts.parse().expect("CUTS is a number"))
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("SEED").map(|seed| seed.parse().expect("SEED is a number"));
+    seed.unwrap_or_else(|_| u64::from(std::process::id()) << 20)
+}
+
+#[test]
+fn a_power_cut_at_any_instant_loses_nothing_that_was_acknowledged() {
+    let seed = seed();
+    let mut failures = Vec::new();
+    for (back_end, load) in BACK_ENDS.iter().flat_map(|end| LOADS.map(|load| (end, load))) {
+        let what = format!("power cuts, {back_end}, {}", load.name);
+        let back_end = format!("ringkeeper.txnLog.backEnd={back_end}");
+        let settings = [load.settings, &[back_end.as_str()]].concat();
+        let folder = Folder::new("damage-power");
+        let Some(run) = run(&folder, load, &settings, seed, &what) else { continue };
+        let mut random = Random::new(seed);
+        let (first, last) = run.events;
+        let mut lags = Vec::new();
+        let mut findings = Vec::new();
+        let mut counts = [0; 2];
+        for number in 0..cuts() {
+            let count = first + random.below((last - first) as u64) as usize + 1;
+            let keep = [Keep::Nothing, Keep::Some, Keep::All, Keep::Some][number % 4];
+            let (verdict, lag) = run.cut(&folder, &settings, count, keep, &mut random);
+            lags.extend(lag);
+            let what = format!("cut {number} after {count} events, {keep:?}");
+            match verdict {
+                Verdict::Whole => counts[0] += 1,
+                Verdict::Prefix => counts[1] += 1,
+                // A power cut is no damage.
+                Verdict::Refused => findings.push(format!("{what}: refused")),
+                Verdict::Finding(Finding { kind, what: found, said }) => {
+                    findings.push(format!("{what}: {kind}: {found}\n{said}"));
+                }
+            }
+        }
+        lags.sort();
+        let [whole, prefix] = counts;
+        let lag_max = lags.last().copied().unwrap_or_default();
+        eprintln!(
+            "{what}: {} cuts among {} events and {} acknowledged writes: {whole} served whole, \
+             {prefix} a prefix, {} findings; the watermark was up to {} ms behind (SEED={seed})",
+            cuts(),
+            last - first,
+            run.known.len(),
+            findings.len(),
+            lag_max.as_millis(),
+        );
+        if LAG_MAX <= lag_max {
+            findings.push(format!("the watermark was {} ms behind", lag_max.as_millis()));
+        }
+        failures.extend(findings.into_iter().map(|finding| format!("{what}: {finding}")));
+    }
+    assert!(failures.is_empty(), "SEED={seed}:\n{}", failures.join("\n\n"));
+}
+
+/// Without syncs a power cut loses writes. Where none are lost, the test above sees nothing.
+#[test]
+fn the_canary_dies_without_syncs() {
+    let what = "power cuts without syncs";
+    let seed = seed();
+    let folder = Folder::new("damage-canary");
+    let settings = [LOADS[0].settings, &["forceSync=no"]].concat();
+    let Some(run) = run(&folder, LOADS[0], &settings, seed, what) else { return };
+    let mut random = Random::new(seed);
+    let (first, last) = run.events;
+    let mut lost = 0;
+    for number in 0..6 {
+        let count = first + random.below((last - first).max(1) as u64) as usize + 1;
+        let keep = [Keep::Nothing, Keep::Some][number % 2];
+        let (verdict, _) = run.cut(&folder, &settings, count, keep, &mut random);
+        lost += usize::from(!matches!(verdict, Verdict::Whole | Verdict::Prefix));
+    }
+    eprintln!("{what}: {lost} of 6 cuts lost acknowledged writes, as they must");
+    assert!(0 < lost, "power cuts lose nothing here even without syncs: the harness is blind");
+}
