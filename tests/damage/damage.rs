@@ -58,7 +58,7 @@ pub(crate) fn records(bytes: &[u8]) -> Vec<Record> {
 }
 
 /// The zxid that a file's name says.
-fn named_zxid(name: &str) -> i64 {
+pub(crate) fn named_zxid(name: &str) -> i64 {
     let name = name.rsplit('/').next().expect("a name");
     i64::from_str_radix(name.split('.').nth(1).expect("a zxid"), 16).expect("in hex")
 }
@@ -120,13 +120,16 @@ pub(crate) struct Damage {
     pub(crate) flags: Vec<String>,
     /// What the start takes for `dataLogDir`, below the copy; empty: the key is left out.
     pub(crate) logs: Option<String>,
+    /// Nothing is lost by it, so a refusal is one too many.
+    pub(crate) must_serve: bool,
     /// The start is by someone who owns the files and is not root.
     pub(crate) by_other_user: bool,
 }
 
 impl Damage {
     fn new(kind: &'static str, label: String, ops: Vec<Op>) -> Damage {
-        Damage { kind, label, ops, flags: Vec::new(), logs: None, by_other_user: false }
+        let (flags, logs) = (Vec::new(), None);
+        Damage { kind, label, ops, flags, logs, must_serve: false, by_other_user: false }
     }
 
     /// Does it to the copy of `image` in `path`.
@@ -138,7 +141,7 @@ impl Damage {
 }
 
 impl Op {
-    fn apply(&self, image: &Path, path: &Path) -> std::io::Result<()> {
+    pub(crate) fn apply(&self, image: &Path, path: &Path) -> std::io::Result<()> {
         let at = |name: &String| -> PathBuf { path.join(name) };
         match self {
             Op::Flip { file, offset, bit } => {
@@ -355,9 +358,12 @@ fn snapshots(image: &Image, random: &mut Random, cases: &mut Vec<Damage>) {
         ("removed", all(&|name| Op::Remove(name.clone()))),
     ] {
         cases.push(Damage::new("snapshot", format!("all snapshots {what}"), ops));
+        // The logs of an image reach back to the first transaction.
+        cases.last_mut().expect("one was put").must_serve = what != "removed";
         let label = format!("all snapshots {what}, logs alone are trusted");
         let ops = cases.last().expect("one was put").ops.clone();
         let mut damage = Damage::new("snapshot", label, ops);
+        damage.must_serve = true;
         damage.flags.push("-Dzookeeper.snapshot.trust.empty=true".to_owned());
         cases.push(damage);
     }
@@ -409,6 +415,11 @@ fn files(image: &Image, logs: &[Log], cases: &mut Vec<Damage>) {
         put("file missing or empty", "renamed to .bak", Op::Rename(file(), format!("{name}.bak")));
         put("file doubled", "copied as .copy", Op::Copy(file(), format!("{name}.copy")));
         put("file doubled", "copied as .tmp", Op::Copy(file(), format!("{name}.tmp")));
+        let copies = cases.iter_mut().rev().take(2);
+        copies.for_each(|damage| damage.must_serve = true);
+        let mut put = |kind, what: &str, op: Op| {
+            cases.push(Damage::new(kind, format!("{name} {what}"), vec![op]));
+        };
         let (folder, last) = name.rsplit_once('/').expect("it lies in a folder");
         let moved = Op::Rename(file(), format!("{folder}/old-{last}"));
         put("file missing or empty", "moved away", moved);
@@ -548,12 +559,15 @@ fn settings(cases: &mut Vec<Damage>) {
     ] {
         let mut damage = Damage::new("other setting", format!("started with {flag}"), Vec::new());
         damage.flags.push(flag.to_owned());
+        damage.must_serve = true;
         if flag == "-Djute.maxbuffer=1024" {
             damage.flags.push("-Dzookeeper.jute.maxbuffer.extrasize=0".to_owned());
         }
         cases.push(damage);
     }
-    cases.push(Damage::new("other setting", "nothing at all".to_owned(), Vec::new()));
+    let mut nothing = Damage::new("other setting", "nothing at all".to_owned(), Vec::new());
+    nothing.must_serve = true;
+    cases.push(nothing);
 }
 
 fn at_random(

@@ -320,7 +320,22 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Creates and answers, one after the other, no more than `count`.
+    /// Creates as fast as it goes.
+    pub(crate) fn create_many(&mut self, count: usize, bytes: usize) {
+        let end = self.next + count as u64;
+        while self.next < end {
+            while self.next < end && self.in_flight.len() < DEPTH {
+                self.send(Act::Create, format!("/c/{}", self.next), bytes);
+            }
+            self.client.flush().expect("the server takes requests");
+            for _ in 0..self.in_flight.len().min(DEPTH / 4) {
+                self.take().expect("the server answers");
+            }
+        }
+        self.finish();
+    }
+
+    /// Creates and waits for each answer, no more than `count`.
     pub(crate) fn create_few(&mut self, count: usize, bytes: usize) {
         for _ in 0..count {
             let path = format!("/c/{}", self.next);

@@ -7,6 +7,8 @@
 //! | `damage.rs` | what is done to a copy of one |
 //! | `verdict.rs` | a start on it: served whole, a prefix, refused, or a finding |
 //! | `matrix.rs` | all of these by all of those |
+//! | `examples.rs` | what was once lost, each as it was seen |
+//! | `disk.rs`, `power.rs` | a disk that can be had as it was at any instant; power cuts |
 
 #![allow(
     clippy::print_stdout,
@@ -19,6 +21,7 @@
 mod client;
 mod damage;
 mod disk;
+mod examples;
 mod image;
 mod load;
 mod matrix;

@@ -22,7 +22,7 @@ use crate::damage::{Damage, damages};
 use crate::image::{BACK_ENDS, Image, SPECS, copy_folder};
 use crate::random::Random;
 use crate::server::{Folder, Setup, is_root, not_run, succeeds};
-use crate::verdict::{Finding, Judge, Verdict};
+use crate::verdict::{Finding, Judge, Outcome, Verdict};
 
 /// What a plain `cargo test` runs.
 const CASES: usize = 300;
@@ -41,8 +41,7 @@ struct Plan {
     /// Which image, and what is done to it.
     cases: Vec<(usize, Damage)>,
     seed: u64,
-    /// The binary where anyone may run it; `None` where nobody can be someone else.
-    for_anyone: Option<(Folder, PathBuf)>,
+    other: Option<AsOther>,
 }
 
 fn make_images(path: &Path, seed: u64) -> Vec<Image> {
@@ -85,24 +84,41 @@ fn draw(images: &[Image], seed: u64, count: usize) -> Vec<(usize, Damage)> {
     cases
 }
 
-fn copy_for_anyone() -> Option<(Folder, PathBuf)> {
-    let what = "unreadable files and folders";
-    if !is_root() {
-        // Then files that nobody may read are unreadable for us, too.
-        return None;
+/// Starts servers as a user who is not root, so that files can be unreadable. Where the tests do
+/// not run as root, they are such a user.
+pub(crate) struct AsOther {
+    /// The one that cargo built may lie where only its owner gets.
+    binary: Option<(Folder, PathBuf)>,
+}
+
+impl AsOther {
+    /// `None`, said why, where there is none.
+    pub(crate) fn new(what: &str) -> Option<AsOther> {
+        if !is_root() {
+            return Some(AsOther { binary: None });
+        }
+        let user = OTHER_USER.to_string();
+        let folder = Folder::for_anyone("damage-binary");
+        let binary = folder.path().join("ringkeeper");
+        fs::copy(env!("CARGO_BIN_EXE_ringkeeper"), &binary).expect("there is room for a copy");
+        let shown = binary.display().to_string();
+        let words =
+            ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", &shown, "--version"];
+        if !succeeds(&words) {
+            not_run(what, "setpriv (util-linux) cannot start the binary as someone else here");
+            return None;
+        }
+        Some(AsOther { binary: Some((folder, binary)) })
     }
-    let user = OTHER_USER.to_string();
-    let folder = Folder::for_anyone("damage-binary");
-    let binary = folder.path().join("ringkeeper");
-    fs::copy(env!("CARGO_BIN_EXE_ringkeeper"), &binary).expect("there is room for a copy");
-    let shown = binary.display().to_string();
-    let words =
-        ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", &shown, "--version"];
-    if !succeeds(&words) {
-        not_run(what, "setpriv (util-linux) cannot make us someone else here");
-        return None;
+
+    /// Gives the folder to that user, and has the server started as that user.
+    pub(crate) fn take(&self, setup: Setup, path: &Path) -> Setup {
+        let Some((_, binary)) = &self.binary else { return setup };
+        give_away(path);
+        let user = OTHER_USER.to_string();
+        let words = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"];
+        setup.under(&words).binary(binary.clone())
     }
-    Some((folder, binary))
 }
 
 impl Plan {
@@ -131,18 +147,14 @@ impl Plan {
         for flag in &damage.flags {
             setup = setup.flag(flag);
         }
-        if by_other {
-            let (_, binary) = self.for_anyone.as_ref()?;
-            give_away(path);
-            let user = OTHER_USER.to_string();
-            let words = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"];
-            setup = setup.under(&words).binary(binary.clone());
+        if damage.by_other_user {
+            setup = self.other.as_ref()?.take(setup, path);
         }
         damage.apply(&image.path, path);
         Some((folder, setup))
     }
 
-    fn run(&self, number: usize, keep: bool) -> Option<Verdict> {
+    fn run(&self, number: usize, keep: bool) -> Option<Outcome> {
         let (folder, setup) = self.prepare(number)?;
         if keep {
             for part in ["data", "logs"] {
@@ -153,15 +165,18 @@ impl Plan {
                 }
             }
         }
-        let history = &self.images[self.cases[number].0].history;
-        let (acknowledged, sent) = (history.acknowledged(), history.sent());
-        let twice = number.is_multiple_of(8);
-        let verdict = Judge { history, acknowledged, sent, twice }.judge(&setup, &folder);
+        let (image, damage) = &self.cases[number];
+        let judge = Judge {
+            twice: number.is_multiple_of(8),
+            must_serve: damage.must_serve,
+            ..Judge::of(&self.images[*image].history)
+        };
+        let outcome = judge.judge(&setup, &folder);
         if keep {
             println!("kept: {} and the same with .before", folder.path().display());
             std::mem::forget(folder);
         }
-        Some(verdict)
+        Some(outcome)
     }
 }
 
@@ -200,29 +215,30 @@ fn damage_is_served_whole_or_refused_by_name() {
     }
     let cases = draw(&images, seed, count);
     let all = cases.len();
-    let plan = Plan { images, cases, seed, for_anyone: copy_for_anyone() };
+    let plan = Plan { images, cases, seed, other: AsOther::new("unreadable files and folders") };
     let numbers: Vec<usize> = match only {
         Some(number) => vec![number],
         None => (0..count.min(all)).collect(),
     };
     let next = AtomicUsize::new(0);
     let rows: Mutex<BTreeMap<&str, Row>> = Mutex::default();
-    let findings: Mutex<Vec<(usize, Finding)>> = Mutex::default();
+    let findings: Mutex<Vec<(usize, Finding, String)>> = Mutex::default();
     let threads = std::thread::available_parallelism().map_or(2, usize::from) + 1;
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(&number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let Some(verdict) = plan.run(number, only.is_some()) else { continue };
+                    let Some(outcome) = plan.run(number, only.is_some()) else { continue };
                     let mut rows = rows.lock().unwrap();
                     let row = rows.entry(plan.cases[number].1.kind).or_default();
-                    match verdict {
+                    let said = outcome.last_lines();
+                    match outcome.verdict {
                         Verdict::Whole => row.whole += 1,
                         Verdict::Prefix => row.prefix += 1,
                         Verdict::Refused => row.refused += 1,
                         Verdict::Finding(finding) => {
                             row.findings += 1;
-                            findings.lock().unwrap().push((number, finding));
+                            findings.lock().unwrap().push((number, finding, said));
                         }
                     }
                 }
@@ -230,7 +246,7 @@ fn damage_is_served_whole_or_refused_by_name() {
         }
     });
     let (rows, mut findings) = (rows.into_inner().unwrap(), findings.into_inner().unwrap());
-    findings.sort_by_key(|(number, _)| *number);
+    findings.sort_by_key(|(number, ..)| *number);
     let report = report(&plan, &rows, &findings);
     // Past the harness, which swallows what a test prints that passes.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), report.as_bytes());
@@ -252,12 +268,12 @@ impl Row {
     }
 }
 
-fn report(plan: &Plan, rows: &BTreeMap<&str, Row>, findings: &[(usize, Finding)]) -> String {
+fn report(plan: &Plan, rows: &BTreeMap<&str, Row>, findings: &[(usize, Finding, String)]) -> String {
     /// More than these are only counted.
     const SHOWN: usize = 40;
     let mut text = String::new();
     let mut shown: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    for (number, finding) in findings {
+    for (number, finding, said) in findings {
         let (image, damage) = &plan.cases[*number];
         let image = &plan.images[*image].name;
         let seen = shown.entry((finding.kind, damage.kind)).or_default();
@@ -267,7 +283,7 @@ fn report(plan: &Plan, rows: &BTreeMap<&str, Row>, findings: &[(usize, Finding)]
             continue;
         }
         let Damage { label, kind, flags, .. } = damage;
-        let Finding { kind: found, what, said } = finding;
+        let Finding { kind: found, what } = finding;
         let _ = writeln!(text, "\nCASE={number} {image}: {label} {} [{kind}]", flags.join(" "));
         let _ = writeln!(text, "  {found}: {what}");
         said.lines().for_each(|line| {

@@ -10,7 +10,7 @@ use crate::image::{BACK_ENDS, marked_zxid};
 use crate::load::{History, Sizes, Writer};
 use crate::random::Random;
 use crate::server::{Folder, Setup, not_run};
-use crate::verdict::{Finding, Judge, Verdict, wait_until_served};
+use crate::verdict::{Finding, Judge, Outcome, Verdict, wait_until_served};
 
 /// For each back end and load; `CUTS=n` for more.
 const CUTS: usize = 6;
@@ -120,7 +120,7 @@ impl Run {
         count: usize,
         keep: Keep,
         random: &mut Random,
-    ) -> (Verdict, Option<Duration>) {
+    ) -> (Outcome, Option<Duration>) {
         let image = folder.path().join("cut");
         self.disk.cut(count, keep, random, &image);
         let path = folder.path().join("after");
@@ -130,13 +130,12 @@ impl Run {
         let told = self.known.iter().rfind(|known| known.events < count);
         let acknowledged = told.map_or(0, |known| known.zxid);
         let lag = told.map(|told| self.lag(told, &path));
-        let sent = self.history.sent();
-        let judge = Judge { history: &self.history, acknowledged, sent, twice: false };
+        let judge = Judge { acknowledged, ..Judge::of(&self.history) };
         let start = Folder::new("damage-cut");
-        let verdict = judge.judge_at(&setup(settings, &path), &start, &path);
+        let outcome = judge.judge_at(&setup(settings, &path), &start, &path);
         drop(mounted);
         let _ = fs::remove_file(&image);
-        (verdict, lag.flatten())
+        (outcome, lag.flatten())
     }
 
     /// How long before the cut the last write was acknowledged that the watermark covers.
@@ -174,15 +173,16 @@ fn a_power_cut_at_any_instant_loses_nothing_that_was_acknowledged() {
         for number in 0..cuts() {
             let count = first + random.below((last - first) as u64) as usize + 1;
             let keep = [Keep::Nothing, Keep::Some, Keep::All, Keep::Some][number % 4];
-            let (verdict, lag) = run.cut(&folder, &settings, count, keep, &mut random);
+            let (outcome, lag) = run.cut(&folder, &settings, count, keep, &mut random);
             lags.extend(lag);
             let what = format!("cut {number} after {count} events, {keep:?}");
-            match verdict {
+            let said = outcome.last_lines();
+            match outcome.verdict {
                 Verdict::Whole => counts[0] += 1,
                 Verdict::Prefix => counts[1] += 1,
                 // A power cut is no damage.
-                Verdict::Refused => findings.push(format!("{what}: refused")),
-                Verdict::Finding(Finding { kind, what: found, said }) => {
+                Verdict::Refused => findings.push(format!("{what}: refused\n{said}")),
+                Verdict::Finding(Finding { kind, what: found }) => {
                     findings.push(format!("{what}: {kind}: {found}\n{said}"));
                 }
             }
@@ -221,8 +221,8 @@ fn the_canary_dies_without_syncs() {
     for number in 0..6 {
         let count = first + random.below((last - first).max(1) as u64) as usize + 1;
         let keep = [Keep::Nothing, Keep::Some][number % 2];
-        let (verdict, _) = run.cut(&folder, &settings, count, keep, &mut random);
-        lost += usize::from(!matches!(verdict, Verdict::Whole | Verdict::Prefix));
+        let (outcome, _) = run.cut(&folder, &settings, count, keep, &mut random);
+        lost += usize::from(!matches!(outcome.verdict, Verdict::Whole | Verdict::Prefix));
     }
     eprintln!("{what}: {lost} of 6 cuts lost acknowledged writes, as they must");
     assert!(0 < lost, "power cuts lose nothing here even without syncs: the harness is blind");

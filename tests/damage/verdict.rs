@@ -32,8 +32,6 @@ pub(crate) struct Finding {
     /// For the table.
     pub(crate) kind: &'static str,
     pub(crate) what: String,
-    /// What the server said last.
-    pub(crate) said: String,
 }
 
 pub(crate) const LOST: &str = "acknowledged writes lost";
@@ -44,6 +42,7 @@ const TOUCHED: &str = "a refusal that changed something";
 const NO_COPY: &str = "cut without a copy";
 const SILENT: &str = "cut without a warning";
 const HUNG: &str = "neither served nor refused";
+const TIMID: &str = "refused though nothing is lost";
 const NOT_AGAIN: &str = "another outcome at the second start";
 
 /// A file or a folder.
@@ -135,10 +134,31 @@ fn holds(files: &Files, bytes: &[u8], except: &str) -> bool {
 }
 
 /// A start that served.
-struct Served {
-    zxid: i64,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Served {
+    pub(crate) zxid: i64,
     /// It took something away.
     has_cut: bool,
+}
+
+/// What came of a start, with all that the server said.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) verdict: Verdict,
+    pub(crate) said: String,
+    pub(crate) served: Option<Served>,
+}
+
+impl Outcome {
+    fn finding(kind: &'static str, what: String, said: String) -> Outcome {
+        Outcome { verdict: Verdict::Finding(Finding { kind, what }), said, served: None }
+    }
+
+    /// The last lines that the server said.
+    pub(crate) fn last_lines(&self) -> String {
+        let lines: Vec<&str> = self.said.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
 }
 
 /// How a case is judged.
@@ -150,41 +170,42 @@ pub(crate) struct Judge<'a> {
     pub(crate) sent: i64,
     /// Whether the outcome has to be the same at a second start.
     pub(crate) twice: bool,
+    /// Whether nothing was lost, so that a refusal is one too many.
+    pub(crate) must_serve: bool,
 }
 
-impl Judge<'_> {
+impl<'a> Judge<'a> {
+    /// All that was acknowledged has to be there.
+    pub(crate) fn of(history: &'a History) -> Judge<'a> {
+        let (acknowledged, sent) = (history.acknowledged(), history.sent());
+        Judge { history, acknowledged, sent, twice: false, must_serve: false }
+    }
+
     /// The verdict on the directories below the folder that `setup` starts a server on.
-    pub(crate) fn judge(&self, setup: &Setup, folder: &Folder) -> Verdict {
+    pub(crate) fn judge(&self, setup: &Setup, folder: &Folder) -> Outcome {
         self.judge_at(setup, folder, folder.path())
     }
 
     /// The same where the directories lie below `path` and the server's output elsewhere.
-    pub(crate) fn judge_at(&self, setup: &Setup, folder: &Folder, path: &Path) -> Verdict {
-        let (first, served) = self.start(setup, folder, path, i64::MAX);
-        match (&first, served) {
-            (Verdict::Whole | Verdict::Prefix, Some(served)) if self.twice || served.has_cut => {
-                match self.start(setup, folder, path, served.zxid).0 {
-                    Verdict::Whole | Verdict::Prefix => first,
-                    Verdict::Refused => Verdict::Finding(Finding {
-                        kind: NOT_AGAIN,
-                        what: "refused what it had served".to_owned(),
-                        said: String::new(),
-                    }),
-                    finding => finding,
-                }
-            }
-            _ => first,
+    pub(crate) fn judge_at(&self, setup: &Setup, folder: &Folder, path: &Path) -> Outcome {
+        let first = self.start(setup, folder, path, i64::MAX);
+        let Some(served) = first.served.filter(|served| self.twice || served.has_cut) else {
+            return first;
+        };
+        let second = self.start(setup, folder, path, served.zxid);
+        match second.verdict {
+            Verdict::Whole | Verdict::Prefix => first,
+            Verdict::Refused => Outcome::finding(
+                NOT_AGAIN,
+                "refused what it had served".to_owned(),
+                second.said,
+            ),
+            Verdict::Finding(_) => second,
         }
     }
 
     /// One start. Of what was sent, nothing after `settled` can be there.
-    fn start(
-        &self,
-        setup: &Setup,
-        folder: &Folder,
-        path: &Path,
-        settled: i64,
-    ) -> (Verdict, Option<Served>) {
+    fn start(&self, setup: &Setup, folder: &Folder, path: &Path, settled: i64) -> Outcome {
         let before = files(path);
         let mut server = setup.start(folder);
         let mut zxid = None;
@@ -194,26 +215,23 @@ impl Judge<'_> {
             // Between two looks the CPU is the server's.
             std::thread::park_timeout(std::time::Duration::from_millis(1));
         }
-        let finding = |kind, what: String, said: &str| {
-            let lines: Vec<&str> = said.lines().collect();
-            let said = lines[lines.len().saturating_sub(8)..].join("\n");
-            Verdict::Finding(Finding { kind, what, said })
-        };
         let Some(zxid) = zxid else {
             if server.is_running() {
-                let said = server.said();
-                return (finding(HUNG, format!("after {PATIENCE:?}"), &said), None);
+                return Outcome::finding(HUNG, format!("after {PATIENCE:?}"), server.said());
             }
             let (status, said) = server.wait(PATIENCE);
             if status.code().is_none_or(|code| code == 0) || said.contains("panicked") {
-                return (finding(CRASHED, status.to_string(), &said), None);
+                return Outcome::finding(CRASHED, status.to_string(), said);
             }
             if let Some(what) = unnamed(&said, path) {
-                return (finding(NAMELESS, what, &said), None);
+                return Outcome::finding(NAMELESS, what, said);
             }
             return match changed(&before, &files(path)) {
-                Some(what) => (finding(TOUCHED, what, &said), None),
-                None => (Verdict::Refused, None),
+                Some(what) => Outcome::finding(TOUCHED, what, said),
+                None if self.must_serve => {
+                    Outcome::finding(TIMID, "nothing is lost here".to_owned(), said)
+                }
+                None => Outcome { verdict: Verdict::Refused, said, served: None },
             };
         };
         let outcome = Client::connect(server.address, now() + PATIENCE)
@@ -221,16 +239,18 @@ impl Judge<'_> {
             .and_then(|mut client| self.compare(&mut client, zxid, settled));
         let said = server.said();
         if !server.is_running() {
-            return (finding(CRASHED, "after it had begun to serve".to_owned(), &said), None);
+            return Outcome::finding(CRASHED, "after it had begun to serve".to_owned(), said);
         }
         server.kill();
         let outcome = match settled {
-            i64::MAX if self.sent < zxid => Err(format!("served 0x{zxid:x}, sent 0x{:x}", self.sent)),
+            i64::MAX if self.sent < zxid => {
+                Err(format!("served 0x{zxid:x}, sent 0x{:x}", self.sent))
+            }
             _ => outcome,
         };
         if let Err(what) = outcome {
             let kind = if zxid < self.acknowledged { LOST } else { WRONG };
-            return (finding(kind, what, &said), None);
+            return Outcome::finding(kind, what, said);
         }
         let after = files(path);
         let taken = taken_away(&before, &after);
@@ -238,15 +258,15 @@ impl Judge<'_> {
             let count = bytes.len();
             if !holds(&after, bytes, name) {
                 let what = format!("{count} bytes of {name} are nowhere any more");
-                return (finding(NO_COPY, what, &said), None);
+                return Outcome::finding(NO_COPY, what, said);
             }
             if !said.lines().any(|line| line.contains("WARN") && says_where(line)) {
                 let what = format!("{count} bytes of {name} were set aside");
-                return (finding(SILENT, what, &said), None);
+                return Outcome::finding(SILENT, what, said);
             }
         }
         let verdict = if zxid < self.sent { Verdict::Prefix } else { Verdict::Whole };
-        (verdict, Some(Served { zxid, has_cut: !taken.is_empty() }))
+        Outcome { verdict, said, served: Some(Served { zxid, has_cut: !taken.is_empty() }) }
     }
 
     /// Whether a server at `zxid` has the tree that belongs to it. Sessions of earlier starts have
