@@ -92,10 +92,21 @@ fn names(path: &Path, folder: &str, start: &str) -> Vec<String> {
 /// One change to a copy.
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
-    Flip { file: String, offset: usize, bit: u8 },
-    Truncate { file: String, len: usize },
+    Flip {
+        file: String,
+        offset: usize,
+        bit: u8,
+    },
+    Truncate {
+        file: String,
+        len: usize,
+    },
     /// The bytes from `offset` on become these.
-    Overwrite { file: String, offset: usize, with: Vec<u8> },
+    Overwrite {
+        file: String,
+        offset: usize,
+        with: Vec<u8>,
+    },
     Remove(String),
     Empty(String),
     Rename(String, String),
@@ -178,9 +189,7 @@ impl Op {
                 }
                 fs::create_dir_all(at(name))
             }
-            Op::Forbid(name) => {
-                fs::set_permissions(at(name), fs::Permissions::from_mode(0o000))
-            }
+            Op::Forbid(name) => fs::set_permissions(at(name), fs::Permissions::from_mode(0o000)),
         }
     }
 }
@@ -279,10 +288,19 @@ fn structure(
             cases.push(Damage::new("log cut", label, vec![cut]));
         }
         for size in [512, 4096] {
-            blocks(log, offset / size * size, size, &format!("{which}'s {place} record"), random, cases);
+            blocks(
+                log,
+                offset / size * size,
+                size,
+                &format!("{which}'s {place} record"),
+                random,
+                cases,
+            );
         }
     }
-    for (name, len) in [("to zero", 0), ("in its magic", 3), ("in its header", 9), ("to its header", 16)] {
+    for (name, len) in
+        [("to zero", 0), ("in its magic", 3), ("in its header", 9), ("to its header", 16)]
+    {
         let cut = Op::Truncate { file: file.clone(), len };
         cases.push(Damage::new("log cut", format!("{which} cut {name}"), vec![cut]));
     }

@@ -48,6 +48,25 @@ struct Content {
     /// As it is read.
     bytes: Vec<u8>,
     events: Vec<Event>,
+    /// Requests that carry these bytes fail.
+    broken: Option<Broken>,
+}
+
+/// What a disk cannot do any more: with all that it is asked to write, or to read, of these bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Broken {
+    Writes(&'static [u8]),
+    Reads(&'static [u8]),
+}
+
+impl Content {
+    fn fails(&self, broken: impl Fn(&'static [u8]) -> Broken, bytes: &[u8]) -> bool {
+        let Some(Broken::Writes(pattern) | Broken::Reads(pattern)) = self.broken else {
+            return false;
+        };
+        self.broken == Some(broken(pattern))
+            && bytes.windows(pattern.len()).any(|window| window == pattern)
+    }
 }
 
 /// A file system on a disk of our own; gone with this.
@@ -82,10 +101,10 @@ impl Disk {
             not_run(what, "there is no mkfs.ext4");
             return None;
         };
-        let content = Mutex::new(Content { bytes: base.clone(), events: Vec::new() });
+        let content = Content { bytes: base.clone(), ..Content::default() };
+        let content = Mutex::new(content);
         let shared = Arc::new(Shared { content, count: AtomicUsize::new(0) });
-        let mut disk =
-            Disk { folder: folder.to_path_buf(), shared, base, server: None };
+        let mut disk = Disk { folder: folder.to_path_buf(), shared, base, server: None };
         if let Err(why) = disk.mount() {
             not_run(what, &why);
             return None;
@@ -131,6 +150,17 @@ impl Disk {
         self.shared.count.load(Ordering::Acquire)
     }
 
+    /// Has requests fail from here on, or no longer.
+    pub(crate) fn break_with(&self, broken: Option<Broken>) {
+        self.shared.content.lock().broken = broken;
+    }
+
+    /// Mounted again, so that nothing of it is left in the page cache.
+    pub(crate) fn mount_again(&self) {
+        unmount(&self.path());
+        assert!(mount_loop(&self.folder.join("disk"), &self.path()), "it was mounted before");
+    }
+
     /// Ends it; its events stay.
     pub(crate) fn unmount(&mut self) {
         for path in [self.path(), self.folder.join("disk")] {
@@ -158,9 +188,7 @@ impl Disk {
                 let is_kept = match keep {
                     Keep::Nothing => false,
                     Keep::All => true,
-                    Keep::Some => {
-                        index % 8 != 0 && random.below(8) != 0 || random.below(2) == 0
-                    }
+                    Keep::Some => index % 8 != 0 && random.below(8) != 0 || random.below(2) == 0,
                 };
                 if is_kept {
                     let at = offset + index * SECTOR_BYTES;
@@ -243,6 +271,7 @@ mod code {
     pub(super) const DESTROY: u32 = 38;
     pub(super) const FORGET: u32 = 2;
     pub(super) const BATCH_FORGET: u32 = 42;
+    pub(super) const EIO: i32 = -5;
     pub(super) const ENOSYS: i32 = -38;
 }
 
@@ -270,8 +299,8 @@ fn serve(mut fuse: File, shared: &Shared) {
             code::GETATTR | code::SETATTR => Ok(attributes(shared)),
             // FOPEN_DIRECT_IO: nothing of it is kept in the page cache.
             code::OPEN => Ok(numbers(&[0, 0, 1, 0])),
-            code::READ => Ok(read(shared, body)),
-            code::WRITE => Ok(write(shared, body)),
+            code::READ => read(shared, body),
+            code::WRITE => write(shared, body),
             code::FSYNC => {
                 push(shared, Event::Flush);
                 Ok(Vec::new())
@@ -318,22 +347,26 @@ fn attributes(shared: &Shared) -> Vec<u8> {
     out
 }
 
-fn read(shared: &Shared, body: &[u8]) -> Vec<u8> {
+fn read(shared: &Shared, body: &[u8]) -> Result<Vec<u8>, i32> {
     let (offset, size) = (u64_at(body, 8) as usize, u32_at(body, 16) as usize);
     let content = shared.content.lock();
     let end = content.bytes.len().min(offset + size);
-    content.bytes.get(offset..end).unwrap_or_default().to_vec()
+    let bytes = content.bytes.get(offset..end).unwrap_or_default();
+    if content.fails(Broken::Reads, bytes) { Err(code::EIO) } else { Ok(bytes.to_vec()) }
 }
 
-fn write(shared: &Shared, body: &[u8]) -> Vec<u8> {
+fn write(shared: &Shared, body: &[u8]) -> Result<Vec<u8>, i32> {
     let (offset, size) = (u64_at(body, 8) as usize, u32_at(body, 16));
     let bytes = body[40..40 + size as usize].to_vec();
     let end = offset + bytes.len();
     let mut content = shared.content.lock();
+    if content.fails(Broken::Writes, &bytes) {
+        return Err(code::EIO);
+    }
     content.bytes[offset..end].copy_from_slice(&bytes);
     drop(content);
     push(shared, Event::Write { offset, bytes });
-    numbers(&[size, 0])
+    Ok(numbers(&[size, 0]))
 }
 
 fn push(shared: &Shared, event: Event) {

@@ -231,7 +231,8 @@ fn logs_that_are_absent_as_a_whole_are_missed() {
     for name in BACK_ENDS {
         let mut stage = Stage::new("absent", &[&back_end(name)], true);
         stage.kill_after(|writer| writer.create_many(300, 100));
-        let changes: [(&str, &str, &dyn Fn(&Path)); 6] = [
+        type Change<'a> = (&'a str, &'a str, &'a dyn Fn(&Path));
+        let changes: [Change<'_>; 6] = [
             ("missing", "logs", &|path| fs::remove_dir_all(path.join("logs")).unwrap()),
             ("empty", "logs", &|path| {
                 fs::remove_dir_all(path.join("logs")).unwrap();
@@ -271,20 +272,35 @@ fn the_directory_for_snapshots_knows_where_history_ended() {
     }
 }
 
-/// A server with some snapshots, and logs that reach back to the first transaction or not.
-fn with_snapshots(name: &str, has_all_logs: bool) -> Stage {
+/// What a directory has beside its newest snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    /// Older ones, and logs that reach back to the first transaction.
+    All,
+    /// The logs that it needs.
+    Needed,
+    /// No log and no watermark: a snapshot that someone has copied.
+    Nothing,
+}
+
+/// A server with some snapshots, stopped, and what is left of its directory.
+fn with_snapshots(name: &str, beside: Beside) -> Stage {
     let mut stage = Stage::new("snapshots", &[&back_end(name), "snapCount=20"], false);
     let settings = stage.settings.clone();
     let server = stage.setup_with(stage.folder.path(), &settings).start(&stage.folder);
     let mut writer = Writer::new(server.address, &mut stage.history, 1, Sizes(0, 0));
     let version = stage.folder.path().join("data/version-2");
-    until(PATIENCE, || server.said(), || {
-        writer.create_few(10, 100);
-        3 < snapshots(&version).len()
-    });
+    until(
+        PATIENCE,
+        || server.said(),
+        || {
+            writer.create_few(10, 100);
+            3 < snapshots(&version).len()
+        },
+    );
     writer.create_few(5, 100);
     assert_eq!(server.terminate(PATIENCE).code(), Some(0));
-    if !has_all_logs {
+    if beside != Beside::All {
         let [older @ .., newest] = &snapshots(&version)[..] else { panic!("there are snapshots") };
         older.iter().for_each(|path| fs::remove_file(path).unwrap());
         let holds = named_zxid(newest.to_str().unwrap());
@@ -294,7 +310,13 @@ fn with_snapshots(name: &str, has_all_logs: bool) -> Stage {
         for log in logs.drain(..needed) {
             fs::remove_file(stage.folder.path().join(log.name)).unwrap();
         }
-        is_whole(&stage.judge(true, |_| {}), "the newest snapshot and the last log are enough");
+        is_whole(&stage.judge(true, |_| {}), "the newest snapshot and its logs are enough");
+    }
+    if beside == Beside::Nothing {
+        for log in logs(stage.folder.path(), "data") {
+            fs::remove_file(stage.folder.path().join(log.name)).unwrap();
+        }
+        let _ = fs::remove_file(stage.folder.path().join("data/ringkeeper.watermark"));
     }
     stage
 }
@@ -317,13 +339,17 @@ fn halve(path: &Path) {
 #[test]
 fn a_snapshot_that_is_cut_is_refused_unless_the_logs_have_all() {
     for name in BACK_ENDS {
-        let stage = with_snapshots(name, false);
-        let cut = stage.judge(false, |path| {
-            snapshots(&path.join("data/version-2")).iter().for_each(|path| halve(path));
-        });
-        is_refused(&cut, &format!("{name}, cut in half"), &["snapshot."]);
-        let stage = with_snapshots(name, true);
-        for (what, change) in [("cut in half", halve as fn(&Path)), ("with a bit flipped", |path| flip(path, 70))] {
+        for beside in [Beside::Needed, Beside::Nothing] {
+            let stage = with_snapshots(name, beside);
+            let cut = stage.judge(false, |path| {
+                snapshots(&path.join("data/version-2")).iter().for_each(|path| halve(path));
+            });
+            is_refused(&cut, &format!("{name}, cut in half, beside it {beside:?}"), &["snapshot."]);
+        }
+        let stage = with_snapshots(name, Beside::All);
+        for (what, change) in
+            [("cut in half", halve as fn(&Path)), ("with a bit flipped", |path| flip(path, 70))]
+        {
             let outcome = stage.judge(true, |path| {
                 snapshots(&path.join("data/version-2")).iter().for_each(|path| change(path));
             });
@@ -341,8 +367,8 @@ fn a_snapshot_that_is_cut_is_refused_unless_the_logs_have_all() {
 #[test]
 fn a_snapshot_that_may_not_be_read_is_never_left_aside() {
     let Some(other) = AsOther::new("a snapshot that may not be read") else { return };
-    for has_all_logs in [false, true] {
-        let stage = with_snapshots("direct", has_all_logs);
+    for beside in [Beside::All, Beside::Needed, Beside::Nothing] {
+        let stage = with_snapshots("direct", beside);
         let copy = Folder::for_anyone("damage-forbidden");
         copy_folder(&stage.folder.path().join("data"), &copy.path().join("data")).unwrap();
         let newest = snapshots(&copy.path().join("data/version-2")).pop().unwrap();
@@ -350,14 +376,15 @@ fn a_snapshot_that_may_not_be_read_is_never_left_aside() {
         Op::Forbid(newest.display().to_string()).apply(Path::new("/"), Path::new("/")).unwrap();
         let outcome = Judge::of(&stage.history).judge(&setup, &copy);
         let newest = newest.display().to_string();
-        is_refused(&outcome, "the newest snapshot is mode 000", &[&newest, "ermission denied"]);
+        let what = format!("the newest snapshot is mode 000, beside it {beside:?}");
+        is_refused(&outcome, &what, &[&newest, "ermission denied"]);
     }
 }
 
 #[test]
 fn a_snapshot_is_not_believed_for_its_name() {
     for name in BACK_ENDS {
-        let stage = with_snapshots(name, true);
+        let stage = with_snapshots(name, Beside::All);
         let version = stage.folder.path().join("data/version-2");
         let (acknowledged, all) = (stage.history.acknowledged(), snapshots(&version));
         for (number, source) in all.iter().enumerate() {
@@ -386,9 +413,11 @@ fn two_servers_do_not_share_a_directory_whose_lock_was_removed() {
             let _ = fs::remove_file(stage.folder.path().join(part).join("ringkeeper.lock"));
         }
         let mut second = stage.setup(stage.folder.path()).start(&stage.folder);
-        until(PATIENCE, || "neither served nor refused".to_owned(), || {
-            !second.is_running() || Client::try_connect(second.address, None).is_ok()
-        });
+        until(
+            PATIENCE,
+            || "neither served nor refused".to_owned(),
+            || !second.is_running() || Client::try_connect(second.address, None).is_ok(),
+        );
         assert!(!second.is_running(), "two servers serve one directory: {}", second.said());
         let (status, said) = second.wait(PATIENCE);
         assert_ne!(status.code(), Some(0));
@@ -415,9 +444,11 @@ fn the_lock_overwrites_nothing_that_it_links_to() {
     fs::create_dir(folder.path().join("data")).unwrap();
     symlink(&precious, folder.path().join("data/ringkeeper.lock")).unwrap();
     let mut server = Server::start(&folder, &[]);
-    until(PATIENCE, || "neither served nor refused".to_owned(), || {
-        !server.is_running() || Client::try_connect(server.address, None).is_ok()
-    });
+    until(
+        PATIENCE,
+        || "neither served nor refused".to_owned(),
+        || !server.is_running() || Client::try_connect(server.address, None).is_ok(),
+    );
     assert_eq!(fs::read(&precious).unwrap(), b"to be kept");
 }
 

@@ -89,10 +89,8 @@ pub(crate) struct Image {
 impl Image {
     /// Made anew, or taken up again where `path` has one. `None`: the back end does not work here.
     pub(crate) fn make(spec: Spec, back_end: &str, path: PathBuf, seed: u64) -> Option<Image> {
-        let mut settings = vec![
-            "preAllocSize=64".to_owned(),
-            format!("ringkeeper.txnLog.backEnd={back_end}"),
-        ];
+        let mut settings =
+            vec!["preAllocSize=64".to_owned(), format!("ringkeeper.txnLog.backEnd={back_end}")];
         settings.extend(spec.settings.iter().map(|&setting| setting.to_owned()));
         let name = format!("{}-{back_end}", spec.name);
         let history = History::default();
@@ -138,10 +136,14 @@ impl Image {
     fn live(&mut self, folder: &Folder, seed: u64, back_end: &str) -> bool {
         let server = self.setup(&self.path).start(folder);
         let mut last = None;
-        until(PATIENCE, || server.said(), || {
-            last = served_zxid(server.address);
-            last.is_some()
-        });
+        until(
+            PATIENCE,
+            || server.said(),
+            || {
+                last = served_zxid(server.address);
+                last.is_some()
+            },
+        );
         if back_end == "direct" && server.said().contains("logs are mapped") {
             return false;
         }
@@ -172,9 +174,11 @@ impl Image {
                     writer.finish();
                     let acknowledged = writer.history.acknowledged();
                     let watermark = self.path.join(self.logs()).join("ringkeeper.watermark");
-                    until(PATIENCE, || "the watermark stays behind".to_owned(), || {
-                        marked_zxid(&watermark).is_some_and(|zxid| acknowledged <= zxid)
-                    });
+                    until(
+                        PATIENCE,
+                        || "the watermark stays behind".to_owned(),
+                        || marked_zxid(&watermark).is_some_and(|zxid| acknowledged <= zxid),
+                    );
                     server.kill();
                 }
                 End::Stopped => {

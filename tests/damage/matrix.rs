@@ -52,7 +52,10 @@ fn make_images(path: &Path, seed: u64) -> Vec<Image> {
             match Image::make(*spec, back_end, path, seed.wrapping_add(number as u64)) {
                 Some(image) => images.push(image),
                 None => {
-                    not_run("images of the direct back end", "no direct writes on this file system");
+                    not_run(
+                        "images of the direct back end",
+                        "no direct writes on this file system",
+                    );
                     break;
                 }
             }
@@ -211,7 +214,10 @@ fn damage_is_served_whole_or_refused_by_name() {
         let history = &image.history;
         let (acknowledged, sent) = (history.acknowledged(), history.sent());
         let writes = history.writes.len();
-        println!("image {}: {writes} writes, acknowledged 0x{acknowledged:x}, sent 0x{sent:x}", image.name);
+        println!(
+            "image {}: {writes} writes, acknowledged 0x{acknowledged:x}, sent 0x{sent:x}",
+            image.name
+        );
     }
     let cases = draw(&images, seed, count);
     let all = cases.len();
@@ -268,7 +274,11 @@ impl Row {
     }
 }
 
-fn report(plan: &Plan, rows: &BTreeMap<&str, Row>, findings: &[(usize, Finding, String)]) -> String {
+fn report(
+    plan: &Plan,
+    rows: &BTreeMap<&str, Row>,
+    findings: &[(usize, Finding, String)],
+) -> String {
     /// More than these are only counted.
     const SHOWN: usize = 40;
     let mut text = String::new();

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::PATIENCE;
 use crate::client::now;
-use crate::disk::{Disk, Keep, Mounted};
+use crate::disk::{Broken, Disk, Keep, Mounted};
 use crate::image::{BACK_ENDS, marked_zxid};
-use crate::load::{History, Sizes, Writer};
+use crate::load::{Act, History, Sizes, Writer};
 use crate::random::Random;
 use crate::server::{Folder, Setup, not_run};
 use crate::verdict::{Finding, Judge, Outcome, Verdict, wait_until_served};
@@ -92,9 +93,7 @@ fn run(folder: &Folder, load: Load, settings: &[&str], seed: u64, what: &str) ->
         let mut writer = Writer::new(server.address, &mut history, seed, load.sizes);
         first = disk.count();
         writer.on_acknowledged = Some(&mut note);
-        writer.load(|writer| {
-            load.took < began.elapsed() || load.bytes < writer.acknowledged_bytes
-        });
+        writer.load(|writer| load.took < began.elapsed() || load.bytes < writer.acknowledged_bytes);
         writer.fill();
         server.kill();
         writer.drain();
@@ -226,4 +225,97 @@ fn the_canary_dies_without_syncs() {
     }
     eprintln!("{what}: {lost} of 6 cuts lost acknowledged writes, as they must");
     assert!(0 < lost, "power cuts lose nothing here even without syncs: the harness is blind");
+}
+
+/// A sync that fails leaves pages in the page cache that were never stored and count as clean. Who
+/// reads them at the next start serves what a power cut takes away.
+#[test]
+fn what_a_failed_sync_never_stored_is_not_served() {
+    for back_end in BACK_ENDS {
+        let what = format!("a sync that fails, {back_end}");
+        let folder = Folder::new("damage-failed-sync");
+        let Some(mut disk) = Disk::new(folder.path(), 128, &what) else { return };
+        let setting = format!("ringkeeper.txnLog.backEnd={back_end}");
+        let settings = ["preAllocSize=1024", &setting];
+        let setup = setup(&settings, &disk.path());
+        let server = setup.start(&folder);
+        let mut history = History::default();
+        let mut writer = Writer::new(server.address, &mut history, seed(), Sizes(100, 100));
+        // So much that the snapshot at the next start takes a moment.
+        writer.create_many(4_000, 1_500);
+        // Data of records, and nothing of the file system's own.
+        disk.break_with(Some(Broken::Writes(b"/c/")));
+        writer.fill();
+        let (status, said) = server.wait(PATIENCE);
+        writer.drain();
+        assert_eq!(status.code(), Some(10), "{what}: {said}");
+        disk.break_with(None);
+        let acknowledged = history.acknowledged();
+        let server = setup.start(&folder);
+        let served = wait_until_served(&server);
+        // The power fails once it serves, before there is a snapshot of what it has read.
+        let count = disk.count();
+        server.kill();
+        assert!(
+            acknowledged <= served,
+            "{what}: acknowledged 0x{acknowledged:x}, served 0x{served:x}"
+        );
+        disk.unmount();
+        let image = folder.path().join("cut");
+        disk.cut(count, Keep::Nothing, &mut Random::new(1), &image);
+        let path = folder.path().join("after");
+        let mounted = Mounted::new(&image, &path);
+        let after = Folder::new("damage-failed-sync-after");
+        // Whoever had read it was told.
+        history.settle(served);
+        let judge = Judge { acknowledged: served, ..Judge::of(&history) };
+        let outcome = judge.judge_at(&self::setup(&settings, &path), &after, &path);
+        drop(mounted);
+        if let Verdict::Finding(finding) = &outcome.verdict {
+            panic!("{what}, after a power cut: {finding:?}: {}", outcome.last_lines());
+        }
+    }
+}
+
+/// A disk that cannot read what it has: neither a snapshot nor a log may be left aside for that.
+#[test]
+fn what_the_disk_cannot_read_is_named_and_refused() {
+    let what = "a disk that cannot read";
+    let folder = Folder::new("damage-unreadable");
+    let Some(disk) = Disk::new(folder.path(), 64, what) else { return };
+    let mut history = History::default();
+    let with_snapshots = setup(&["preAllocSize=1024", "snapCount=50"], &disk.path());
+    let server = with_snapshots.start(&folder);
+    let mut writer = Writer::new(server.address, &mut history, seed(), Sizes(100, 100));
+    writer.create_few(200, 100);
+    assert_eq!(server.terminate(PATIENCE).code(), Some(0));
+    // In no snapshot.
+    let setup = setup(&["preAllocSize=1024"], &disk.path());
+    let server = setup.start(&folder);
+    let mut writer = Writer::new(server.address, &mut history, seed(), Sizes(100, 100));
+    writer.send(Act::Create, "/c/broken-sector".to_owned(), 100);
+    writer.finish();
+    assert_eq!(server.terminate(PATIENCE).code(), Some(0));
+    for (pattern, name) in
+        [(Broken::Reads(b"ZKSN"), "snapshot."), (Broken::Reads(b"/c/broken-sector"), "log.")]
+    {
+        // In neither case anything of it may be in the page cache.
+        disk.mount_again();
+        disk.break_with(Some(pattern));
+        let start = Folder::new("damage-unreadable-start");
+        let server = setup.start(&start);
+        let (status, said) = server.wait(PATIENCE);
+        disk.break_with(None);
+        assert_ne!(status.code(), Some(0), "{what}: {said}");
+        let named = said.lines().any(|line| {
+            line.contains("ERROR") && line.contains(name) && line.contains("nput/output error")
+        });
+        assert!(named, "{what}: {name} is not named: {said}");
+    }
+    // And nothing has come of it.
+    disk.mount_again();
+    let start = Folder::new("damage-unreadable-whole");
+    let judge = Judge { must_serve: true, sent: i64::MAX, ..Judge::of(&history) };
+    let outcome = judge.judge_at(&setup, &start, &disk.path());
+    assert!(matches!(outcome.verdict, Verdict::Whole | Verdict::Prefix), "{:?}", outcome.verdict);
 }

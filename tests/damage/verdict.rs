@@ -195,11 +195,9 @@ impl<'a> Judge<'a> {
         let second = self.start(setup, folder, path, served.zxid);
         match second.verdict {
             Verdict::Whole | Verdict::Prefix => first,
-            Verdict::Refused => Outcome::finding(
-                NOT_AGAIN,
-                "refused what it had served".to_owned(),
-                second.said,
-            ),
+            Verdict::Refused => {
+                Outcome::finding(NOT_AGAIN, "refused what it had served".to_owned(), second.said)
+            }
             Verdict::Finding(_) => second,
         }
     }
@@ -378,9 +376,13 @@ fn unnamed(said: &str, folder: &Path) -> Option<String> {
 /// Waits until a server answers, and says its zxid.
 pub(crate) fn wait_until_served(server: &crate::server::Server) -> i64 {
     let mut zxid = None;
-    until(PATIENCE, || server.said(), || {
-        zxid = served_zxid(server.address);
-        zxid.is_some()
-    });
+    until(
+        PATIENCE,
+        || server.said(),
+        || {
+            zxid = served_zxid(server.address);
+            zxid.is_some()
+        },
+    );
     zxid.expect("it serves")
 }
