@@ -419,10 +419,8 @@ fn snapshots(image: &Image, random: &mut Random, cases: &mut Vec<Damage>) {
 fn files(image: &Image, logs: &[Log], cases: &mut Vec<Damage>) {
     let mut names: Vec<String> = logs.iter().map(|log| log.name.clone()).collect();
     names.extend(snapshot_names(image));
-    let mark = format!("{}/ringkeeper.watermark", image.logs());
-    if image.path.join(&mark).exists() {
-        names.push(mark);
-    }
+    let marks = ["data", "logs"].map(|part| format!("{part}/ringkeeper.watermark"));
+    names.extend(marks.into_iter().filter(|mark| image.path.join(mark).exists()));
     for name in &names {
         let mut put = |kind, what: &str, op: Op| {
             cases.push(Damage::new(kind, format!("{name} {what}"), vec![op]));
@@ -487,6 +485,13 @@ fn files(image: &Image, logs: &[Log], cases: &mut Vec<Damage>) {
 
 /// The watermark: each byte may be wrong, it may be gone, cut, zero or older.
 fn marks(image: &Image, random: &mut Random, cases: &mut Vec<Damage>) {
+    let all = ["data", "logs"].map(|part| format!("{part}/ringkeeper.watermark"));
+    let all: Vec<Op> =
+        all.into_iter().filter(|mark| image.path.join(mark).exists()).map(Op::Remove).collect();
+    // What ZooKeeper leaves has none.
+    let mut gone = Damage::new("watermark", "no watermark at all".to_owned(), all);
+    gone.must_serve = true;
+    cases.push(gone);
     for part in ["data", "logs"] {
         let file = format!("{part}/ringkeeper.watermark");
         let Ok(bytes) = fs::read(image.path.join(&file)) else { continue };

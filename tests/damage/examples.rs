@@ -145,6 +145,32 @@ fn one_bit_after_two_hundred_writes_takes_nothing_that_was_acknowledged() {
     }
 }
 
+/// After a power cut the watermark is somewhat behind. Of a direct log one extent is on its way at a
+/// time, so whole records far behind a broken one say that it was durable.
+#[test]
+fn what_follows_far_behind_says_damage_whatever_the_watermark_says() {
+    let mut stage = Stage::new("stale", &[&back_end("direct")], false);
+    let mark = stage.folder.path().join("data/ringkeeper.watermark");
+    let mut stale = Vec::new();
+    stage.kill_after(|writer| {
+        writer.create_few(5, 100);
+        stale = fs::read(&mark).unwrap();
+        writer.create_many(6_000, 4_000);
+    });
+    let (log, places) = stage.newest_log();
+    let (offset, _) = places[places.len() / 20];
+    let outcome = stage.judge(false, |path| {
+        fs::write(path.join("data/ringkeeper.watermark"), &stale).unwrap();
+        flip(&path.join(&log), offset + 60);
+    });
+    is_refused(&outcome, "a bit, with 22 MB of whole records behind it", &[&log]);
+    // And that mark by itself is no harm.
+    let outcome = stage.judge(true, |path| {
+        fs::write(path.join("data/ringkeeper.watermark"), &stale).unwrap();
+    });
+    is_whole(&outcome, "a watermark that is behind");
+}
+
 #[test]
 fn the_newest_log_is_missed_at_once() {
     for name in BACK_ENDS {

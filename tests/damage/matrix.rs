@@ -87,40 +87,48 @@ fn draw(images: &[Image], seed: u64, count: usize) -> Vec<(usize, Damage)> {
     cases
 }
 
-/// Starts servers as a user who is not root, so that files can be unreadable. Where the tests do
-/// not run as root, they are such a user.
+/// Starts servers as a user who is not root, so that files can be unreadable, which the one who
+/// judges has to read all the same.
 pub(crate) struct AsOther {
     /// The one that cargo built may lie where only its owner gets.
-    binary: Option<(Folder, PathBuf)>,
+    binary: PathBuf,
+    _folder: Folder,
 }
 
 impl AsOther {
     /// `None`, said why, where there is none.
     pub(crate) fn new(what: &str) -> Option<AsOther> {
         if !is_root() {
-            return Some(AsOther { binary: None });
+            not_run(what, "only root can start a server as someone else");
+            return None;
         }
-        let user = OTHER_USER.to_string();
         let folder = Folder::for_anyone("damage-binary");
         let binary = folder.path().join("ringkeeper");
         fs::copy(env!("CARGO_BIN_EXE_ringkeeper"), &binary).expect("there is room for a copy");
-        let shown = binary.display().to_string();
+        let other = AsOther { binary, _folder: folder };
+        let (user, shown) = (OTHER_USER.to_string(), other.binary.display().to_string());
         let words =
             ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", &shown, "--version"];
         if !succeeds(&words) {
             not_run(what, "setpriv (util-linux) cannot start the binary as someone else here");
             return None;
         }
-        Some(AsOther { binary: Some((folder, binary)) })
+        Some(other)
     }
 
     /// Gives the folder to that user, and has the server started as that user.
     pub(crate) fn take(&self, setup: Setup, path: &Path) -> Setup {
-        let Some((_, binary)) = &self.binary else { return setup };
         give_away(path);
         let user = OTHER_USER.to_string();
         let words = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"];
-        setup.under(&words).binary(binary.clone())
+        setup.under(&words).binary(self.binary.clone())
+    }
+}
+
+impl Drop for AsOther {
+    fn drop(&mut self) {
+        // Too large to be left behind by a test that failed.
+        let _ = fs::remove_file(&self.binary);
     }
 }
 

@@ -126,7 +126,7 @@ impl Run {
         let mounted = Mounted::new(&image, &path);
         // All that was told before the cut. What the client heard later, it may have been told
         // before, which only makes this weaker.
-        let told = self.known.iter().rfind(|known| known.events < count);
+        let told = self.known.iter().rfind(|known| known.events <= count);
         let acknowledged = told.map_or(0, |known| known.zxid);
         let lag = told.map(|told| self.lag(told, &path));
         let judge = Judge { acknowledged, ..Judge::of(&self.history) };
