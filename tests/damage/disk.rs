@@ -229,6 +229,23 @@ impl Drop for Mounted {
 fn mount_loop(image: &Path, path: &Path) -> bool {
     let (image, path) = (image.display().to_string(), path.display().to_string());
     succeeds(&["mount", "-t", "ext4", "-o", "loop,noinit_itable", &image, &path])
+        && {
+            write_at_once(&path);
+            true
+        }
+}
+
+/// A loop device keeps what whoever had it before has set: here a request may be as long as it can.
+fn write_at_once(path: &str) {
+    let mut find = Command::new("findmnt");
+    let Ok(output) = find.args(["--noheadings", "--output", "SOURCE", path]).output() else {
+        return;
+    };
+    let device = String::from_utf8_lossy(&output.stdout).trim().replace("/dev/", "");
+    let queue = PathBuf::from(format!("/sys/block/{device}/queue"));
+    if let Ok(most) = fs::read(queue.join("max_hw_sectors_kb")) {
+        let _ = fs::write(queue.join("max_sectors_kb"), most);
+    }
 }
 
 fn unmount(path: &Path) {

@@ -287,8 +287,8 @@ fn report(
     rows: &BTreeMap<&str, Row>,
     findings: &[(usize, Finding, String)],
 ) -> String {
-    /// More than these are only counted.
-    const SHOWN: usize = 40;
+    /// More of a kind than these are only counted.
+    const SHOWN: usize = 2;
     let mut text = String::new();
     let mut shown: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for (number, finding, said) in findings {
@@ -296,8 +296,7 @@ fn report(
         let image = &plan.images[*image].name;
         let seen = shown.entry((finding.kind, damage.kind)).or_default();
         *seen += 1;
-        // Some of each kind.
-        if 3 < *seen || SHOWN < shown.len() * 3 {
+        if SHOWN < *seen {
             continue;
         }
         let Damage { label, kind, flags, .. } = damage;
