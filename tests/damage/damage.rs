@@ -32,6 +32,27 @@ fn number(bytes: &[u8], offset: usize, count: usize) -> Option<i64> {
     Some(bytes.iter().fold(0, |value, &byte| value << 8 | i64::from(byte)))
 }
 
+/// Adler-32 of a payload.
+fn checksum(payload: &[u8]) -> i64 {
+    let sums = payload.iter().fold((1_u32, 0_u32), |(a, b), &byte| {
+        let a = (a + u32::from(byte)) % 65_521;
+        (a, (b + a) % 65_521)
+    });
+    i64::from(sums.1) << 16 | i64::from(sums.0)
+}
+
+/// A whole record that creates a znode.
+pub(crate) fn create_record(zxid: i64, path: &[u8]) -> Vec<u8> {
+    let int = |number: usize| (number as u32).to_be_bytes();
+    let text = |text: &[u8]| [&int(text.len()), text].concat();
+    let header = [&[0; 8][..], &int(1), &zxid.to_be_bytes(), &[0; 8], &int(1)].concat();
+    // All rights to anyone, not ephemeral, the first child.
+    let acl = [&int(1)[..], &int(31), &text(b"world"), &text(b"anyone")].concat();
+    let payload = [&header, &text(path), &text(b"data"), &acl, &[0][..], &int(1)].concat();
+    let framing = [&checksum(&payload).to_be_bytes()[..], &int(payload.len())].concat();
+    [framing, payload, b"B".to_vec()].concat()
+}
+
 /// The whole records of a log, to the first that is none: checksum, length, payload, end mark.
 pub(crate) fn records(bytes: &[u8]) -> Vec<Record> {
     let mut records = Vec::new();
@@ -42,11 +63,7 @@ pub(crate) fn records(bytes: &[u8]) -> Vec<Record> {
             break;
         }
         let payload = &bytes[offset + 12..end - 1];
-        let checksum = payload.iter().fold((1_u32, 0_u32), |(a, b), &byte| {
-            let a = (a + u32::from(byte)) % 65_521;
-            (a, (b + a) % 65_521)
-        });
-        let checksum = i64::from(checksum.1) << 16 | i64::from(checksum.0);
+        let checksum = checksum(payload);
         if number(bytes, offset, 8) != Some(checksum) {
             break;
         }

@@ -96,11 +96,15 @@ impl Disk {
             not_run(what, "only root can mount file systems");
             return None;
         }
-        let image = folder.join("base");
-        let Some(base) = make_file_system(&image, mib) else {
+        let Some(base) = make_file_system(&folder.join("base"), mib) else {
             not_run(what, "there is no mkfs.ext4");
             return None;
         };
+        Disk::with(folder, base, what)
+    }
+
+    /// One that has this to begin with.
+    pub(crate) fn with(folder: &Path, base: Vec<u8>, what: &str) -> Option<Disk> {
         let content = Content { bytes: base.clone(), ..Content::default() };
         let content = Mutex::new(content);
         let shared = Arc::new(Shared { content, count: AtomicUsize::new(0) });
@@ -171,8 +175,8 @@ impl Disk {
         }
     }
 
-    /// Writes to `image` what a power cut after the first `count` events may have left.
-    pub(crate) fn cut(&self, count: usize, keep: Keep, random: &mut Random, image: &Path) {
+    /// What a power cut after the first `count` events may have left.
+    pub(crate) fn cut(&self, count: usize, keep: Keep, random: &mut Random) -> Vec<u8> {
         let content = self.shared.content.lock();
         let events = &content.events[..count];
         let flushed = events.iter().rposition(|event| matches!(event, Event::Flush)).unwrap_or(0);
@@ -196,8 +200,7 @@ impl Disk {
                 }
             }
         }
-        drop(content);
-        write_sparse(image, &bytes);
+        bytes
     }
 }
 
@@ -213,10 +216,17 @@ impl Drop for Disk {
 pub(crate) struct Mounted(PathBuf);
 
 impl Mounted {
-    pub(crate) fn new(image: &Path, path: &Path) -> Mounted {
-        fs::create_dir_all(path).expect("the folder is ours");
-        assert!(mount_loop(image, path), "{} cannot be mounted", image.display());
-        Mounted(path.to_path_buf())
+    /// Below `folder`.
+    pub(crate) fn new(bytes: &[u8], folder: &Path) -> Mounted {
+        let (image, path) = (folder.join("cut"), folder.join("after"));
+        write_sparse(&image, bytes);
+        fs::create_dir_all(&path).expect("the folder is ours");
+        assert!(mount_loop(&image, &path), "{} cannot be mounted", image.display());
+        Mounted(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
     }
 }
 
@@ -228,11 +238,10 @@ impl Drop for Mounted {
 
 fn mount_loop(image: &Path, path: &Path) -> bool {
     let (image, path) = (image.display().to_string(), path.display().to_string());
-    succeeds(&["mount", "-t", "ext4", "-o", "loop,noinit_itable", &image, &path])
-        && {
-            write_at_once(&path);
-            true
-        }
+    succeeds(&["mount", "-t", "ext4", "-o", "loop,noinit_itable", &image, &path]) && {
+        write_at_once(&path);
+        true
+    }
 }
 
 /// A loop device keeps what whoever had it before has set: here a request may be as long as it can.

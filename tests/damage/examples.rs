@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::PATIENCE;
 use crate::client::{Client, now};
-use crate::damage::{Op, logs, named_zxid};
+use crate::damage::{Op, create_record, logs, named_zxid};
 use crate::image::{BACK_ENDS, copy_folder};
 use crate::load::{Act, History, Sizes, Writer};
 use crate::matrix::AsOther;
@@ -427,6 +427,34 @@ fn a_snapshot_is_not_believed_for_its_name() {
             }
         }
     }
+}
+
+/// A record may be whole and still be none that a server writes: its path would end the process when
+/// a snapshot is taken, at every start.
+#[test]
+fn a_record_that_no_server_writes_is_named_and_refused() {
+    let mut stage = Stage::new("foreign", &[], false);
+    stage.kill_after(|writer| writer.create_few(20, 100));
+    let (log, places) = stage.newest_log();
+    let (end, next) = (places.last().unwrap().1, stage.history.acknowledged() + 1);
+    let append = |path: &Path, record: &[u8]| {
+        let mut bytes = fs::read(path).unwrap();
+        bytes.truncate(end);
+        bytes.extend_from_slice(record);
+        fs::write(path, bytes).unwrap();
+    };
+    let paths: [&[u8]; 8] = [b"/x/", b"/x//y", b"//x", b"x", b"", b"/x/./y", b"/c/..", b"/c/\0"];
+    for path in paths {
+        let record = create_record(next, path);
+        let outcome = stage.judge(false, |folder| append(&folder.join(&log), &record));
+        let what = format!("a record that creates {:?}", String::from_utf8_lossy(path));
+        is_refused(&outcome, &what, &[&log, &end.to_string(), &format!("0x{next:x}")]);
+    }
+    // One that a server can have written is served.
+    let copy = stage.copy();
+    append(&copy.path().join(&log), &create_record(next, b"/c/x"));
+    let server = stage.setup(copy.path()).start(&copy);
+    assert_eq!(wait_until_served(&server), next);
 }
 
 #[test]
