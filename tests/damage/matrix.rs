@@ -299,9 +299,9 @@ fn report(
         if SHOWN < *seen {
             continue;
         }
-        let Damage { label, kind, flags, .. } = damage;
+        let Damage { label, kind, .. } = damage;
         let Finding { kind: found, what } = finding;
-        let _ = writeln!(text, "\nCASE={number} {image}: {label} {} [{kind}]", flags.join(" "));
+        let _ = writeln!(text, "\nCASE={number} {image}: {label} [{kind}]");
         let _ = writeln!(text, "  {found}: {what}");
         said.lines().for_each(|line| {
             let _ = writeln!(text, "  | {line}");
