@@ -164,7 +164,7 @@ pub(crate) struct Writer<'a> {
     client: Client,
     pub(crate) history: &'a mut History,
     random: Random,
-    sizes: Sizes,
+    pub(crate) sizes: Sizes,
     /// Places in the history of what was sent and not yet answered.
     in_flight: VecDeque<usize>,
     /// Created by the load and not yet deleted.
