@@ -32,7 +32,8 @@
 //! Why far apart says damage: at any moment at most `UNSYNCED_BYTES_MAX` of a log are not durable,
 //! and records begin only within these (`super::UNSYNCED_BYTES_MAX`). Of two whole records behind a
 //! break that are farther apart, the later was begun when the earlier, and so the break before it,
-//! was durable.
+//! was durable. With `forceSync=no` nothing bounds what is unsynced; but there the watermark never
+//! moves within a log, and where it has not moved, this proves nothing.
 //!
 //! After `FileTxnLog.FileTxnIterator`, which takes every end for the end of the log, looks for no
 //! gap, and stops the server on a wrong checksum wherever it is.
@@ -573,6 +574,8 @@ struct End {
     beyond: Beyond,
     /// Behind the watermark of this very log.
     unsynced: bool,
+    /// The watermark has moved within the log, so its writer syncs.
+    is_bounded: bool,
 }
 
 impl Replay {
@@ -756,7 +759,9 @@ impl Replay {
         self.ended = Some((path.clone(), stop));
         if beyond != Beyond::Zeros || cause == Cause::NoHeader {
             let unsynced = own.is_some_and(|watermark| watermark.offset <= offset);
-            let end = End { path, log: start, stop, known, beyond, unsynced };
+            let is_bounded =
+                own.is_some_and(|watermark| (HEADER_BYTES as u64) < watermark.offset);
+            let end = End { path, log: start, stop, known, beyond, unsynced, is_bounded };
             #[cfg(feature = "mutants")]
             if self.ignores_evidence && unsynced {
                 self.ends.push(End { beyond: Beyond::Scraps { end: source.len() }, ..end });
@@ -808,7 +813,9 @@ impl End {
     fn apart(&self) -> Option<Evidence> {
         match self.beyond {
             Beyond::Records { first, last, .. }
-                if self.unsynced && first.offset + APART_BYTES < last.offset =>
+                if self.unsynced
+                    && self.is_bounded
+                    && first.offset + APART_BYTES < last.offset =>
             {
                 Some(Evidence::Apart { first, last })
             }
@@ -1239,6 +1246,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// `forceSync=no`, and a power cut.
+    #[test]
+    fn where_nothing_was_ever_synced_any_tail_may_be_torn() {
+        let (log, starts) = kibibytes(4_000);
+        let mut image = log;
+        image[starts[10] + 100] ^= 1;
+        let watermark = Watermark::new(Zxid(1), Zxid::ZERO);
+        let options = Options { watermark: Some(watermark), ..OPTIONS };
+        let (zxids, replayed) = run(&[(1, image)], options).unwrap();
+        assert_eq!((zxids.len(), replayed.cuts.len()), (10, 1));
     }
 
     #[test]
