@@ -26,7 +26,7 @@ use crate::storage::recovery::State;
 use crate::storage::replay::Record;
 use crate::storage::snapshot::{Item, SnapshotDigest, SnapshotError, SnapshotReader};
 use crate::tree::change::Unwatched;
-use crate::tree::ephemerals::{CONTAINER_OWNER, TTL_MS_MAX};
+use crate::tree::ephemerals::{CONTAINER_OWNER, TTL_MS_MAX, missing_for_ttl};
 use crate::tree::{self, Irregular, LoadedAcl, Misplaced, OPEN_ACL_NUMBER, TreeWriter};
 use crate::types::{HighestSessions, SessionId, Zxid};
 
@@ -50,6 +50,11 @@ pub enum RestoreError {
     Irregular { zxid: Zxid, irregular: Irregular },
     #[error("{0}; {ALL_THE_SAME}")]
     Digest(Mismatch),
+    #[error(
+        "{count} znodes, such as {path:?}, have a time to live, and without {setting} they would be \
+         taken for ephemerals of sessions that are over, and deleted: set it; nothing has been changed"
+    )]
+    Ttl { path: String, count: usize, setting: &'static str },
 }
 
 /// The way out for who would rather have a doubtful tree than none.
@@ -413,6 +418,19 @@ impl State for Restore {
 
     fn last(&self) -> Zxid {
         Restore::last(self)
+    }
+
+    /// A znode with a TTL must not be taken for the ephemeral of a session that is over: it would
+    /// be deleted, because a setting is gone.
+    fn accept(&self) -> Result<(), RestoreError> {
+        let types = self.tree.types();
+        let over = self.tree.owning_sessions().filter(|id| !self.sessions.contains_key(id));
+        let ttls = over.filter_map(|id| Some((id, missing_for_ttl(id.0, types)?)));
+        let ttls: Vec<_> = ttls.collect();
+        let Some((first, setting)) = ttls.first() else { return Ok(()) };
+        let count = ttls.iter().map(|(id, _)| self.tree.ephemerals_of(*id).count()).sum();
+        let path = self.tree.ephemerals_of(*first).next().unwrap_or_default().to_owned();
+        Err(RestoreError::Ttl { path, count, setting })
     }
 }
 

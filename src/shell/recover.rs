@@ -312,18 +312,20 @@ pub(crate) fn is_quick_valid(directory: &Path, file: &SnapshotFile) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::txn::{DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
+    use crate::record::data::AclBytes;
+    use crate::record::txn::{CreateKind, DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
     use crate::shell::background::{SnapshotOptions, write_snapshot};
     use crate::shell::scratch::Scratch;
     use crate::storage::journal::TEMPORARY_NAME as LOG_TEMPORARY_NAME;
     use crate::storage::recovery::SNAPSHOT_TEMPORARY_NAME;
     use crate::storage::replay::ReplayError;
     use crate::storage::{Compression, txnlog};
+    use crate::tree::ephemerals;
     use crate::types::SessionId;
 
     const OPTIONS: RecoverOptions = RecoverOptions {
         tree: tree::Settings {
-            types: tree::ephemerals::Types { extended: false, emulate_353: false },
+            types: ephemerals::Types { extended: false, emulate_353: false },
             digest: false,
         },
         trust_empty: false,
@@ -518,6 +520,96 @@ mod tests {
         assert_eq!((state.last, state.mismatches), (Zxid(3), 3));
         assert_eq!(state.first_mismatch.map(|first| first.zxid), Some(Zxid(1)));
         assert_eq!(recover(&directories, OPTIONS).unwrap().state.mismatches, 0);
+    }
+
+    /// The tree's digest as a server with digests would log it after each of these transactions.
+    fn digested(txns: &[Txn<'_>], logs_digest: impl Fn(i64) -> bool) -> Vec<u8> {
+        let settings = tree::Settings { digest: true, ..OPTIONS.tree };
+        let mut tree = tree::TreeWriter::new(settings);
+        let mut bytes = Vec::new();
+        txnlog::append_header(&mut bytes);
+        for (zxid, txn) in (1..).zip(txns) {
+            let header = TxnHeader { client_id: 1, cxid: 2, zxid, time: 3, kind: txn.kind() };
+            tree.apply(&header, txn, &mut tree::change::Unwatched);
+            tree.settle(Zxid(zxid));
+            let digest = TxnDigest { version: DIGEST_VERSION, tree_digest: tree.digest() as i64 };
+            let digest = logs_digest(zxid).then_some(&digest);
+            txnlog::append_txn(&mut bytes, &header, txn, digest);
+        }
+        bytes
+    }
+
+    /// `digest.enabled` may change from one start to the next, and so may what the log holds.
+    #[test]
+    fn digests_may_be_switched_off_and_on_again() {
+        let set = |version| Txn::SetData { path: "/".into(), data: Some(b"x"), version };
+        let txns: Vec<_> = (1..=6).map(set).collect();
+        for digest in [false, true] {
+            let scratch = Scratch::new("recover-digests");
+            let directories = begun(&scratch);
+            let log = digested(&txns, |zxid| zxid <= 2 || 4 < zxid);
+            fs::write(directories.logs().join("log.1"), log).unwrap();
+            let tree = tree::Settings { digest, ..OPTIONS.tree };
+            let state = recover(&directories, RecoverOptions { tree, ..OPTIONS }).unwrap().state;
+            assert_eq!((state.last, state.mismatches), (Zxid(6), 0));
+            write_snapshot(directories.snapshots(), SNAPSHOTS, &job(state), None).unwrap();
+            for digest in [false, true] {
+                let tree = tree::Settings { digest, ..OPTIONS.tree };
+                let recovered = recover(&directories, RecoverOptions { tree, ..OPTIONS }).unwrap();
+                assert_eq!(recovered.snapshot, Some(Zxid(6)));
+            }
+        }
+    }
+
+    #[test]
+    fn znodes_with_a_ttl_are_not_lost_with_a_setting() {
+        let types = |extended, emulate_353| ephemerals::Types { extended, emulate_353 };
+        let of_353 = ephemerals::CONTAINER_OWNER | 60_000;
+        let ttl = Txn::Create {
+            kind: CreateKind::Ttl(60_000),
+            path: "/ttl".into(),
+            data: None,
+            acl: AclBytes::OPEN,
+            parent_cversion: 1,
+        };
+        let ephemeral = Txn::Create {
+            kind: CreateKind::Node { create2: false, ephemeral: true },
+            path: "/ttl".into(),
+            data: None,
+            acl: AclBytes::OPEN,
+            parent_cversion: 1,
+        };
+        for (txn, client_id, accepted) in [
+            (&ttl, 1, [types(true, false), types(true, true)].as_slice()),
+            (&ephemeral, of_353, &[types(true, true)]),
+            // Of a session that is over, and goes.
+            (&ephemeral, 1, &[types(false, false), types(true, false), types(true, true)]),
+        ] {
+            let scratch = Scratch::new("recover-ttl");
+            let directories = begun(&scratch);
+            let mut bytes = Vec::new();
+            txnlog::append_header(&mut bytes);
+            let header = TxnHeader { client_id, cxid: 2, zxid: 1, time: 3, kind: txn.kind() };
+            txnlog::append_txn(&mut bytes, &header, txn, None);
+            let path = directories.logs().join("log.1");
+            fs::write(&path, &bytes).unwrap();
+            for types in [types(false, false), types(true, false), types(true, true)] {
+                let tree = tree::Settings { types, ..OPTIONS.tree };
+                match recover(&directories, RecoverOptions { tree, ..OPTIONS }) {
+                    Ok(recovered) => {
+                        assert!(accepted.contains(&types), "{types:?}");
+                        assert!(recovered.state.tree.newest("/ttl").is_some());
+                    }
+                    Err(error) => {
+                        assert!(!accepted.contains(&types), "{error}");
+                        let error = error.to_string();
+                        assert!(error.contains("1 znodes, such as \"/ttl\""), "{error}");
+                        assert!(error.contains("zookeeper.extendedTypesEnabled=true"), "{error}");
+                    }
+                }
+                assert_eq!(fs::read(&path).unwrap(), bytes);
+            }
+        }
     }
 
     #[test]

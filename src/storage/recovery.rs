@@ -139,6 +139,10 @@ pub trait State: Sized {
 
     /// The last transaction so far.
     fn last(&self) -> Zxid;
+
+    /// Whether it can be served as it is, now that all was read: the last that is asked before
+    /// anything is changed.
+    fn accept(&self) -> Result<(), Self::Error>;
 }
 
 /// What to go by.
@@ -247,6 +251,8 @@ pub enum RecoveryError<E: Error + 'static, S: Error> {
     Replay(#[from] ReplayError),
     #[error("{}: {error}", path.display())]
     State { path: PathBuf, error: S },
+    #[error("{}: {error}", data_dir.display())]
+    NotAccepted { data_dir: PathBuf, error: S },
     #[error(
         "{}: a torn tail has to be cut off at byte {offset}, and the copy {} that is kept of it \
          cannot be written: {source}; nothing has been changed", log.display(), copy.display()
@@ -360,6 +366,10 @@ pub fn recover<F: Files, S: State>(
     if let Some(PassedOver { path, zxid, why, .. }) = unreached {
         return Err(RecoveryError::Unreached { path, why, zxid, last: replayed.last });
     }
+    let data_dir = &places.data_dir;
+    state
+        .accept()
+        .map_err(|error| RecoveryError::NotAccepted { data_dir: data_dir.clone(), error })?;
     replayed.torn.iter().for_each(|cut| files.tell(Note::TornBefore { cut }));
     change(files, &places, &listing, &replayed, watermark.is_some())?;
     Ok(Recovered { state, snapshot, watermark, replayed })
@@ -1072,6 +1082,10 @@ mod tests {
 
         fn last(&self) -> Zxid {
             self.last
+        }
+
+        fn accept(&self) -> Result<(), SnapshotError> {
+            Ok(())
         }
     }
 

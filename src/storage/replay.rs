@@ -759,8 +759,7 @@ impl Replay {
         self.ended = Some((path.clone(), stop));
         if beyond != Beyond::Zeros || cause == Cause::NoHeader {
             let unsynced = own.is_some_and(|watermark| watermark.offset <= offset);
-            let is_bounded =
-                own.is_some_and(|watermark| (HEADER_BYTES as u64) < watermark.offset);
+            let is_bounded = own.is_some_and(|watermark| (HEADER_BYTES as u64) < watermark.offset);
             let end = End { path, log: start, stop, known, beyond, unsynced, is_bounded };
             #[cfg(feature = "mutants")]
             if self.ignores_evidence && unsynced {
@@ -813,9 +812,7 @@ impl End {
     fn apart(&self) -> Option<Evidence> {
         match self.beyond {
             Beyond::Records { first, last, .. }
-                if self.unsynced
-                    && self.is_bounded
-                    && first.offset + APART_BYTES < last.offset =>
+                if self.unsynced && self.is_bounded && first.offset + APART_BYTES < last.offset =>
             {
                 Some(Evidence::Apart { first, last })
             }

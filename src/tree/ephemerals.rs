@@ -63,6 +63,24 @@ impl Owner {
     }
 }
 
+/// The settings, missing now, by which this number would be that of a TTL. It may be a session's all
+/// the same, but hardly: sessions begin with the server's number and the time in milliseconds, and
+/// here 16 bits of that are zero.
+#[must_use]
+pub const fn missing_for_ttl(number: i64, types: Types) -> Option<&'static str> {
+    let of_353 = number != CONTAINER_OWNER && number >> 40 == CONTAINER_OWNER >> 40;
+    match types {
+        Types { extended: false, .. } if number >> 40 == TTL_OWNER >> 40 => {
+            Some("zookeeper.extendedTypesEnabled=true")
+        }
+        Types { extended: true, emulate_353: true } => None,
+        _ if of_353 => {
+            Some("zookeeper.extendedTypesEnabled=true and zookeeper.emulate353TTLNodes=true")
+        }
+        _ => None,
+    }
+}
+
 /// How owner numbers are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Types {

@@ -415,6 +415,12 @@ impl TreeWriter {
         self.owned.sessions().map(SessionId)
     }
 
+    /// How owner numbers are read.
+    #[must_use]
+    pub fn types(&self) -> Types {
+        self.settings.types
+    }
+
     /// Containers, and znodes with a TTL.
     pub fn reapable(&self) -> impl Iterator<Item = Newest<'_>> {
         self.owned.containers().chain(self.owned.ttls()).filter_map(|node| self.newest_of(node))

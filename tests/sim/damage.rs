@@ -125,6 +125,8 @@ pub(crate) fn run(seed: u64, mutant: Option<DiskMutant>) -> Result<(), String> {
     }
     let newest = logs.last().unwrap();
     let synced = rng.mostly_small(0, newest.starts.len() as i64 - 1) as usize;
+    // A watermark that has not moved is also that of a server that never syncs.
+    let synced = if damage == Damage::RecordBehindTheWatermark { synced.max(1) } else { synced };
     let watermark = Watermark {
         offset: newest.starts[synced] as u64,
         ..Watermark::new(Zxid(newest.start), Zxid(newest.start + synced as i64 - 1))
@@ -200,6 +202,7 @@ pub(crate) fn run(seed: u64, mutant: Option<DiskMutant>) -> Result<(), String> {
         }
         Err(Failure::Refused(_)) if content(&disk) == before => Ok(()),
         Err(Failure::Refused(why)) => Err(format!("{damage:?}: refused and changed: {why}")),
+        Err(Failure::Setting) => Err(format!("{damage:?}: there are no TTLs")),
         Err(Failure::Disk(error)) => Err(format!("{damage:?}: {error:?}")),
     }
 }

@@ -83,6 +83,7 @@ const MARKS: &[&str] = &[
     "session resumed",
     "snapshot taken",
     "snapshot under writes",
+    "start without TTLs refused",
     "stopped by a sync that failed",
     "stopped in order",
     "sync put off for more records",

@@ -17,6 +17,8 @@ use crate::log::{DIRECTORY, DiskMutant, WATERMARK};
 #[derive(Debug)]
 pub(crate) enum Failure {
     Disk(DiskError),
+    /// A setting is missing, without which znodes would be lost.
+    Setting,
     /// The directory is refused, which must never happen here: nothing is damaged beyond what a
     /// crash leaves.
     Refused(String),
@@ -34,6 +36,7 @@ impl From<RecoveryError<DiskError, RestoreError>> for Failure {
             RecoveryError::Io { source, .. } | RecoveryError::Copy { source, .. } => {
                 Failure::Disk(source)
             }
+            RecoveryError::NotAccepted { error: RestoreError::Ttl { .. }, .. } => Failure::Setting,
             error => Failure::Refused(error.to_string()),
         }
     }

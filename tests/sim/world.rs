@@ -1180,6 +1180,14 @@ impl World {
                 Ok(())
             }
             Err(Failure::Refused(why)) => Err(format!("P1: the server refuses to start: {why}")),
+            Err(Failure::Setting) if self.extended_types => {
+                Err("P1: the server misses a setting that it has".to_owned())
+            }
+            Err(Failure::Setting) => {
+                self.checker.marks.insert("start without TTLs refused");
+                self.extended_types = true;
+                self.boot(fuse)
+            }
             Err(Failure::Disk(error)) => {
                 self.server = None;
                 self.life += 1;
