@@ -686,6 +686,10 @@ impl Replay {
         if start.is_some_and(|start| start != found) {
             return Err(ReplayError::Name { path: path.into(), offset, found });
         }
+        // ZooKeeper 3.9 gives the error of a request that it cannot decode no zxid of its own.
+        if self.previous == Some(found) && matches!(record.txn, Txn::Error { .. }) {
+            return Ok(false);
+        }
         if let Some(last) = self.previous.filter(|previous| found <= *previous) {
             return Err(ReplayError::Order { path: path.into(), offset, last, found });
         }
@@ -1013,6 +1017,25 @@ mod tests {
         let log = [&history(1..=3), second].concat();
         let error = run(&[(1, log)], OPTIONS).unwrap_err();
         assert!(matches!(error, ReplayError::Order { last: Zxid(3), found: Zxid(2), .. }));
+    }
+
+    #[test]
+    fn an_error_may_have_the_zxid_of_the_record_before_it() {
+        let error = |log: &mut Vec<u8>, zxid| {
+            let header = TxnHeader { client_id: 0, cxid: 0, zxid, time: 0, kind: code::ERROR };
+            txnlog::append_txn(log, &header, &Txn::Error { err: -5 }, None);
+        };
+        let mut log = history(1..=2);
+        error(&mut log, 2);
+        error(&mut log, 2);
+        log.extend_from_slice(&history(3..=3)[HEADER_BYTES..]);
+        for from in 0..=3 {
+            let options = Options { from: Zxid(from), ..OPTIONS };
+            assert_eq!(run(&[(1, log.clone())], options).unwrap().0, Vec::from_iter(from + 1..=3));
+        }
+        error(&mut log, 2);
+        let refused = run(&[(1, log)], OPTIONS).unwrap_err();
+        assert!(matches!(refused, ReplayError::Order { last: Zxid(3), found: Zxid(2), .. }));
     }
 
     #[test]
