@@ -1218,8 +1218,8 @@ impl Store {
                 // (rule 1); the chain behind it is this writer's to free.
                 let cut = version.prev.swap(ptr::null_mut(), Ordering::Relaxed);
                 self.doomed = NonNull::new(cut).map(Named);
-                let is_newest = ptr::eq(version, node.node().head.load(Ordering::Relaxed));
-                if version.is_tombstone() && is_newest {
+                let is_newest = || ptr::eq(version, node.node().head.load(Ordering::Relaxed));
+                if version.is_tombstone() && is_newest() {
                     assert!(
                         node.node().first_child().is_null(),
                         "a znode is unlinked after its children"
