@@ -531,7 +531,7 @@ mod tests {
         for (zxid, txn) in (1..).zip(txns) {
             let header = TxnHeader { client_id: 1, cxid: 2, zxid, time: 3, kind: txn.kind() };
             tree.apply(&header, txn, &mut tree::change::Unwatched);
-            tree.settle(Zxid(zxid));
+            tree.settle();
             let digest = TxnDigest { version: DIGEST_VERSION, tree_digest: tree.digest() as i64 };
             let digest = logs_digest(zxid).then_some(&digest);
             txnlog::append_txn(&mut bytes, &header, txn, digest);

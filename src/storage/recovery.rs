@@ -251,6 +251,8 @@ pub enum RecoveryError<E: Error + 'static, S: Error> {
     Replay(#[from] ReplayError),
     #[error("{}: {error}", path.display())]
     State { path: PathBuf, error: S },
+    #[error("{}: {error} (the record at byte {offset})", path.display())]
+    Transaction { path: PathBuf, offset: u64, error: S },
     #[error("{}: {error}", data_dir.display())]
     NotAccepted { data_dir: PathBuf, error: S },
     #[error(
@@ -357,7 +359,10 @@ pub fn recover<F: Files, S: State>(
         let mut source = FileSource { files, path: &path, len: whole(log.bytes) };
         let failed = |source| io_error(&path, source);
         replay.read(&path, log.start, &mut source, failed, |record| {
-            state.replay(record).map_err(|error| RecoveryError::State { path: path.clone(), error })
+            state.replay(record).map_err(|error| {
+                let (path, offset) = (path.clone(), record.offset as u64);
+                RecoveryError::Transaction { path, offset, error }
+            })
         })?;
     }
     let replayed = replay.finish()?;

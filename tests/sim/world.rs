@@ -1068,6 +1068,7 @@ impl World {
                 self.checker.marks.insert("damage after a kill refused");
                 Ok(())
             }
+            Err(Failure::Setting) => Ok(()),
             Err(Failure::Disk(error)) => Err(broken(error)),
             Ok(recovered) => {
                 let last = recovered.state.last.0;
