@@ -1,7 +1,12 @@
 //! The data directories: made, checked, locked.
 //!
+//! What keeps a second server away is a lock on the directory itself (`flock`): nobody can delete
+//! it and go on using the directory. The lock file says which process holds it, and is locked as
+//! well, for versions of this server that lock nothing else.
+//!
 //! ```text
-//! <dataDir>/ringkeeper.lock               held for as long as the server runs
+//! <dataDir>                               locked for as long as the server runs
+//! <dataDir>/ringkeeper.lock               its process; locked, too
 //! <dataDir>/version-2/snapshot.*
 //! <dataDir>/ringkeeper.watermark          a copy, where dataLogDir is another directory
 //! <dataLogDir>/ringkeeper.lock            where it is another directory
@@ -11,9 +16,11 @@
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use tracing::warn;
 
 use crate::storage;
 use crate::storage::recovery::{TORN_NAME, VERSION_NAME};
@@ -35,10 +42,15 @@ pub enum DirectoryError {
     #[error("Cannot write to data directory {}: {source}", path.display())]
     Unwritable { path: PathBuf, source: io::Error },
     #[error(
-        "another server is running on {} (its lock {} is held{}): stop it first, or give this one \
-         a directory of its own", path.display(), LOCK_NAME, Holder(holder)
+        "another server is running on {} (its lock is held{}): stop it first, or give this one \
+         a directory of its own", path.display(), Holder(holder)
     )]
     Locked { path: PathBuf, holder: Option<u32> },
+    /// What has the name of the lock file cannot be it, and is left as it is.
+    #[error(
+        "{} {what}: move it away, once no server runs on this directory", path.display()
+    )]
+    LockFile { path: PathBuf, what: String },
     #[error(
         "{} has {name}, which belongs to the other one of dataDir and dataLogDir: move it there",
         path.display()
@@ -64,7 +76,7 @@ pub(crate) struct Directories {
     logs: PathBuf,
     watermark: PathBuf,
     /// Let go when the process ends, however it does.
-    locks: Vec<File>,
+    locks: Vec<Lock>,
 }
 
 impl Directories {
@@ -80,12 +92,11 @@ impl Directories {
         let mut made = Vec::new();
         for (directory, version) in [(data_dir, &snapshots), (data_log_dir, &logs)] {
             make(directory, create)?;
-            let absolute = fs::canonicalize(directory)
-                .map_err(|source| DirectoryError::Read { path: directory.to_path_buf(), source })?;
-            if !made.contains(&absolute) {
+            let identity = identity(directory)?;
+            if !made.contains(&identity) {
                 locks.push(lock(directory)?);
                 make(version, create)?;
-                made.push(absolute);
+                made.push(identity);
             }
         }
         let apart = made.len() == 2;
@@ -134,7 +145,7 @@ pub(super) fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), Dir
         make(directory, true)?;
     }
     let mut locks = vec![lock(data_dir)?];
-    if !is_same(data_dir, data_log_dir)? {
+    if identity(data_dir)? != identity(data_log_dir)? {
         locks.push(lock(data_log_dir)?);
     }
     for directory in [data_dir, data_log_dir] {
@@ -159,12 +170,11 @@ fn unless_missing(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-fn is_same(a: &Path, b: &Path) -> Result<bool, DirectoryError> {
-    let canonical = |path: &Path| {
-        let read = |source| DirectoryError::Read { path: path.to_path_buf(), source };
-        fs::canonicalize(path).map_err(read)
-    };
-    Ok(canonical(a)? == canonical(b)?)
+/// What tells a directory from every other, whichever path led to it.
+fn identity(path: &Path) -> Result<(u64, u64), DirectoryError> {
+    let found = fs::metadata(path)
+        .map_err(|source| DirectoryError::Read { path: path.to_path_buf(), source })?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// A directory that is there when this returns, 0700 where we made it.
@@ -186,25 +196,104 @@ fn make(path: &Path, create: bool) -> Result<(), DirectoryError> {
     }
 }
 
-fn lock(directory: &Path) -> Result<File, DirectoryError> {
-    let path = directory.join(LOCK_NAME);
-    let failed = |source| DirectoryError::Unwritable { path: directory.to_path_buf(), source };
-    let mut options = OpenOptions::new();
-    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(&path).map_err(failed)?;
+/// What keeps other servers away from a directory, for as long as it lives.
+#[derive(Debug)]
+struct Lock {
+    /// `None` where the file system cannot lock a directory.
+    _directory: Option<File>,
+    _file: File,
+}
+
+fn lock(path: &Path) -> Result<Lock, DirectoryError> {
+    let unreadable = |source| DirectoryError::Read { path: path.to_path_buf(), source };
+    let file_path = path.join(LOCK_NAME);
+    let directory = File::open(path).map_err(unreadable)?;
+    let directory = match directory.try_lock() {
+        Ok(()) => Some(directory),
+        Err(TryLockError::WouldBlock) => {
+            let holder = flock_holder(&directory).or_else(|| written_holder(&file_path));
+            return Err(DirectoryError::Locked { path: path.to_path_buf(), holder });
+        }
+        // NFS, for one, locks only what is open for writing.
+        Err(TryLockError::Error(error)) => {
+            warn!(
+                %error, path = %path.display(),
+                "this file system cannot lock a directory: only {LOCK_NAME} keeps a second server \
+                 away, and nothing once that is deleted"
+            );
+            None
+        }
+    };
+    let mut file = open_lock_file(&file_path)?;
+    let failed = |source| DirectoryError::Unwritable { path: path.to_path_buf(), source };
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-            return Err(DirectoryError::Locked { path: directory.to_path_buf(), holder });
+            let holder = flock_holder(&file).or_else(|| written_holder(&file_path));
+            return Err(DirectoryError::Locked { path: path.to_path_buf(), holder });
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    // For whoever finds it held; the lock itself is what counts.
+    // For people; who holds the locks is what counts.
     file.set_len(0).map_err(failed)?;
     writeln!(file, "{}", std::process::id()).map_err(failed)?;
-    Ok(file)
+    Ok(Lock { _directory: directory, _file: file })
 }
+
+/// Opens the lock file, made if it is missing. Nothing else is opened: what a link leads to is not
+/// ours to write to, and a pipe would have us wait.
+fn open_lock_file(path: &Path) -> Result<File, DirectoryError> {
+    let refused = |what: String| DirectoryError::LockFile { path: path.to_path_buf(), what };
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let options = options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|error| {
+        refused(match error.raw_os_error() {
+            Some(libc::ELOOP) => "is a symbolic link, and not our lock file".to_owned(),
+            Some(libc::EISDIR) => "is a directory, and not our lock file".to_owned(),
+            _ => format!("cannot be opened ({error})"),
+        })
+    })?;
+    match file.metadata() {
+        Ok(found) if found.is_file() => Ok(file),
+        Ok(_) => Err(refused("is no regular file, and so not our lock file".to_owned())),
+        Err(error) => Err(refused(format!("cannot be looked at ({error})"))),
+    }
+}
+
+/// Who has locked this file or directory, as far as the kernel tells. It tells nothing of
+/// processes of other containers.
+fn flock_holder(file: &File) -> Option<u32> {
+    let found = file.metadata().ok()?;
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, found.dev(), found.ino())
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 4711 fd:01:131090 0 EOF`
+fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
+    let place = format!("{:02x}:{:02x}:{inode}", libc::major(device), libc::minor(device));
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            // A line of somebody who waits for a lock has an arrow before the word.
+            [_, "FLOCK", _, _, pid, at, ..] if at == place => {
+                pid.parse().ok().filter(|&pid| 0 < pid)
+            }
+            _ => None,
+        }
+    })
+}
+
+/// Who says in the lock file that it holds the lock.
+fn written_holder(path: &Path) -> Option<u32> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut text = String::new();
+    options.open(path).ok()?.take(PID_BYTES_MAX).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Longer than any number of a process.
+const PID_BYTES_MAX: u64 = 32;
 
 fn refuse_misplaced(path: &Path, in_log_directory: bool) -> Result<(), DirectoryError> {
     let misplaced = |(name, _): &(String, u64)| storage::is_misplaced(name, in_log_directory);
@@ -265,6 +354,79 @@ mod tests {
         assert!(refused.contains(&format!("by process {}", std::process::id())), "{refused}");
         drop(first);
         Directories::open(path, path, true).unwrap();
+    }
+
+    #[test]
+    fn a_second_server_is_refused_whatever_became_of_the_lock_file() {
+        let scratch = Scratch::new("lock-removed");
+        let path = scratch.path();
+        let first = Directories::open(path, path, true).unwrap();
+        fs::remove_file(path.join(LOCK_NAME)).unwrap();
+        let refused = Directories::open(path, path, true).unwrap_err().to_string();
+        assert!(refused.contains("another server is running"), "{refused}");
+        assert!(refused.contains(&format!("by process {}", std::process::id())), "{refused}");
+        fs::write(path.join(LOCK_NAME), "1\n").unwrap();
+        let refused = Directories::open(path, path, true).unwrap_err();
+        assert!(matches!(refused, DirectoryError::Locked { .. }), "{refused}");
+        assert!(begin_anew(path, path).is_err(), "nor is anything deleted under it");
+        drop(first);
+        Directories::open(path, path, true).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_locks_the_file_alone_is_noticed() {
+        let scratch = Scratch::new("lock-old");
+        let path = scratch.path();
+        let held = File::create(path.join(LOCK_NAME)).unwrap();
+        held.try_lock().unwrap();
+        let refused = Directories::open(path, path, true).unwrap_err().to_string();
+        assert!(refused.contains(&format!("by process {}", std::process::id())), "{refused}");
+        drop(held);
+        Directories::open(path, path, true).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_lock_file_of_ours_is_left_alone_and_named() {
+        let scratch = Scratch::new("lock-odd");
+        let path = scratch.path();
+        let (lock, other) = (path.join(LOCK_NAME), path.join("other"));
+        fs::write(&other, "precious").unwrap();
+        let refused = |why: &str| {
+            let refused = Directories::open(path, path, true).unwrap_err().to_string();
+            assert!(refused.contains(LOCK_NAME) && refused.contains(why), "{refused}");
+        };
+        std::os::unix::fs::symlink(&other, &lock).unwrap();
+        refused("symbolic link");
+        assert_eq!(fs::read_to_string(&other).unwrap(), "precious");
+        fs::remove_file(&lock).unwrap();
+        std::os::unix::fs::symlink(path.join("missing"), &lock).unwrap();
+        refused("symbolic link");
+        assert!(!path.join("missing").exists());
+        fs::remove_file(&lock).unwrap();
+        fs::create_dir(&lock).unwrap();
+        refused("is a directory");
+        fs::remove_dir(&lock).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&lock).unwrap());
+        refused("cannot be opened");
+        fs::remove_file(&lock).unwrap();
+        fs::write(&lock, "").unwrap();
+        fs::set_permissions(&lock, fs::Permissions::from_mode(0o000)).unwrap();
+        // Root may open it all the same.
+        if File::open(&lock).is_err() {
+            refused("cannot be opened");
+        }
+    }
+
+    #[test]
+    fn the_kernel_says_who_holds_a_lock() {
+        let locks = "1: FLOCK  ADVISORY  WRITE 4711 fd:01:131090 0 EOF\n\
+                     1: -> FLOCK  ADVISORY  WRITE 99 fd:01:131090 0 EOF\n\
+                     2: POSIX  ADVISORY  WRITE 98 fd:01:131091 0 EOF\n\
+                     3: FLOCK  ADVISORY  WRITE 0 fd:01:131092 0 EOF\n";
+        let device = libc::makedev(0xfd, 1);
+        let holder = |inode| holder_in(locks, device, inode);
+        assert_eq!([131_090, 131_091, 131_092, 1].map(holder), [Some(4711), None, None, None]);
+        assert_eq!(holder_in(locks, libc::makedev(0xfd, 2), 131_090), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use client::{Client, now, word};
 use ringkeeper::record::code::Code;
-use server::{Folder, Server};
+use server::{Folder, Server, Setup};
 
 /// How long anything may take before the test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -209,6 +209,35 @@ fn a_second_server_on_the_same_directory_refuses() {
     assert!(output.contains("another"), "no reason given: {output}");
     let answer = word(first.address, b"srvr").unwrap();
     assert!(answer.contains("Mode: standalone"), "the first goes on: {answer}");
+}
+
+#[test]
+fn a_second_server_refuses_although_the_lock_file_was_removed() {
+    let folder = Folder::new("unlocked");
+    let logs = folder.path().join("logs");
+    let setting = format!("dataLogDir={}", logs.display());
+    let first = Server::start(&folder, &[&setting]);
+    let mut client = Client::connect(first.address, now() + PATIENCE).unwrap();
+    let data = folder.path().join("data");
+    for directory in [&data, &logs] {
+        std::fs::remove_file(directory.join("ringkeeper.lock")).unwrap();
+    }
+    // On both directories, and on either of them with another one beside.
+    let [other_data, other_logs] =
+        ["other-data", "other-logs"].map(|name| folder.path().join(name));
+    for (data, logs) in [(&data, &logs), (&data, &other_logs), (&other_data, &logs)] {
+        let setting = format!("dataLogDir={}", logs.display());
+        let second = Setup::new(&[&setting]).data(data).start(&folder);
+        let (status, output) = second.wait(PATIENCE);
+        assert_eq!(status.code(), Some(3), "{output}");
+        let holder = format!("by process {}", first.pid());
+        assert!(
+            output.contains("another server is running") && output.contains(&holder),
+            "{output}"
+        );
+    }
+    client.create("/goes-on", b"");
+    client.answer();
 }
 
 #[test]

@@ -207,6 +207,10 @@ impl Server {
         String::from_utf8_lossy(&fs::read(&self.log).expect("its output can be read")).into_owned()
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_none()
     }
