@@ -25,6 +25,20 @@
 //! batch are written. So a client has an event before it can see what caused it.
 //!
 //! **Memory** grows with the bytes that came, never with a length that was announced.
+//!
+//! **Silence.** A client is silent if nothing of it has reached our sockets; whether we have read
+//! it is our affair. So a tick is told up to when all that had come was read, and what is said of
+//! silence is said of the time before. Whoever is not read from is looked after otherwise:
+//!
+//! | why not | what keeps its session |
+//! |---|---|
+//! | a stall of this core, of the process or the machine | the tick waits for what came before it |
+//! | more events of the ring than a turn takes, no free buffer | the same |
+//! | not accepted yet, not looked at yet | the same: it may bring a session back |
+//! | it has `output_bytes_max` to read | bytes that it takes, and bytes that arrive (`on_sign_of_life`) |
+//! | the pipeline has not answered, and `input_bytes_max` waits | our doing: it counts as heard |
+//! | the pipeline takes no requests | the report waits behind the requests, and nobody expires |
+//! | the server stops | nothing is reported, and nobody expires |
 
 mod applied;
 mod buffer;
@@ -143,7 +157,8 @@ pub struct Outgoing<'a> {
     /// To be written; `Shard::on_written` says how much of it was.
     pub bytes: &'a [u8],
     /// Whether to go on reading. While not, `Shard` will name the connection in `Output::ready` or
-    /// `later` once it is time, or `on_written` changes it.
+    /// `later` once it is time, or `on_written` changes it; and the shell looks for signs of life
+    /// (`Shard::on_sign_of_life`) before each tick.
     pub wants_read: bool,
     /// Whether the connection ends. After the flush means: write `bytes`, say that no more comes,
     /// and read what still comes until the client is done, so that the last reply arrives.
@@ -165,10 +180,14 @@ pub enum Mutant {
     MissedEventForgotten,
     /// A sync is answered from what this shard has seen.
     SyncAnsweredHere,
+    /// Whoever has not been read from is taken for silent.
+    SilentWhenUnread,
+    /// Only what was read is a sign of life.
+    SignOfLifeIgnored,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 9] = [
+    pub const ALL: [Mutant; 11] = [
         Mutant::ReplyBeforeEvent,
         Mutant::DropEvent,
         Mutant::DoubleEvent,
@@ -178,6 +197,8 @@ impl Mutant {
         Mutant::EventWithoutAcl,
         Mutant::MissedEventForgotten,
         Mutant::SyncAnsweredHere,
+        Mutant::SilentWhenUnread,
+        Mutant::SignOfLifeIgnored,
     ];
 }
 
@@ -213,7 +234,6 @@ struct Core {
     /// Whom to look at when, for being silent too long. A connection is in here many times; the
     /// entry that counts is the one at its `look`.
     looks: BTreeMap<Deadline, Vec<ConnectionId>>,
-    ticks: Ticks,
     counters: Counters,
     #[cfg(feature = "mutants")]
     mutant: Option<Mutant>,
@@ -252,7 +272,6 @@ impl Shard {
                 heard: Vec::new(),
                 heard_last: Vec::new(),
                 looks: BTreeMap::new(),
-                ticks: Ticks::default(),
                 counters: Counters::default(),
                 #[cfg(feature = "mutants")]
                 mutant: None,
@@ -315,6 +334,20 @@ impl Shard {
             if step.traffic.is_waiting {
                 core.go_on(step);
             }
+            if step.connection.is_kept_waiting(step.traffic, &core.settings) {
+                // It has taken what it had to take; from here on it is for us that it waits.
+                core.hear(step);
+            }
+        });
+    }
+
+    /// A client that is not read from lives: bytes of it have arrived in its socket since the last
+    /// look there, or it has taken some of what was written to it.
+    pub fn on_sign_of_life(&mut self, now: Now, id: ConnectionId, out: &mut Output) {
+        self.door(now, id, out, |core, step| {
+            if !core.is_mutant(Mutant::SignOfLifeIgnored) {
+                core.hear(step);
+            }
         });
     }
 
@@ -347,7 +380,13 @@ impl Shard {
 
     /// Often enough for silence to be noticed and sessions to be kept alive: at least every half
     /// tickTime.
-    pub fn on_tick(&mut self, now: Now, out: &mut Output) {
+    ///
+    /// All that had reached the sockets by `read_until_ms` has been through `on_bytes`, and of
+    /// connections that are not read from, `on_sign_of_life` was told. About what came later nothing
+    /// is known, so nobody is taken for silent for it.
+    pub fn on_tick(&mut self, now: Now, read_until_ms: i64, out: &mut Output) {
+        let is_careless = self.core.is_mutant(Mutant::SilentWhenUnread);
+        let read_until_ms = if is_careless { now.monotonic_ms } else { read_until_ms };
         let mut heard = mem::take(&mut self.core.heard_last);
         let mut still_heard = Vec::new();
         for id in self.core.heard.drain(..) {
@@ -355,21 +394,28 @@ impl Shard {
             if !mem::take(&mut connection.is_heard) {
                 continue;
             }
-            if connection.is_kept_waiting(&self.core.settings) {
+            let settings = &self.core.settings;
+            let traffic = connection.traffic.as_deref();
+            let is_kept_waiting = traffic.is_some_and(|t| connection.is_kept_waiting(t, settings));
+            if is_kept_waiting {
                 // It may be saying that it lives; that it is not heard is our doing.
                 connection.heard_ms = now.monotonic_ms;
+            }
+            match connection.session() {
+                Some((session, _)) => heard.push((session, connection.heard_ms)),
+                // It is reported once it has one.
+                None if matches!(connection.state, State::Opening { .. }) => {}
+                None => continue,
+            }
+            if is_kept_waiting || connection.session().is_none() {
                 connection.is_heard = true;
                 still_heard.push(id);
             }
-            if let Some((session, _)) = connection.session() {
-                heard.push((session, connection.heard_ms));
-            }
         }
         self.core.heard.append(&mut still_heard);
-        self.close_the_silent(now, out);
+        self.close_the_silent(now, read_until_ms, out);
         // A report that the shell has not passed on yet goes with this one.
-        let as_of_ms = self.core.ticks.heard_until_ms(now);
-        let mut touched = Touched { shard: self.id, as_of_ms, heard };
+        let mut touched = Touched { shard: self.id, as_of_ms: read_until_ms, heard };
         if let Some(earlier) = out.touched.take() {
             touched.heard.splice(..0, earlier.heard);
         }
@@ -458,9 +504,10 @@ impl Shard {
     }
 
     /// Closes connections that were silent for longer than they may be.
-    fn close_the_silent(&mut self, now: Now, out: &mut Output) {
+    fn close_the_silent(&mut self, now: Now, read_until_ms: i64, out: &mut Output) {
+        let until = Now { monotonic_ms: read_until_ms, ..now };
         while let Some(first) = self.core.looks.first_entry()
-            && first.key().is_due(now)
+            && first.key().is_due(until)
         {
             let (at, ids) = first.remove_entry();
             for id in ids {
@@ -468,7 +515,9 @@ impl Shard {
                 if connection.look != at {
                     continue;
                 }
-                if self.core.silence_deadline(connection).is_due(now) {
+                // Whoever waits for its session waits for us.
+                let may_end = !matches!(connection.state, State::Opening { .. });
+                if may_end && self.core.silence_deadline(connection).is_due(until) {
                     self.core.counters.on_silent(connection.state);
                     self.step(now, id, out, |core, step| core.end(step, Close::AtOnce));
                 } else {
@@ -530,8 +579,7 @@ impl Core {
     fn hear(&mut self, step: &mut Step<'_>) {
         match step.connection.state {
             State::Connecting | State::Word | State::Closing(_) => {}
-            State::Opening { .. } => step.connection.heard_ms = step.now.monotonic_ms,
-            State::Live { .. } | State::Leaving { .. } => {
+            State::Opening { .. } | State::Live { .. } | State::Leaving { .. } => {
                 step.connection.heard_ms = step.now.monotonic_ms;
                 if !step.connection.is_heard {
                     step.connection.is_heard = true;
@@ -641,37 +689,12 @@ impl Core {
     }
 }
 
-/// How regularly ticks come.
-#[derive(Debug, Default)]
-struct Ticks {
-    last_ms: Option<i64>,
-    /// The shortest time between two.
-    usual_ms: Option<i64>,
-}
-
-impl Ticks {
-    /// Up to when all that came has been read. After a long time without a tick the core was held
-    /// up, and its clients may have said much that is still unread: that is for the next report,
-    /// or a stall would expire them all.
-    fn heard_until_ms(&mut self, now: Now) -> i64 {
-        let Some(last_ms) = self.last_ms.replace(now.monotonic_ms) else {
-            return now.monotonic_ms;
-        };
-        let since_ms = now.monotonic_ms - last_ms;
-        let usual_ms = self.usual_ms.map_or(since_ms, |usual_ms| usual_ms.min(since_ms));
-        self.usual_ms = Some(usual_ms);
-        if usual_ms.saturating_mul(2) < since_ms { last_ms } else { now.monotonic_ms }
-    }
-}
-
 impl Connection {
-    /// Whether it is not read from because the pipeline has not answered.
-    fn is_kept_waiting(&self, settings: &Settings) -> bool {
-        self.traffic.as_deref().is_some_and(|traffic| {
-            traffic.is_waiting
-                && !traffic.unanswered.is_empty()
-                && settings.input_bytes_max <= traffic.input.len()
-        })
+    /// Whether it is for our sake alone that it is not read from: all that it has to read is
+    /// written, or nearly.
+    fn is_kept_waiting(&self, traffic: &Traffic, settings: &Settings) -> bool {
+        !wants_read(settings, &self.state, traffic)
+            && traffic.output.len() < settings.output_bytes_max
     }
 
     /// The shell has to look at it.
@@ -840,7 +863,13 @@ mod tests {
 
         fn tick(&mut self, ms: i64) {
             self.now.monotonic_ms += ms;
-            self.shard.on_tick(self.now, &mut self.out);
+            self.shard.on_tick(self.now, self.now.monotonic_ms, &mut self.out);
+        }
+
+        /// After a stall: what came since `read_until_ms` is not read yet.
+        fn tick_late(&mut self, ms: i64, read_until_ms: i64) {
+            self.now.monotonic_ms += ms;
+            self.shard.on_tick(self.now, read_until_ms, &mut self.out);
         }
     }
 
@@ -1133,14 +1162,63 @@ mod tests {
     }
 
     #[test]
-    fn after_a_stall_the_report_claims_no_more_than_was_read() {
+    fn after_a_stall_nobody_is_silent_who_has_not_been_read() {
         let mut bench = Bench::new(settings());
-        let mut claimed_after = |ms| {
-            bench.tick(ms);
-            bench.out.touched.take().unwrap().as_of_ms
-        };
-        let claimed = [500, 500, 30_000, 500].map(&mut claimed_after);
-        assert_eq!(claimed, [1500, 2000, 2000, 32_500]);
+        let (nobody, live) = (bench.accept(), bench.connect());
+        bench.tick(500);
+        let read_until_ms = bench.now.monotonic_ms;
+        bench.tick_late(60_000, read_until_ms);
+        assert_eq!(bench.out.touched.take().unwrap().as_of_ms, read_until_ms);
+        assert_eq!((bench.close_of(nobody), bench.close_of(live)), (None, None));
+        bench.send(live, &request(code::PING, &[]));
+        bench.tick(1);
+        let touched = bench.out.touched.take().unwrap();
+        assert_eq!(touched.heard, [(SessionId(1), bench.now.monotonic_ms - 1)]);
+        assert_eq!(bench.close_of(nobody), Some(Close::AtOnce), "it has said nothing");
+        assert_eq!(bench.close_of(live), None);
+    }
+
+    #[test]
+    fn a_slow_reader_lives_as_long_as_it_gives_a_sign() {
+        let mut bench = Bench::new(settings());
+        let id = bench.connect();
+        while bench.shard.wants_read(id) {
+            bench.send(id, &request(code::PING, &[]));
+        }
+        bench.tick(2_000);
+        bench.out.touched = None;
+        for _ in 0..10 {
+            bench.shard.on_sign_of_life(bench.now, id, &mut bench.out);
+            let heard_ms = bench.now.monotonic_ms;
+            bench.tick(2_000);
+            assert_eq!(bench.out.touched.take().unwrap().heard, [(SessionId(1), heard_ms)]);
+        }
+        // It takes nothing more, and says nothing.
+        for _ in 0..4 {
+            assert_eq!(bench.close_of(id), None);
+            bench.tick(2_000);
+            assert_eq!(bench.out.touched.take().unwrap().heard, []);
+        }
+        bench.tick(2_000);
+        assert_eq!(bench.close_of(id), Some(Close::AtOnce));
+    }
+
+    #[test]
+    fn who_is_waiting_for_its_session_is_not_silent() {
+        let mut bench = Bench::new(settings());
+        let id = bench.accept();
+        bench.send(id, &connect_request());
+        for _ in 0..20 {
+            bench.send(id, &request(code::PING, &[]));
+            bench.tick(2_000);
+            assert_eq!(bench.close_of(id), None);
+            assert_eq!(bench.out.touched.take().unwrap().heard, []);
+        }
+        bench.agree();
+        bench.tick(10);
+        // When it has sent the last ping.
+        let heard_ms = bench.now.monotonic_ms - 2_010;
+        assert_eq!(bench.out.touched.take().unwrap().heard, [(SessionId(1), heard_ms)]);
     }
 
     #[test]

@@ -3,16 +3,19 @@
 //! It accepts with plain system calls: a storm of connections has no business on a core that serves
 //! clients.
 //!
-//! Limits are exact: a connection counts from here until its last descriptor is closed, by a
-//! ticket that travels with the socket and is handed back by dropping it.
+//! Limits are exact: a connection counts from here until its end is seen and acted on, by a ticket
+//! that travels with the socket and is handed back by dropping it.
+//!
+//! Who comes may bring back a session that is about to expire. So shards can ask up to when all who
+//! came were given to one of them (`Arrivals`): after a stall, many may wait for us to accept them.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,7 @@ use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
+use super::clock::Clock;
 use super::sys;
 use crate::config::Endpoint;
 use crate::exchange::ShardId;
@@ -32,6 +36,8 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Descriptors that connections leave to the rest of the server. A log that cannot be begun for
 /// want of one would end it.
 const RESERVED_FILES: usize = 32;
+/// How many are accepted before it is noted how far we are. More than may wait.
+const PASS_MAX: usize = 1 << 16;
 
 /// What new connections are told and measured by.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +53,8 @@ pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
     pub(crate) remote: SocketAddr,
     pub(crate) ticket: Ticket,
+    /// Not before this moment of the monotonic clock.
+    pub(crate) came_after_ms: i64,
 }
 
 /// A port that cannot be listened on.
@@ -180,6 +188,52 @@ impl Drop for Ticket {
     }
 }
 
+/// How far the acceptor is behind those who come.
+pub(crate) struct Arrivals {
+    clock: Clock,
+    /// Gone once no more are accepted.
+    listeners: Weak<[TcpListener]>,
+    /// Somebody may be on the way from a port to a shard.
+    is_accepting: AtomicBool,
+    /// Whoever came by then was given to a shard, or turned away, or could not be accepted.
+    given_until_ms: AtomicI64,
+}
+
+impl Arrivals {
+    pub(crate) fn new(clock: Clock, listeners: &Arc<[TcpListener]>) -> Arc<Arrivals> {
+        Arc::new(Arrivals {
+            clock,
+            listeners: Arc::downgrade(listeners),
+            is_accepting: AtomicBool::new(false),
+            given_until_ms: AtomicI64::new(clock.now().monotonic_ms),
+        })
+    }
+
+    /// Up to when all who came are with a shard. To be asked before the shard looks whom it has
+    /// been given.
+    pub(crate) fn given_until_ms(&self) -> i64 {
+        let now_ms = self.clock.now().monotonic_ms;
+        let waits = self.listeners.upgrade().is_some_and(|listeners| {
+            let sources: Vec<BorrowedFd<'_>> = listeners.iter().map(|of| of.as_fd()).collect();
+            sys::is_any_readable(&sources).unwrap_or(false)
+        });
+        // In this order: whoever does not wait any more is either given, or we see this.
+        if !waits && !self.is_accepting.load(Ordering::SeqCst) {
+            self.given_until_ms.fetch_max(now_ms, Ordering::SeqCst);
+        }
+        self.given_until_ms.load(Ordering::SeqCst)
+    }
+
+    /// Accepts by `accept`, which takes all who wait.
+    fn pass(&self, accept: impl FnOnce(i64)) {
+        self.is_accepting.store(true, Ordering::SeqCst);
+        let began_ms = self.clock.now().monotonic_ms;
+        accept(self.given_until_ms.load(Ordering::SeqCst));
+        self.given_until_ms.fetch_max(began_ms, Ordering::SeqCst);
+        self.is_accepting.store(false, Ordering::SeqCst);
+    }
+}
+
 /// A handle on the thread.
 pub(crate) struct Acceptor {
     /// Closing this end wakes the thread and ends it.
@@ -190,7 +244,8 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// Starts accepting; `give` hands a client to its shard.
     pub(crate) fn start(
-        listeners: Vec<TcpListener>,
+        listeners: Arc<[TcpListener]>,
+        arrivals: Arc<Arrivals>,
         admission: Arc<Admission>,
         recorder: Recorder,
         give: impl Fn(ShardId, Accepted) + Send + 'static,
@@ -207,10 +262,19 @@ impl Acceptor {
                     Ok(false) => {}
                     Err(error) => warn!(%error, "waiting for connections"),
                 }
-                for listener in &listeners {
-                    if let Err(error) = accept_all(listener, room, &admission, &recorder, &give) {
-                        pause.wait(&error);
+                let mut failed = None;
+                arrivals.pass(|came_after_ms| {
+                    let give = |socket, remote, ticket: Ticket| {
+                        give(ticket.shard, Accepted { socket, remote, ticket, came_after_ms });
+                    };
+                    for listener in &*listeners {
+                        let accepted = accept_all(listener, room, &admission, &recorder, &give);
+                        failed = accepted.err().or(failed.take());
                     }
+                });
+                // Those who wait meanwhile must not keep others from expiring: so they would stay.
+                if let Some(error) = failed {
+                    pause.wait(&error);
                 }
             }
         })?;
@@ -258,9 +322,9 @@ fn accept_all(
     room: usize,
     admission: &Arc<Admission>,
     recorder: &Recorder,
-    give: &impl Fn(ShardId, Accepted),
+    give: &impl Fn(TcpStream, SocketAddr, Ticket),
 ) -> io::Result<()> {
-    loop {
+    for _ in 0..PASS_MAX {
         if room <= admission.total.load(Ordering::Relaxed) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
@@ -284,8 +348,9 @@ fn accept_all(
         // It fails for a socket that is gone already, which the shard will find out.
         drop(prepared);
         let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-        give(ticket.shard, Accepted { socket, remote, ticket });
+        give(socket, remote, ticket);
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -312,11 +377,47 @@ mod tests {
         let (give, taken) = channel::unbounded();
         let recorder = Metrics::new(1).1.remove(0);
         let admission = Admission::new(options, shards);
+        let listeners: Arc<[TcpListener]> = [listener].into();
+        let arrivals = Arrivals::new(Clock::start(), &listeners);
         let acceptor =
-            Acceptor::start(vec![listener], admission, recorder, move |shard, client| {
+            Acceptor::start(listeners, arrivals, admission, recorder, move |shard, client| {
                 give.send((shard, client)).unwrap();
             });
         (address, acceptor.unwrap(), taken)
+    }
+
+    /// Waits until the clock has gone on.
+    fn next_ms(clock: Clock) -> i64 {
+        let now_ms = clock.now().monotonic_ms;
+        while clock.now().monotonic_ms == now_ms {
+            std::hint::spin_loop();
+        }
+        clock.now().monotonic_ms
+    }
+
+    #[test]
+    fn whoever_waits_to_be_accepted_holds_back_what_is_known() {
+        let endpoint = Endpoint { address: Some(Ipv4Addr::LOCALHOST.into()), port: 0 };
+        let listeners: Arc<[TcpListener]> = [listen(endpoint, Some(10)).unwrap()].into();
+        let clock = Clock::start();
+        let arrivals = Arrivals::new(clock, &listeners);
+        let before_ms = next_ms(clock);
+        assert!(before_ms <= arrivals.given_until_ms());
+        let known_ms = arrivals.given_until_ms();
+        next_ms(clock);
+        let _client = TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap();
+        next_ms(clock);
+        assert_eq!(arrivals.given_until_ms(), known_ms, "it waits at the port");
+        arrivals.pass(|came_after_ms| {
+            assert_eq!(came_after_ms, known_ms);
+            drop(listeners[0].accept().unwrap());
+            next_ms(clock);
+            assert_eq!(arrivals.given_until_ms(), known_ms, "it is on its way");
+        });
+        assert!(known_ms < arrivals.given_until_ms());
+        drop(listeners);
+        let later_ms = next_ms(clock);
+        assert!(later_ms <= arrivals.given_until_ms(), "nobody comes any more");
     }
 
     #[test]

@@ -71,6 +71,7 @@ mod words;
 mod zeroed;
 
 use std::io;
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
@@ -81,7 +82,7 @@ use crossbeam::channel;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use tracing::{debug, error, info, warn};
 
-use accept::{Acceptor, Admission, BindError};
+use accept::{Acceptor, Admission, Arrivals, BindError};
 use background::{Background, Said};
 use clock::Clock;
 use cores::Layout;
@@ -273,6 +274,8 @@ impl Server {
         if config.secure_listener.is_some() {
             warn!("secureClientPort is set, and this version does not serve TLS");
         }
+        let listeners: Arc<[TcpListener]> = listeners.into();
+        let arrivals = Arrivals::new(clock, &listeners);
         let Recovered { state, snapshot, watermark, snapshot_took, replay_took } = recovered;
         let (last, replayed) = (state.last, state.replayed);
         let mismatches = state.mismatches + state.doubtful_digests;
@@ -341,6 +344,7 @@ impl Server {
                 settings: settings::shard(config, shards, Arc::clone(&providers)),
                 reader: pipeline.reader(),
                 end: mesh.shard_end(id),
+                arrivals: Arc::clone(&arrivals),
                 clock,
                 tick,
                 words: Arc::clone(&words),
@@ -372,7 +376,7 @@ impl Server {
         };
         let threads = start_cores(&layout, settings::spin(config), parts, pipeline_parts, events)?;
         // Clients come in when all cores are there to serve them.
-        let acceptor = Acceptor::start(listeners, admission, for_acceptor, {
+        let acceptor = Acceptor::start(listeners, arrivals, admission, for_acceptor, {
             let shards = mesh.commander();
             move |shard, accepted| shards.tell(shard, ShardCommand::Accepted(accepted))
         })

@@ -5,6 +5,7 @@
 //! await_writable a socket that took no more says when it does again
 //! sync, write    of the log, where the pipeline shares the thread
 //! bell           another thread has something for us
+//! mark           is told behind all that the sockets have had by then
 //! enter          the only system call of the loop: hands in what is asked, runs what has come,
 //!                waits if told to
 //! ```
@@ -136,6 +137,8 @@ pub(crate) struct Filled {
 pub(crate) enum Event {
     /// Somebody has rung, or something of no consequence has ended.
     Bell,
+    /// What had arrived when `mark` was called has been told.
+    Marked,
     Received {
         id: ConnectionId,
         what: Received,
@@ -155,8 +158,10 @@ pub(crate) enum Received {
     Readable,
     /// The client will send no more.
     End,
-    /// No bytes and nothing wrong: the request was taken back, or no buffer was free.
+    /// No bytes and nothing wrong: the request was taken back.
     Nothing,
+    /// No buffer was free. There may be bytes.
+    NoBuffer,
     Failed(io::Error),
 }
 
@@ -170,10 +175,11 @@ enum Kind {
     Cancel,
     Sync,
     Write,
+    Mark,
 }
 
-const KINDS: [Kind; 6] =
-    [Kind::Bell, Kind::Receive, Kind::Writable, Kind::Cancel, Kind::Sync, Kind::Write];
+const KINDS: [Kind; 7] =
+    [Kind::Bell, Kind::Receive, Kind::Writable, Kind::Cancel, Kind::Sync, Kind::Write, Kind::Mark];
 
 /// More connections than a shard can have descriptors for.
 const SLOTS_MAX: u32 = 1 << 24;
@@ -233,6 +239,16 @@ impl Writing {
     }
 }
 
+/// How far a mark has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MarkStage {
+    /// The kernel does not watch for it yet.
+    Unwatched,
+    Watched,
+    /// It is behind what has arrived, and `next` will come to it.
+    Set,
+}
+
 /// What one request writes at most; its length is 32 bits wide.
 const WRITE_BYTES_MAX: usize = 1 << 30;
 
@@ -241,6 +257,8 @@ pub(crate) struct Ring {
     manner: Manner,
     bell: Arc<RingBell>,
     is_bell_watched: bool,
+    mark: OwnedFd,
+    mark_stage: MarkStage,
     /// Why the ring is of no use any more.
     fault: Option<io::Error>,
     /// What the kernel reads from at the moment.
@@ -301,19 +319,14 @@ impl Ring {
     }
 
     fn with(ring: IoUring, manner: Manner) -> io::Result<Ring> {
-        // SAFETY: two numbers in, a descriptor or -1 out.
-        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if event == -1 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-        let event = unsafe { OwnedFd::from_raw_fd(event) };
-        let bell = Arc::new(RingBell { event });
+        let bell = Arc::new(RingBell { event: event()? });
         Ok(Ring {
             ring,
             manner,
             bell,
             is_bell_watched: false,
+            mark: event()?,
+            mark_stage: MarkStage::Unwatched,
             fault: None,
             writing: None,
             _of_one_thread: PhantomData,
@@ -379,6 +392,34 @@ impl Ring {
         self.push(entry.user_data(user_data(Kind::Write, NO_CONNECTION)));
     }
 
+    /// Has `Event::Marked` told behind everything that sockets which are received for have had by
+    /// now: of each that has bytes, `Event::Received` comes before. The kernel tells arrivals in
+    /// their order, and the mark arrives like they do.
+    ///
+    /// False if it cannot be done before the next `enter`, or one is under way.
+    pub(crate) fn mark(&mut self) -> bool {
+        if self.mark_stage != MarkStage::Watched {
+            return false;
+        }
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: eight bytes are read from `one`, which outlives the call.
+        let written = unsafe { libc::write(self.mark.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        if written == 8 {
+            self.mark_stage = MarkStage::Set;
+        }
+        written == 8
+    }
+
+    fn on_mark(&mut self) -> Event {
+        let mut count = [0; 8];
+        // SAFETY: eight bytes are written to `count`, which outlives the call.
+        let _ =
+            unsafe { libc::read(self.mark.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        let was_set = self.mark_stage == MarkStage::Set;
+        self.mark_stage = MarkStage::Unwatched;
+        if was_set { Event::Marked } else { Event::Bell }
+    }
+
     fn push(&mut self, entry: squeue::Entry) {
         loop {
             // SAFETY: the only entry that refers to memory of ours is a write's, and `writing`
@@ -410,6 +451,11 @@ impl Ring {
             let event = Fd(self.bell.event.as_raw_fd());
             let entry = opcode::PollAdd::new(event, poll_bits(libc::POLLIN)).multi(true).build();
             self.push(entry.user_data(user_data(Kind::Bell, NO_CONNECTION)));
+        }
+        if self.mark_stage == MarkStage::Unwatched {
+            self.mark_stage = MarkStage::Watched;
+            let entry = opcode::PollAdd::new(Fd(self.mark.as_raw_fd()), poll_bits(libc::POLLIN));
+            self.push(entry.build().user_data(user_data(Kind::Mark, NO_CONNECTION)));
         }
         if let Manner::Buffered(buffers) = &mut self.manner {
             buffers.publish();
@@ -458,6 +504,7 @@ impl Ring {
                 self.is_bell_watched &= goes_on;
                 Event::Bell
             }
+            Kind::Mark => self.on_mark(),
             Kind::Cancel => Event::Bell,
             Kind::Writable => Event::Writable { id },
             Kind::Sync => {
@@ -499,7 +546,8 @@ impl Ring {
     fn received(&self, completion: &cqueue::Entry) -> Received {
         match (completion.result(), &self.manner) {
             (failed @ ..0, _) => match -failed {
-                libc::ECANCELED | libc::ENOBUFS | libc::EINTR | libc::EAGAIN => Received::Nothing,
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => Received::Nothing,
+                libc::ENOBUFS => Received::NoBuffer,
                 errno => Received::Failed(io::Error::from_raw_os_error(errno)),
             },
             (_, Manner::Plain) => Received::Readable,
@@ -535,6 +583,17 @@ impl Drop for Ring {
         // The kernel may still read from it, and would write to the log whatever were there next.
         mem::forget(self.writing.take());
     }
+}
+
+/// A descriptor that becomes readable when eight bytes are written to it.
+fn event() -> io::Result<OwnedFd> {
+    // SAFETY: two numbers in, a descriptor or -1 out.
+    let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if event == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(event) })
 }
 
 /// What a request that counts bytes has come to.
@@ -617,7 +676,7 @@ mod tests {
                     let read = { socket }.read(&mut buffer).unwrap();
                     taken.extend_from_slice(&buffer[..read]);
                 }
-                Received::Nothing => {}
+                Received::Nothing | Received::NoBuffer => {}
                 Received::End | Received::Failed(_) => panic!("{what:?}"),
             }
             if !goes_on {
@@ -677,6 +736,55 @@ mod tests {
             client.write_all(b"after").unwrap();
             ring.receive(server.as_fd(), id(1));
             assert_eq!(take(&mut ring, &server, 5), b"after");
+        }
+    }
+
+    /// As after a stall: much has come, of many, to each of whom a turn gives little.
+    #[test]
+    fn a_mark_is_told_behind_what_has_arrived() {
+        const SOCKETS: u32 = 300;
+        for mut ring in rings() {
+            let pairs: Vec<_> = (0..SOCKETS).map(|_| pair()).collect();
+            for ((_, server), slot) in pairs.iter().zip(0..) {
+                ring.receive(server.as_fd(), id(slot));
+            }
+            for round in 0..10 {
+                ring.enter(None).unwrap();
+                // More than there are buffers for.
+                for (client, _) in pairs.iter().skip(round) {
+                    { client }.write_all(&[7; 3 * BUFFER_BYTES]).unwrap();
+                }
+                assert!(ring.mark(), "it is watched for");
+                assert!(!ring.mark(), "one at a time");
+                let mut heard = vec![false; SOCKETS as usize];
+                until(&mut ring, |ring, event| {
+                    let Event::Received { id: of, what, goes_on } = event else {
+                        return matches!(event, Event::Marked);
+                    };
+                    let (_, server) = &pairs[of.slot as usize];
+                    match what {
+                        Received::Bytes(filled) => ring.give_back(filled),
+                        Received::Readable => {
+                            let mut buffer = [0; BUFFER_BYTES];
+                            let count = super::super::sys::receive_now(server.as_fd(), &mut buffer);
+                            assert_ne!(count.unwrap(), 0);
+                        }
+                        Received::NoBuffer => {
+                            assert_ne!(super::super::sys::unread_bytes(server.as_fd()).unwrap(), 0);
+                        }
+                        Received::Nothing | Received::End | Received::Failed(_) => {
+                            panic!("{what:?}")
+                        }
+                    }
+                    heard[of.slot as usize] = true;
+                    if !goes_on {
+                        ring.receive(server.as_fd(), of);
+                    }
+                    false
+                });
+                let missed = heard.iter().skip(round).filter(|heard| !**heard).count();
+                assert_eq!(missed, 0, "in round {round}");
+            }
         }
     }
 

@@ -25,6 +25,16 @@
 //!
 //! A client that ends its own direction (as netcat does after a four-letter word) is still
 //! answered.
+//!
+//! A tick says who was silent, so it must know what has come; after a stall, that may be much. When
+//! one falls due:
+//!
+//! ```text
+//! as of      this moment, or an earlier one if somebody who came before is not looked at yet
+//! unread     sockets that are not read from: has more arrived, was something taken since?
+//! mark       behind all else that has arrived; what is before it is acted on first
+//! Marked     Shard::on_tick, for the time up to "as of"
+//! ```
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -38,7 +48,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::accept::{Accepted, Ticket};
+use super::accept::{Accepted, Arrivals, Ticket};
 use super::clock::{Clock, Ticks};
 use super::counts;
 use super::mesh::ShardEnd;
@@ -64,6 +74,8 @@ const WRITES_MAX: usize = 128;
 /// they have a share of every turn.
 const LATER_MAX: usize = 32;
 const LATER_MIN: usize = 4;
+/// How many sockets that are not read from are looked at in a turn in which a tick is due.
+const LOOKS_MAX: usize = 512;
 /// What is read at a time where the ring only says that there is something to read.
 const READ_BYTES: usize = 64 * 1024;
 /// How long a client may take to close after us.
@@ -95,6 +107,7 @@ pub(crate) struct ShardParts {
     pub(crate) settings: Settings,
     pub(crate) reader: TreeReader,
     pub(crate) end: ShardEnd<ShardCommand>,
+    pub(crate) arrivals: Arc<Arrivals>,
     pub(crate) clock: Clock,
     pub(crate) tick: Duration,
     pub(crate) words: Arc<Words>,
@@ -194,7 +207,46 @@ struct Socket {
     is_later: bool,
     /// The client is gone, which is seen to later.
     is_broken: bool,
-    _ticket: Ticket,
+    /// How many bytes were written to it.
+    written: u64,
+    /// In `ShardCore::unread`, with what was seen at the last look.
+    unread: Option<Look>,
+    ticket: Ticket,
+}
+
+/// What can be seen of a socket that is not read from.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    /// Bytes that wait in it.
+    arrived: u64,
+    /// Bytes that the client has acknowledged.
+    taken: u64,
+}
+
+impl Look {
+    fn at(socket: &Socket) -> Look {
+        let fd = socket.stream.as_fd();
+        let untaken = sys::untaken_bytes(fd).unwrap_or(socket.written);
+        Look {
+            arrived: sys::unread_bytes(fd).unwrap_or(0),
+            taken: socket.written.saturating_sub(untaken),
+        }
+    }
+
+    /// Whether the client has done something since.
+    fn has_grown_since(self, before: Look) -> bool {
+        before.arrived < self.arrived || before.taken < self.taken
+    }
+}
+
+/// A tick that is due, and waits for what has come before it.
+#[derive(Clone, Copy, Debug)]
+struct DueTick {
+    /// What came later is not its affair.
+    as_of_ms: i64,
+    /// How many of `ShardCore::unread` are still to be looked at.
+    looks_left: usize,
+    is_marked: bool,
 }
 
 /// How serving a client ended.
@@ -237,10 +289,12 @@ struct ShardCore {
     lingering: HashMap<ConnectionId, Socket>,
     /// Until when, in order.
     patience: VecDeque<(i64, ConnectionId)>,
-    /// Accepted, nothing read from them, and since when.
-    newcomers: VecDeque<(i64, Accepted)>,
+    /// Accepted, nothing read from them.
+    newcomers: VecDeque<Accepted>,
+    /// Not read from; some are read from again, or gone. Turned round by looking at them.
+    unread: VecDeque<ConnectionId>,
     /// Closed once the ring has taken what was asked of it for them.
-    closed: Vec<Socket>,
+    closed: Vec<TcpStream>,
     phase: Phase,
     /// Told once the pipeline has all that clients have asked.
     quiesced: Option<Box<dyn FnOnce() + Send>>,
@@ -248,8 +302,12 @@ struct ShardCore {
     answers: Arc<AnswerBell>,
     buffer: Box<[u8]>,
     end: ShardEnd<ShardCommand>,
+    arrivals: Arc<Arrivals>,
     clock: Clock,
     ticks: Ticks,
+    due_tick: Option<DueTick>,
+    /// The kernel had all that was asked when this turn began.
+    is_handed_in: bool,
     words: Arc<Words>,
     recorder: Recorder,
     /// What of the shard's counters is in the metrics.
@@ -263,8 +321,19 @@ struct ShardCore {
 
 impl ShardCore {
     fn new(parts: ShardParts, ring: Ring) -> ShardCore {
-        let ShardParts { id, settings, reader, end, clock, tick, words, recorder, spin, ring: _ } =
-            parts;
+        let ShardParts {
+            id,
+            settings,
+            reader,
+            end,
+            arrivals,
+            clock,
+            tick,
+            words,
+            recorder,
+            spin,
+            ring: _,
+        } = parts;
         let read_bytes = if ring.is_buffered() { 0 } else { READ_BYTES };
         ShardCore {
             shard: Shard::new(id, settings, reader),
@@ -274,6 +343,7 @@ impl ShardCore {
             lingering: HashMap::new(),
             patience: VecDeque::new(),
             newcomers: VecDeque::new(),
+            unread: VecDeque::new(),
             closed: Vec::new(),
             phase: Phase::Serving,
             quiesced: None,
@@ -282,8 +352,11 @@ impl ShardCore {
             buffer: vec![0; read_bytes].into_boxed_slice(),
             ring,
             end,
+            arrivals,
             clock,
             ticks: Ticks::start(clock.now(), tick),
+            due_tick: None,
+            is_handed_in: false,
             words,
             recorder,
             published: Counters::default(),
@@ -297,11 +370,8 @@ impl ShardCore {
         let waker = Waker::from(self.ring.bell());
         loop {
             self.await_work(&mut Context::from_waker(&waker), beside)?;
-            // The ring holds what was asked of it for these. Before, their numbers might come to be
-            // those of others.
-            if self.ring.is_handed_in() {
-                self.closed.clear();
-            }
+            self.is_handed_in = self.ring.is_handed_in();
+            self.let_go();
             let now = self.clock.now();
             let mut events = 0;
             while events < EVENTS_MAX
@@ -317,16 +387,18 @@ impl ShardCore {
                 let Some(applied) = self.end.next_applied() else { break };
                 self.shard.on_applied(now, &applied, &mut self.out);
             }
+            self.on_time(now);
             while let Some(command) = self.end.next_command() {
                 self.on_command(now, command);
             }
+            self.prepare_tick(now);
             self.take_newcomers(now, events);
-            self.on_time(now);
             self.give_answers(now);
             self.send_requests();
             beside.take_turn(now, &mut self.ring)?;
             self.write_out(now);
             self.send_requests();
+            self.let_go();
             if let Phase::Closing { until_ms } = self.phase
                 && (self.open == 0 && self.lingering.is_empty() || until_ms <= now.monotonic_ms)
             {
@@ -343,6 +415,8 @@ impl ShardCore {
             // rung, so that it is looked for again once we can be.
             let has_more = self.ring.has_next()
                 || !(self.ready.is_empty() && self.later.is_empty() && self.newcomers.is_empty())
+                || !self.closed.is_empty()
+                || self.due_tick.is_some_and(|tick| !tick.is_marked)
                 || self.answers.has_news.load(Ordering::Acquire);
             let has_batch = !self.out.requests.is_empty();
             let finds_room = || has_batch && self.end.has_room();
@@ -381,16 +455,21 @@ impl ShardCore {
         left.map(Duration::from_millis)
     }
 
-    /// Does what is due.
+    /// Closes what has ended, once the ring holds what was asked of it for these. Before, their
+    /// numbers might come to be those of others.
+    fn let_go(&mut self) {
+        if !self.closed.is_empty() && self.ring.is_handed_in() {
+            self.closed.clear();
+        }
+    }
+
+    /// Begins what is due. Before it is known who was given to us by now.
     fn on_time(&mut self, now: Now) {
-        if self.ticks.take(now) {
-            self.shard.on_tick(now, &mut self.out);
-            // Who waits here may have come back in time.
-            if let (Some(touched), Some((since_ms, _))) =
-                (&mut self.out.touched, self.newcomers.front())
-            {
-                touched.as_of_ms = touched.as_of_ms.min(*since_ms);
-            }
+        // A server that stops does not read, so it does not know who is silent either.
+        if self.phase == Phase::Serving && self.due_tick.is_none() && self.ticks.take(now) {
+            let as_of_ms = now.monotonic_ms.min(self.arrivals.given_until_ms());
+            let looks_left = self.unread.len();
+            self.due_tick = Some(DueTick { as_of_ms, looks_left, is_marked: false });
         }
         while let Some(&(until_ms, id)) = self.patience.front()
             && until_ms <= now.monotonic_ms
@@ -400,9 +479,52 @@ impl ShardCore {
         }
     }
 
+    /// Sees to it that all that has come is known to the tick that is due.
+    fn prepare_tick(&mut self, now: Now) {
+        let Some(mut tick) = self.due_tick.take() else { return };
+        if let Some(newcomer) = self.newcomers.front() {
+            // It may bring a session back.
+            tick.as_of_ms = tick.as_of_ms.min(newcomer.came_after_ms);
+        }
+        for _ in 0..tick.looks_left.min(LOOKS_MAX) {
+            tick.looks_left -= 1;
+            let Some(id) = self.unread.pop_front() else { break };
+            self.look_at_unread(now, id);
+        }
+        // Those whom the ring has been asked for since have had their turn since.
+        if tick.looks_left == 0 && self.is_handed_in && !tick.is_marked {
+            tick.is_marked = self.ring.mark();
+        }
+        self.due_tick = Some(tick);
+    }
+
+    /// Looks whether somebody lives who is not read from.
+    fn look_at_unread(&mut self, now: Now, id: ConnectionId) {
+        let Some(socket) = slot_of(&mut self.sockets, id) else { return };
+        let Some(before) = socket.unread else { return };
+        let look = Look::at(socket);
+        // One that the ring receives for again may have had something in between.
+        socket.unread = (socket.receiving != Receiving::Yes).then_some(look);
+        if socket.unread.is_some() {
+            self.unread.push_back(id);
+        }
+        if look.has_grown_since(before) {
+            self.shard.on_sign_of_life(now, id, &mut self.out);
+        }
+    }
+
+    /// All that had come when the tick was marked has been acted on.
+    fn on_marked(&mut self, now: Now) {
+        let tick = self.due_tick.take().expect("a mark is for a tick");
+        if self.phase == Phase::Serving {
+            self.shard.on_tick(now, tick.as_of_ms, &mut self.out);
+        }
+    }
+
     fn on_event(&mut self, now: Now, event: Event) {
         match event {
             Event::Bell => {}
+            Event::Marked => self.on_marked(now),
             Event::Durable { .. } => unreachable!("told to who asked for it"),
             Event::Writable { id } => {
                 if let Some(socket) = self.socket(id) {
@@ -436,6 +558,12 @@ impl ShardCore {
         }
         match what {
             None | Some(Received::Nothing) => {}
+            Some(Received::NoBuffer) => {
+                // It is asked for again, behind others; a tick may come in between.
+                if sys::unread_bytes(socket.stream.as_fd()).is_ok_and(|bytes| 0 < bytes) {
+                    self.shard.on_sign_of_life(now, id, &mut self.out);
+                }
+            }
             Some(Received::End) => {
                 socket.receiving = Receiving::Over;
                 self.shard.on_end_of_input(now, id, &mut self.out);
@@ -454,7 +582,7 @@ impl ShardCore {
     fn on_received_late(&mut self, id: ConnectionId, what: Option<&Received>, goes_on: bool) {
         match what {
             Some(Received::End | Received::Failed(_)) => self.stop_lingering(id),
-            Some(Received::Nothing) | None => {
+            Some(Received::Nothing | Received::NoBuffer) | None => {
                 if !goes_on && let Some(socket) = self.lingering.get(&id) {
                     self.ring.receive(socket.stream.as_fd(), id);
                 }
@@ -493,22 +621,26 @@ impl ShardCore {
             (Receiving::No, true) => {
                 self.ring.receive(socket.stream.as_fd(), id);
                 socket.receiving = Receiving::Yes;
+                if let Some(look) = &mut socket.unread {
+                    // What arrived until now is read now.
+                    look.arrived = 0;
+                }
             }
             (Receiving::Yes, false) => {
                 self.ring.stop_receiving(id);
                 socket.receiving = Receiving::Stopping;
+                note_unread(socket, &mut self.unread);
             }
+            (Receiving::No, false) => note_unread(socket, &mut self.unread),
             // One that is stopping says when it has, and is then asked again.
-            (Receiving::No, false) | (Receiving::Yes, true) => {}
+            (Receiving::Yes, true) => {}
             (Receiving::Stopping | Receiving::Over, _) => {}
         }
     }
 
     fn on_command(&mut self, now: Now, command: ShardCommand) {
         match command {
-            ShardCommand::Accepted(accepted) => {
-                self.newcomers.push_back((now.monotonic_ms, accepted));
-            }
+            ShardCommand::Accepted(accepted) => self.newcomers.push_back(accepted),
             ShardCommand::Report { needs, give } => give(self.report(now, needs)),
             ShardCommand::ResetConnections => self.shard.reset_connection_stats(),
             ShardCommand::ResetCounters(done) => {
@@ -540,13 +672,13 @@ impl ShardCore {
         let is_behind = self.ring.is_behind() || !self.later.is_empty();
         let most = if is_behind { LATER_MIN } else { LATER_MAX };
         for _ in 0..most.max(events / 4) {
-            let Some((_, accepted)) = self.newcomers.pop_front() else { break };
+            let Some(accepted) = self.newcomers.pop_front() else { break };
             self.on_accepted(now, accepted);
         }
     }
 
     fn on_accepted(&mut self, now: Now, accepted: Accepted) {
-        let Accepted { socket: stream, remote, ticket } = accepted;
+        let Accepted { socket: stream, remote, ticket, came_after_ms: _ } = accepted;
         let id = self.shard.on_accept(now, remote);
         let slot = id.slot as usize;
         if self.sockets.len() <= slot {
@@ -561,7 +693,9 @@ impl ShardCore {
             is_blocked: false,
             is_later: false,
             is_broken: false,
-            _ticket: ticket,
+            written: 0,
+            unread: None,
+            ticket,
         };
         let before = self.sockets[slot].replace(socket);
         assert!(before.is_none(), "a slot is given out again once it is free");
@@ -638,7 +772,10 @@ impl ShardCore {
                 return self.receive_as_wanted(id);
             }
             match sys::send_now(socket.stream.as_fd(), outgoing.bytes) {
-                Ok(count) => self.shard.on_written(now, id, count, &mut self.out),
+                Ok(count) => {
+                    socket.written += count as u64;
+                    self.shard.on_written(now, id, count, &mut self.out);
+                }
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
                     io::ErrorKind::WouldBlock => {
@@ -686,8 +823,11 @@ impl ShardCore {
     /// The ring holds a socket for as long as it watches it, so dropping ours would tell the client
     /// nothing; this does, and ends the watching too.
     fn close(&mut self, socket: Socket) {
-        sys::shut(socket.stream.as_fd(), Shutdown::Both);
-        self.closed.push(socket);
+        let Socket { stream, ticket, .. } = socket;
+        // At once: its client may be back already, and others wait for the place.
+        drop(ticket);
+        sys::shut(stream.as_fd(), Shutdown::Both);
+        self.closed.push(stream);
     }
 
     /// Hands what has gathered to the pipeline.
@@ -739,6 +879,14 @@ impl ShardCore {
 
 fn slot_of(sockets: &mut [Option<Socket>], id: ConnectionId) -> Option<&mut Socket> {
     sockets.get_mut(id.slot as usize)?.as_mut().filter(|socket| socket.id == id)
+}
+
+/// A socket is not read from: from now on it is looked at.
+fn note_unread(socket: &mut Socket, unread: &mut VecDeque<ConnectionId>) {
+    if socket.unread.is_none() {
+        socket.unread = Some(Look::at(socket));
+        unread.push_back(socket.id);
+    }
 }
 
 /// How long to wait, where something is due in `left` and something is held back for `held`; `None`

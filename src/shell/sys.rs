@@ -142,6 +142,23 @@ pub(crate) fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Resu
     usize::try_from(taken).map_err(|_| io::Error::last_os_error())
 }
 
+/// How many bytes have arrived in a socket and were not read.
+pub(crate) fn unread_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    queued_bytes(socket, libc::FIONREAD)
+}
+
+/// How many bytes were written to a socket that its peer has not acknowledged.
+pub(crate) fn untaken_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    queued_bytes(socket, libc::TIOCOUTQ)
+}
+
+fn queued_bytes(socket: BorrowedFd<'_>, request: libc::c_ulong) -> io::Result<u64> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: both requests write one `int`, to `count`, which outlives the call.
+    checked(unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut count) })?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
 /// Ends one or both directions of a connection. One that is gone already is none to end.
 pub(crate) fn shut(socket: BorrowedFd<'_>, how: Shutdown) {
     let how = match how {
@@ -182,15 +199,28 @@ fn set_option<T: Copy>(socket: RawFd, option: libc::c_int, value: T) -> io::Resu
 
 /// Waits until one of `sources` can be read or has ended; true if the first of them has.
 pub(crate) fn wait_readable(sources: &[BorrowedFd<'_>]) -> io::Result<bool> {
-    let mut polled: Vec<libc::pollfd> = sources
-        .iter()
-        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
-        .collect();
+    let polled = poll(sources, libc::POLLIN, -1)?;
+    Ok(polled.first().is_some_and(|first| first.revents != 0))
+}
+
+/// Whether one of `sources` can be read, or has ended.
+pub(crate) fn is_any_readable(sources: &[BorrowedFd<'_>]) -> io::Result<bool> {
+    let polled = poll(sources, libc::POLLIN, 0)?;
+    Ok(polled.iter().any(|source| source.revents != 0))
+}
+
+fn poll(
+    files: &[BorrowedFd<'_>],
+    events: libc::c_short,
+    timeout_ms: i32,
+) -> io::Result<Vec<libc::pollfd>> {
+    let mut polled: Vec<libc::pollfd> =
+        files.iter().map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }).collect();
     let count = libc::nfds_t::try_from(polled.len()).map_err(io::Error::other)?;
     loop {
         // SAFETY: pointer and count are those of `polled`, whose descriptors are borrowed.
-        match checked(unsafe { libc::poll(polled.as_mut_ptr(), count, -1) }) {
-            Ok(_) => return Ok(polled.first().is_some_and(|first| first.revents != 0)),
+        match checked(unsafe { libc::poll(polled.as_mut_ptr(), count, timeout_ms) }) {
+            Ok(_) => return Ok(polled),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(e),
         }

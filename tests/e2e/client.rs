@@ -47,6 +47,16 @@ impl Client {
         address: SocketAddr,
         session: Option<ConnectResponse>,
     ) -> io::Result<Client> {
+        let mut client = Client::begin(address, session)?;
+        client.finish()?;
+        Ok(client)
+    }
+
+    /// Connects and asks for a session, which `finish` waits for.
+    pub(crate) fn begin(
+        address: SocketAddr,
+        session: Option<ConnectResponse>,
+    ) -> io::Result<Client> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -63,10 +73,13 @@ impl Client {
         };
         frame::write(&mut client.output, |out| connect.write(out));
         client.flush()?;
-        let body = client.frame()?;
-        client.session =
-            ConnectResponse::read(&mut Reader::new(&body)).map_err(io::Error::other)?;
         Ok(client)
+    }
+
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        let body = self.frame()?;
+        self.session = ConnectResponse::read(&mut Reader::new(&body)).map_err(io::Error::other)?;
+        Ok(())
     }
 
     /// Queues a request; `flush` sends.
@@ -115,6 +128,33 @@ impl Client {
     pub(crate) fn sync(&mut self, path: &str) -> i32 {
         let sync = PathOnly { path: Some(path.into()) };
         self.request(code::SYNC, |out| sync.write(out))
+    }
+
+    pub(crate) fn ping(&mut self) {
+        frame::write(&mut self.output, |out| {
+            RequestHeader { xid: xid::PING, op: code::PING }.write(out);
+        });
+    }
+
+    /// A ping and all answers to pings so far.
+    pub(crate) fn say_alive(&mut self) {
+        self.ping();
+        self.flush().expect("the connection is open");
+        loop {
+            let reply = self.reply().expect("the server answers");
+            assert_eq!(reply.header.xid, xid::PING);
+            if self.input.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Takes up to so many bytes that have come, and says how many.
+    pub(crate) fn take(&mut self, bytes: usize) -> usize {
+        let mut chunk = vec![0; bytes];
+        let count = self.stream.read(&mut chunk).expect("the connection is open");
+        self.input.extend_from_slice(&chunk[..count]);
+        count
     }
 
     pub(crate) fn close_session(&mut self) -> i32 {

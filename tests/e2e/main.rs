@@ -16,6 +16,7 @@ mod limits;
 #[path = "../support/ports.rs"]
 mod ports;
 mod server;
+mod silence;
 mod words;
 
 use std::collections::BTreeMap;

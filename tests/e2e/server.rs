@@ -171,10 +171,7 @@ impl Server {
 
     /// Sends SIGTERM.
     pub(crate) fn ask_to_stop(&self) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status();
-        // Until it is waited for, a process that has ended can still be signalled.
-        assert!(sent.expect("kill(1) is there").success());
+        self.signal("-TERM");
     }
 
     /// SIGTERM, and how it ended.
@@ -205,6 +202,28 @@ impl Server {
     /// All that it has written so far.
     pub(crate) fn said(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).expect("its output can be read")).into_owned()
+    }
+
+    /// SIGSTOP, and it has stopped.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+        let is_stopped = || {
+            let stat = fs::read_to_string(self.proc("stat")).expect("the server is there");
+            stat[stat.rfind(')').unwrap()..].starts_with(") T")
+        };
+        until(Duration::from_secs(10), || "it does not stop".to_owned(), is_stopped);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status();
+        // Until it is waited for, a process that has ended can still be signalled.
+        assert!(sent.expect("kill(1) is there").success());
     }
 
     pub(crate) fn pid(&self) -> u32 {

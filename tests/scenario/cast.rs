@@ -286,7 +286,7 @@ impl World {
             self.now.monotonic_ms += step;
             self.now.wall_ms += step;
             for core in &mut self.shards {
-                core.shard.on_tick(self.now, &mut core.out);
+                core.shard.on_tick(self.now, self.now.monotonic_ms, &mut core.out);
             }
             self.settle();
             self.step(Input::Tick);

@@ -9,7 +9,7 @@
 //! | P5 a session never goes back | `Client::on_frame` |
 //! | P6 a read shows the state at its reply's zxid | `Checker::check_read` |
 //! | P8 watches | `Watcher` |
-//! | P9 sessions and ephemerals | `on_record`, `on_connected`, `on_refused` |
+//! | P9 sessions and ephemerals; none ends while its client is heard in a socket | `on_record`, `on_connected`, `on_refused` |
 //!
 //! The checker is told of every transaction when the server asks for it to be logged, and makes
 //! its own of it (`model.rs`). What a crash takes is taken from here too, if nobody has seen it.
@@ -175,7 +175,8 @@ impl Checker {
         *touched_ms = heard_ms.max(*touched_ms);
     }
 
-    /// Bytes of this session's client have reached a shard.
+    /// Bytes of this session's client have reached a socket of the server, read or not; or it has
+    /// taken some of what was written to it, while it is not read from.
     pub(crate) fn on_heard(&mut self, now: Now, session: i64) {
         let Some(timeout_ms) = self.timeout_ms(session) else { return };
         let (last_ms, began_ms) = (now.monotonic_ms, self.server_began_ms);
@@ -318,10 +319,8 @@ impl Checker {
         let new = Heard { last_ms: self.server_began_ms, late_ms: None };
         let Heard { last_ms, late_ms } = self.heard.get(&session).copied().unwrap_or(new);
         let silent_ms = now.monotonic_ms - last_ms;
-        let patience_ms = 3 * self.tick_ms + REPORT_MS_MAX;
-        let was_late = late_ms.is_some_and(|late_ms| now.monotonic_ms - late_ms <= patience_ms);
         require!(
-            i64::from(timeout_ms) <= silent_ms || was_late,
+            i64::from(timeout_ms) <= silent_ms || self.was_late(now, late_ms),
             "P9d: expired after {silent_ms} ms of silence, its timeout is {timeout_ms} ms"
         );
         let touched_ms = self.touched_ms.get(&session).copied().unwrap_or(last_ms).max(last_ms);
@@ -332,6 +331,24 @@ impl Checker {
             "P9e: expired after {silent_ms} ms of silence only, its timeout is {timeout_ms} ms"
         );
         self.marks.insert("session expired");
+        Ok(())
+    }
+
+    /// Whether what was heard at `late_ms` may have come too late to count.
+    fn was_late(&self, now: Now, late_ms: Option<i64>) -> bool {
+        let patience_ms = 3 * self.tick_ms + REPORT_MS_MAX;
+        late_ms.is_some_and(|late_ms| now.monotonic_ms - late_ms <= patience_ms)
+    }
+
+    /// Whether a shard may close a session's connection for being silent.
+    pub(crate) fn check_silence(&self, now: Now, session: i64, slack_ms: i64) -> Verdict {
+        let Some(timeout_ms) = self.timeout_ms(session) else { return Ok(()) };
+        let Some(heard) = self.heard.get(&session) else { return Ok(()) };
+        let silent_ms = now.monotonic_ms - heard.last_ms;
+        require!(
+            i64::from(timeout_ms) + slack_ms <= silent_ms || self.was_late(now, heard.late_ms),
+            "P9h: closed after {silent_ms} ms of silence, the session's timeout is {timeout_ms} ms"
+        );
         Ok(())
     }
 

@@ -167,6 +167,12 @@ impl Client {
         self.session
     }
 
+    /// The session that it is trying to have back.
+    pub(crate) fn resumes(&self) -> Option<i64> {
+        let is_so = self.phase == Phase::Connecting(Attempt::Resume);
+        self.session.filter(|_| is_so).map(|session| session.id)
+    }
+
     /// All of its events have come.
     pub(crate) fn check_at_rest(&mut self, checker: &mut Checker) -> Verdict {
         self.watcher.at_rest(checker.released, &checker.model, &mut checker.marks)

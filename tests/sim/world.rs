@@ -38,6 +38,7 @@ const SNAPSHOT_CHUNK_BYTES: usize = 3_000;
 const RESTART_US_MIN: i64 = 50_000;
 /// After the last fault, all is at rest within this.
 const REST_US_MAX: i64 = 60_000_000;
+const SILENCE_SLACK_MS: i64 = 1_000;
 const WALL_BEGAN_MS: i64 = 1_700_000_000_000;
 
 /// A seeded bug in the server.
@@ -72,6 +73,9 @@ enum Crash {
 #[derive(Clone, Copy, Debug)]
 enum Event {
     ClientWakes(usize),
+    /// Bytes reach the server's socket.
+    Arrives(LinkId),
+    /// The server reads them.
     ToServer(LinkId),
     ToClient(LinkId),
     ShardSends {
@@ -135,6 +139,8 @@ struct ShardCore {
     sends: bool,
     writes_later: bool,
     stalled_until_us: i64,
+    /// A tick is due, for the time up to then.
+    due_tick_ms: Option<i64>,
 }
 
 /// A snapshot being written.
@@ -363,6 +369,10 @@ impl World {
         }
         match event {
             Event::ClientWakes(client) => self.on_client_wakes(client),
+            Event::Arrives(link) => {
+                self.on_arrives(link);
+                Ok(())
+            }
             Event::ToServer(link) => self.on_to_server(link),
             Event::ToClient(link) => self.on_to_client(link),
             Event::ShardSends { shard, .. } => self.on_shard_sends(shard),
@@ -447,7 +457,11 @@ impl World {
         let connection = core.shard.on_accept(now, remote);
         let link = self.network.connect(client, shard, connection);
         self.client_links[client] = Some(link);
-        self.clients[client].on_link(self.now_us, self.healed);
+        let first = &mut self.clients[client];
+        first.on_link(self.now_us, self.healed);
+        let bytes = first.outbox.len() as u64;
+        let resumes = first.resumes().map(|session| (session, bytes));
+        self.network.find(link).expect("just made").resumes = resumes;
         self.send(client);
     }
 
@@ -478,13 +492,26 @@ impl World {
         self.network.forget_if_gone(id);
     }
 
+    /// What is under way goes on, and what has arrived is read.
     fn schedule_to_server(&mut self, id: LinkId) {
         let Some(link) = self.network.find(id) else { return };
+        if link.server_gone {
+            return;
+        }
+        let (is_paused, is_dead) = (link.to_server.paused, link.dead);
         let stream = &mut link.to_server;
-        let has_news = !stream.bytes.is_empty() || stream.ended;
-        if has_news && !stream.scheduled && !stream.paused && !link.dead && !link.server_gone {
-            stream.scheduled = true;
+        let has_news = stream.arrived < stream.bytes.len();
+        let travels = has_news && !is_dead && !mem::replace(&mut stream.travels, true);
+        let has_more = 0 < stream.arrived || (stream.ended && !has_news && !is_dead);
+        let reads = has_more && !is_paused && !mem::replace(&mut stream.scheduled, true);
+        let is_end = reads && stream.arrived == 0;
+        if travels {
+            self.after(50, self.plan.network_us, Event::Arrives(id));
+        }
+        if is_end {
             self.after(50, self.plan.network_us, Event::ToServer(id));
+        } else if reads {
+            self.after(0, 100, Event::ToServer(id));
         }
     }
 
@@ -499,17 +526,46 @@ impl World {
         }
     }
 
+    /// Bytes are in the server's socket, whatever the server is doing.
+    fn on_arrives(&mut self, id: LinkId) {
+        let (now, now_us) = (self.now(), self.now_us);
+        let Some(link) = self.network.find(id) else { return };
+        link.to_server.travels = false;
+        if link.server_gone || link.dead {
+            return;
+        }
+        link.to_server.arrive(now_us, &mut self.rng);
+        // A client that went on elsewhere is heard of there.
+        if !link.client_gone {
+            let arrived = link.to_server.arrived_ever;
+            let asked = link.resumes.filter(|(_, bytes)| *bytes <= arrived);
+            let session = link.session.or(asked.map(|(session, _)| session));
+            let (shard, connection) = (link.shard, link.connection);
+            let core = self.server.as_mut().map(|server| &mut server.shards[shard]);
+            let is_ending = core.is_none_or(|core| {
+                core.shard.outgoing(connection).is_none_or(|it| it.close.is_some())
+            });
+            if let Some(session) = session.filter(|_| !is_ending && !self.is_stopping) {
+                self.checker.on_heard(now, session);
+            }
+        }
+        self.schedule_to_server(id);
+    }
+
     fn on_to_server(&mut self, id: LinkId) -> Verdict {
         let now = self.now();
         let Some(link) = self.network.find(id) else { return Ok(()) };
         link.to_server.scheduled = false;
         let Some(server) = &mut self.server else { return Ok(()) };
-        if link.server_gone || link.dead || link.to_server.paused || self.is_stopping {
+        if link.server_gone || link.to_server.paused || self.is_stopping {
             return Ok(());
         }
         let (shard, connection) = (link.shard, link.connection);
         let core = &mut server.shards[shard];
-        if link.to_server.bytes.is_empty() {
+        if link.to_server.arrived == 0 {
+            if link.dead || !link.to_server.bytes.is_empty() {
+                return Ok(());
+            }
             if link.to_server.ended && self.rng.coin() {
                 core.shard.on_end_of_input(now, connection, &mut core.out);
                 self.after_shard(shard)?;
@@ -520,7 +576,7 @@ impl World {
             }
             return Ok(());
         }
-        let piece = link.to_server.take_piece(&mut self.rng);
+        let piece = link.to_server.read_piece(&mut self.rng);
         // A connection that ends speaks for nobody; it is looked at below in any case.
         let is_ending = core.shard.outgoing(connection).is_none_or(|it| it.close.is_some());
         if let Some(session) = link.session.filter(|_| !is_ending) {
@@ -553,6 +609,10 @@ impl World {
         }
         let piece = link.to_client.take_piece(&mut self.rng);
         let server_gone = link.server_gone;
+        if let Some(session) = link.session.filter(|_| link.look.is_some() && !server_gone) {
+            // It is not read from: that it takes something counts.
+            self.checker.on_heard(self.now(), session);
+        }
         if server_gone && self.server.is_none() {
             self.checker.marks.insert("reply arrived after the crash");
         }
@@ -592,6 +652,8 @@ impl World {
             link.to_server.paused = !wants_read;
             if !wants_read {
                 self.checker.marks.insert("connection not read from");
+                let look = (link.to_server.arrived_ever, link.to_client.taken_ever);
+                link.look.get_or_insert(look);
             }
             link.send_to_client(&outgoing.bytes[..count]);
             if 0 < count {
@@ -608,7 +670,7 @@ impl World {
             if ends {
                 link.to_client.ended = true;
                 link.server_gone = true;
-                link.to_server.bytes.clear();
+                link.to_server.clear();
                 core.shard.on_closed(now, connection);
             }
             self.schedule_to_client(id);
@@ -666,6 +728,10 @@ impl World {
     fn on_shard_sends(&mut self, shard: usize) -> Verdict {
         let core = &mut self.server.as_mut().expect("a life has a server").shards[shard];
         core.sends = false;
+        if core.out.requests.is_empty() {
+            // They went before a report.
+            return Ok(());
+        }
         let empty = Requests::new(ShardId(shard as u16));
         let requests = mem::replace(&mut core.out.requests, empty);
         core.to_pipeline.push_back(FromShard::Requests(requests));
@@ -674,15 +740,66 @@ impl World {
         Ok(())
     }
 
+    /// A tick waits for what has arrived before it, or speaks of the time before that.
     fn on_shard_tick(&mut self, shard: usize) -> Verdict {
         let (life, now) = (self.life, self.now());
-        self.after_tick(Event::ShardTick { life, shard });
+        if self.is_stopping {
+            // Nothing is read any more, so nobody can be known to be silent.
+            self.after_tick(Event::ShardTick { life, shard });
+            return Ok(());
+        }
+        let links = self.network.of_shard(shard);
+        let mut unread_us = None;
+        for &id in &links {
+            let stream = &self.network.find(id).expect("just listed").to_server;
+            if 0 < stream.arrived && !stream.paused {
+                let since_us = stream.arrived_us;
+                unread_us = Some(unread_us.map_or(since_us, |us: i64| us.min(since_us)));
+            }
+        }
         let core = &mut self.server.as_mut().expect("a life has a server").shards[shard];
-        core.shard.on_tick(now, &mut core.out);
+        let due_ms = core.due_tick_ms.get_or_insert(now.monotonic_ms);
+        let as_of_ms = match unread_us {
+            Some(_) if self.rng.coin() => {
+                self.after(1, 100, Event::ShardTick { life, shard });
+                return Ok(());
+            }
+            Some(since_us) => (since_us / 1000 + self.monotonic_offset_ms - 1).min(*due_ms),
+            None => *due_ms,
+        };
+        if as_of_ms + self.plan.tick_ms / 2 < now.monotonic_ms {
+            self.checker.marks.insert("tick of a time before what is unread");
+        }
+        core.due_tick_ms = None;
+        let mut watched = Vec::new();
+        for id in links {
+            let link = self.network.find(id).expect("just listed");
+            let look = (link.to_server.arrived_ever, link.to_client.taken_ever);
+            if link.look.is_some_and(|before| before != look) {
+                self.checker.marks.insert("sign of life of a connection not read from");
+                core.shard.on_sign_of_life(now, link.connection, &mut core.out);
+            }
+            link.look = link.look.and(link.to_server.paused.then_some(look));
+            let is_open = core.shard.outgoing(link.connection).is_some_and(|it| it.close.is_none());
+            if let Some(session) = link.session.filter(|_| is_open && !link.client_gone) {
+                watched.push((link.connection, session));
+            }
+        }
+        core.shard.on_tick(now, as_of_ms, &mut core.out);
+        for (connection, session) in watched {
+            if core.shard.outgoing(connection).is_some_and(|it| it.close.is_some()) {
+                self.checker.check_silence(now, session, SILENCE_SLACK_MS)?;
+            }
+        }
+        // A report goes behind the requests that were read before it: they may bring back whom it
+        // does not name.
+        self.on_shard_sends(shard)?;
+        let core = &mut self.server.as_mut().expect("a life has a server").shards[shard];
         if let Some(touched) = core.out.touched.take() {
             core.to_pipeline.push_back(FromShard::Touched(touched));
             self.after(0, self.plan.mesh_us, Event::PipelineTakes { life, shard });
         }
+        self.after_tick(Event::ShardTick { life, shard });
         self.after_shard(shard)
     }
 
@@ -966,7 +1083,12 @@ impl World {
                 let until_us = self.now_us + self.rng.between(10_000, 2_000_000);
                 if let Some(server) = &mut self.server {
                     let shard = self.rng.index(server.shards.len());
-                    server.shards[shard].stalled_until_us = until_us;
+                    if self.rng.coin() {
+                        server.shards[shard].stalled_until_us = until_us;
+                    } else {
+                        // The whole process.
+                        server.shards.iter_mut().for_each(|core| core.stalled_until_us = until_us);
+                    }
                     self.checker.on_stall(until_us / 1000 + self.monotonic_offset_ms);
                 }
             }
@@ -1110,7 +1232,7 @@ impl World {
             let link = self.network.find(id).expect("just listed");
             if !link.server_gone {
                 link.server_gone = true;
-                link.to_server.bytes.clear();
+                link.to_server.clear();
                 link.to_client.break_off(&mut self.rng);
             }
             self.schedule_to_client(id);
@@ -1314,7 +1436,7 @@ impl World {
             providers: Arc::clone(providers),
             skip_acl: false,
             sessionless_timeout_ms: 5_000,
-            silence_slack_ms: 1_000,
+            silence_slack_ms: SILENCE_SLACK_MS,
             outstanding_max: self.plan.outstanding_max,
             large_request_bytes: None,
             large_requests_bytes_max: usize::MAX,
@@ -1340,6 +1462,7 @@ impl World {
             sends: false,
             writes_later: false,
             stalled_until_us: 0,
+            due_tick_ms: None,
         }
     }
 
