@@ -142,6 +142,8 @@ pub fn main() -> ExitCode {
         None if invocation.config_dir.is_some() => control::usage(),
         None => serve_words(&invocation),
     };
+    // The last line says why.
+    logging::drain();
     ExitCode::from(code)
 }
 
@@ -281,11 +283,11 @@ fn serve(invocation: &Invocation, told: Told) -> u8 {
         Ok(()) => {}
         Err(RunError::DataDir(cause)) => {
             error!(cause, "Unable to access datadir, exiting abnormally");
-            complain("Unable to access datadir, exiting abnormally");
+            logging::complain("Unable to access datadir, exiting abnormally");
         }
         Err(RunError::Admin(cause)) => {
             error!(cause, "Unable to start AdminServer, exiting abnormally");
-            complain("Unable to start AdminServer, exiting abnormally");
+            logging::complain("Unable to start AdminServer, exiting abnormally");
         }
         Err(RunError::Storage(cause)) => {
             error!(cause, "Severe unrecoverable error, exiting");
@@ -402,18 +404,19 @@ fn log_by_system(system: &BTreeMap<String, String>) {
 
 fn bad_config(error: &ConfigError) -> u8 {
     error!(cause = %error, "Invalid config, exiting abnormally");
-    complain("Invalid config, exiting abnormally");
+    logging::complain("Invalid config, exiting abnormally");
     exiting(2)
 }
 
 fn bad_arguments(cause: &str) -> u8 {
     error!(cause, "Invalid arguments, exiting abnormally");
-    complain("Usage: ZooKeeperServerMain configfile | port datadir [ticktime] [maxcnxns]");
+    logging::complain("Usage: ZooKeeperServerMain configfile | port datadir [ticktime] [maxcnxns]");
     exiting(2)
 }
 
 /// The last line of every log; log watchers know it by these words.
 fn exiting(code: u8) -> u8 {
+    logging::settle();
     match code {
         0 => info!("Exiting JVM with code {code}"),
         _ => error!("Exiting JVM with code {code}"),

@@ -804,6 +804,18 @@ knobs! {
     /// The least level that is logged, or levels by module as in info,ringkeeper::storage=debug.
     LOG_LEVEL: &'static str = ours("ringkeeper.log.level", "info")
         .trades("debug and below cost time on every request.");
+    /// How many bytes of log lines may wait to be written. What finds no room is dropped, and a line
+    /// says how many lines are missing.
+    LOG_QUEUE_BYTES: i64 = ours("ringkeeper.log.queueBytes", 4 << 20).unit("bytes").between(4096, 1 << 30)
+        .trades("More outlasts a longer stop of whatever reads the log; less is less memory. No thread ever waits for it.");
+    /// How many bytes of audit lines may wait to be written, apart from all other lines, which cannot
+    /// take their room. What finds none is dropped, and an audit line says how many are missing.
+    AUDIT_QUEUE_BYTES: i64 = ours("ringkeeper.audit.queueBytes", 16 << 20).unit("bytes").between(4096, 1 << 30)
+        .trades("More outlasts a longer stop of whatever reads the log; less is less memory. No write ever waits for it.");
+    /// For how long warnings and errors that say the same as one before are counted instead of
+    /// logged; then a line says how many there were. Zero: each is logged.
+    LOG_FOLD: i64 = ours("ringkeeper.log.foldSeconds", 10).unit("s").between(0, 86_400)
+        .trades("More is a shorter log; less tells sooner how often something happens.");
     /// How long `ringkeeper start` waits for the server to answer before it leaves it alone.
     START_TIMEOUT: i64 = ours("ringkeeper.control.startTimeoutMs", 60_000).unit("ms").between(0, DAY_MS);
     /// How long `ringkeeper stop` waits for the server to end before it reports a failure.

@@ -294,6 +294,12 @@ pub struct Logging {
     pub format: LogFormat,
     /// A level, or levels by module.
     pub levels: String,
+    /// How much may wait to be written.
+    pub queue_bytes: usize,
+    /// The same for audit lines.
+    pub audit_queue_bytes: usize,
+    /// For how long warnings that say the same are counted instead of logged; zero: each is logged.
+    pub fold_seconds: u64,
 }
 
 impl Logging {

@@ -67,12 +67,20 @@ pub(super) fn logging(settings: &Properties, system: &BTreeMap<String, String>) 
             .and_then(|text| knob.parse(text).ok())
             .unwrap_or_else(|| knob.default.read())
     };
+    let number = |knob: &Knob<i64>| {
+        text(settings, system, &knob.about)
+            .and_then(|text| knob.parse(text).ok())
+            .unwrap_or(knob.default)
+    };
     Logging {
         format: match read(&knobs::LOG_FORMAT).as_str() {
             "json" => LogFormat::Json,
             _ => LogFormat::Text,
         },
         levels: read(&knobs::LOG_LEVEL),
+        queue_bytes: length(number(&knobs::LOG_QUEUE_BYTES)),
+        audit_queue_bytes: length(number(&knobs::AUDIT_QUEUE_BYTES)),
+        fold_seconds: number(&knobs::LOG_FOLD).unsigned_abs(),
     }
 }
 

@@ -10,6 +10,7 @@
 //! log-keeper          files made ahead                                 keeper.rs
 //! watermark           how far the log is durable                       marks.rs
 //! background          snapshots, purging                               background.rs
+//! log-writer          lines of the log                                 log_queue.rs
 //! ```
 //!
 //! | file | what is in it |
@@ -27,7 +28,7 @@
 //! | `pulse.rs` | what keeps the pipeline's executor awake |
 //! | `clock.rs` | where `Now` comes from |
 //! | `sys.rs` | system calls behind safe faces |
-//! | `logging.rs` | log lines |
+//! | `logging.rs`, `log_queue.rs` | log lines; how they leave |
 //! | `process.rs` | other processes, for the control commands |
 //!
 //! **Stopping** is a sequence: ports; reading; what is in the pipeline, made durable and answered;
@@ -50,6 +51,7 @@ mod counts;
 mod directories;
 mod disk;
 mod keeper;
+mod log_queue;
 pub mod logging;
 mod map;
 mod marks;
@@ -226,9 +228,8 @@ pub fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), RunError> 
 /// A bug on one core ends the process, not the core: a server with a dead core would go on
 /// looking alive.
 fn end_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
+    std::panic::set_hook(Box::new(|panic| {
+        logging::report_panic(panic);
         std::process::abort();
     }));
 }
@@ -611,6 +612,7 @@ fn wait_for_signals(events: &channel::Sender<Event>) -> Result<(), RunError> {
             let signal = sys::wait_stop_signal()?;
             if echo_until <= Instant::now() {
                 warn!(signal, "stopping at once; what was acknowledged is durable");
+                logging::drain();
                 sys::exit_at_once(128 + signal);
             }
         }

@@ -209,6 +209,11 @@ pub(crate) fn is_any_readable(sources: &[BorrowedFd<'_>]) -> io::Result<bool> {
     Ok(polled.iter().any(|source| source.revents != 0))
 }
 
+/// Waits until something can be written, or never again.
+pub(crate) fn wait_writable(file: BorrowedFd<'_>) -> io::Result<()> {
+    poll(&[file], libc::POLLOUT, -1).map(drop)
+}
+
 fn poll(
     files: &[BorrowedFd<'_>],
     events: libc::c_short,
@@ -251,6 +256,21 @@ pub(crate) fn block_stop_signals() -> io::Result<()> {
     }
 }
 
+/// Does something with SIGTERM and SIGINT kept from this thread, and from those begun meanwhile.
+pub(crate) fn without_stop_signals<T>(act: impl FnOnce() -> T) -> io::Result<T> {
+    let set = stop_signals();
+    let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `set` is initialised and only read; `before` outlives the call, which writes it.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, before.as_mut_ptr()) } {
+        0 => {}
+        errno => return Err(io::Error::from_raw_os_error(errno)),
+    }
+    let result = act();
+    // SAFETY: `before` was filled in by the call that succeeded.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    Ok(result)
+}
+
 /// Waits for SIGTERM or SIGINT and says which it was.
 pub(crate) fn wait_stop_signal() -> io::Result<i32> {
     let set = stop_signals();
@@ -279,9 +299,13 @@ pub(crate) fn catch_bus_errors() -> io::Result<()> {
         const TEXT: &[u8] = b"ringkeeper: SIGBUS: the file system took back space that was \
             allocated for the transaction log, or the file was cut; stopping, nothing more is \
             acknowledged\n";
-        // SAFETY: `write` and `_exit` are allowed in a signal handler, and TEXT is static.
+        let mut room = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+        // SAFETY: `poll`, `write` and `_exit` are allowed in a signal handler, `room` is live and
+        // TEXT is static. A pipe that is full would keep the process.
         unsafe {
-            libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len());
+            if libc::poll(&raw mut room, 1, 0) == 1 {
+                libc::write(libc::STDERR_FILENO, TEXT.as_ptr().cast(), TEXT.len());
+            }
             libc::_exit(10);
         }
     }

@@ -13,6 +13,7 @@ mod files;
 mod floods;
 mod full_disk;
 mod limits;
+mod logs;
 #[path = "../support/ports.rs"]
 mod ports;
 mod server;

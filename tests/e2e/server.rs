@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Write as _;
+use std::io::{PipeWriter, Write as _};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -31,8 +32,7 @@ impl Folder {
     }
 
     fn under(parent: &Path, name: &str) -> Folder {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let count = next_number();
         let path = parent.join(format!("ringkeeper-e2e-{name}-{}-{count}", std::process::id()));
         fs::create_dir_all(&path).expect("a folder can be made");
         Folder(path)
@@ -102,9 +102,20 @@ impl Setup {
 
     /// Starts it on a free port. It may not listen yet.
     pub(crate) fn start(&self, folder: &Folder) -> Server {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let log = folder.0.join(format!("log-{}.txt", next_number()));
+        let output = fs::File::create(&log).expect("the folder can be written");
+        self.start_writing(folder, output.into(), log)
+    }
+
+    /// The same, with all that it says into a pipe.
+    pub(crate) fn start_into(&self, folder: &Folder, pipe: PipeWriter) -> Server {
+        // There is nothing to be read.
+        self.start_writing(folder, pipe.into(), "/dev/null".into())
+    }
+
+    fn start_writing(&self, folder: &Folder, output: OwnedFd, log: PathBuf) -> Server {
         let address = ports::listen().local_addr().expect("a bound socket has an address");
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let count = next_number();
         let config = folder.0.join(format!("zoo-{count}.cfg"));
         let data = self.data.clone().unwrap_or_else(|| folder.0.join("data"));
         let mut text = format!(
@@ -120,8 +131,6 @@ impl Setup {
             text.push('\n');
         }
         fs::write(&config, text).expect("the folder can be written");
-        let log = folder.0.join(format!("log-{count}.txt"));
-        let output = fs::File::create(&log).expect("the folder can be written");
         let mut words = self.wrapper.clone();
         words.push(self.binary.clone().into_os_string());
         let child = Command::new(&words[0])
@@ -135,6 +144,12 @@ impl Setup {
             .expect("the binary starts");
         Server { child, address, log }
     }
+}
+
+/// Different each time, for names.
+fn next_number() -> u32 {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
 pub(crate) struct Server {
