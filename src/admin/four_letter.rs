@@ -111,8 +111,8 @@ impl Word {
         }
     }
 
-    /// The parts of `State` that the answer looks at, beyond those that cost nothing: version,
-    /// environment, trace mask, mode, zxid, configuration and zone.
+    /// The parts of `State` that the answer looks at, beyond those that cost nothing: version, trace
+    /// mask, mode, zxid, configuration and zone.
     #[must_use]
     pub const fn needs(self) -> Needs {
         const NOTHING: Needs = Needs {
@@ -123,6 +123,7 @@ impl Word {
             watches: false,
             sizes: false,
             digests: false,
+            environment: false,
         };
         match self {
             Word::Srvr | Word::Mntr => Needs { measures: true, ..NOTHING },
@@ -132,8 +133,8 @@ impl Word {
             Word::Wchc | Word::Wchp | Word::Wchs => Needs { watches: true, ..NOTHING },
             Word::Conf | Word::Dirs => Needs { sizes: true, ..NOTHING },
             Word::Hash => Needs { digests: true, ..NOTHING },
+            Word::Envi => Needs { environment: true, ..NOTHING },
             Word::Crst
-            | Word::Envi
             | Word::Gtmk
             | Word::Isro
             | Word::Ruok
@@ -176,6 +177,7 @@ pub struct Needs {
     pub watches: bool,
     pub sizes: bool,
     pub digests: bool,
+    pub environment: bool,
 }
 
 /// Which words are answered (`4lw.commands.whitelist`).

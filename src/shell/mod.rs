@@ -11,6 +11,7 @@
 //! watermark           how far the log is durable                       marks.rs
 //! background          snapshots, purging                               background.rs
 //! log-writer          lines of the log                                 log_queue.rs
+//! observer            what takes opening files to know                 observer.rs
 //! ```
 //!
 //! | file | what is in it |
@@ -56,6 +57,7 @@ pub mod logging;
 mod map;
 mod marks;
 mod mesh;
+mod observer;
 mod one_core;
 mod pipeline_core;
 mod preflight;
@@ -93,6 +95,7 @@ use disk::{LogError, LogParts};
 use keeper::Keeper;
 use marks::Marks;
 use mesh::Mesh;
+use observer::Observer;
 use pipeline_core::{PipelineCommand, PipelineInbox, PipelineParts};
 use preflight::Allowed;
 use recover::{RecoverError, Recovered};
@@ -331,7 +334,7 @@ impl Server {
             pipeline: inbox.clone(),
             metrics,
             clock,
-            directories: Arc::clone(directories),
+            observer: Observer::start(Arc::clone(directories)).map_err(RunError::other)?,
             configuration: settings::shown(config, directories),
             version: admin::version(settings::BUILT_ON),
             trace_mask: AtomicI64::new(admin::TRACE_MASK_DEFAULT),

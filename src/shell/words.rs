@@ -1,12 +1,11 @@
 //! Four-letter words: what an answer needs is gathered from all cores, and `admin` makes the text.
 //!
 //! Each core is sent a question and answers it between two steps, as plain values. So an answer is
-//! no single moment of the whole server, and no core waits for another.
+//! no single moment of the whole server, and no core waits for another. What takes opening files is
+//! asked of a thread that may wait for them (`observer.rs`).
 
-use std::fs;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Poll, Waker};
@@ -15,15 +14,15 @@ use parking_lot::Mutex;
 use tracing::info;
 
 use super::clock::Clock;
-use super::directories::{Directories, names};
 use super::mesh::Commander;
+use super::observer::{Facts, Observer, Wanted};
 use super::pipeline_core::{PipelineCommand, PipelineInbox};
 use super::shard_core::ShardCommand;
 use super::sys;
 use crate::admin::four_letter::{self, Effect, Needs, Whitelist, Word};
 use crate::admin::{
     Configuration, Connection, ConnectionLatency, ConnectionSession, Ephemerals, Gauges, Interest,
-    Mode, Serving, Session, Sizes, State, Watches, Zone,
+    Mode, Serving, Session, State, Watches, Zone,
 };
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Report};
@@ -38,7 +37,7 @@ pub(crate) struct Words {
     pub(crate) pipeline: PipelineInbox,
     pub(crate) metrics: Metrics,
     pub(crate) clock: Clock,
-    pub(crate) directories: Arc<Directories>,
+    pub(crate) observer: Observer,
     pub(crate) configuration: Configuration,
     pub(crate) version: String,
     pub(crate) trace_mask: AtomicI64,
@@ -112,13 +111,19 @@ impl Words {
         self.pipeline.tell(PipelineCommand::Ask(Box::new(move |pipeline| {
             reports.give(PipelineReport::of(pipeline, needs, now));
         })));
+        let from_observer = Gathered::of(1);
+        let (found, wanted) = (from_observer.clone(), wanted(needs));
+        self.observer.ask(wanted, move |facts| found.give(facts));
         let shards: Vec<ShardReport> = from_shards.all().await;
         let pipelines: Vec<PipelineReport> = from_pipeline.all().await;
-        let serving =
-            pipelines.into_iter().next().map(|pipeline| self.serving(needs, now, shards, pipeline));
+        let facts = from_observer.all().await.pop().unwrap_or_default();
+        let serving = pipelines
+            .into_iter()
+            .next()
+            .map(|pipeline| self.serving(now, shards, pipeline, &facts));
         State {
             version: self.version.clone(),
-            environment: environment(),
+            environment: facts.environment,
             trace_mask: self.trace_mask.load(Ordering::Relaxed),
             serving,
         }
@@ -126,10 +131,10 @@ impl Words {
 
     fn serving(
         &self,
-        needs: Needs,
         now: Now,
         shards: Vec<ShardReport>,
         pipeline: PipelineReport,
+        facts: &Facts,
     ) -> Serving {
         let PipelineReport { report, sessions, ephemerals } = pipeline;
         let sum = |of: fn(&ShardReport) -> u64| shards.iter().map(of).sum::<u64>();
@@ -143,7 +148,7 @@ impl Words {
             data_bytes: u64::try_from(report.data_bytes).unwrap_or(0) + "/".len() as u64,
             global_sessions: report.sessions as u64,
             uptime_ms: u64::try_from(now.monotonic_ms).unwrap_or(0),
-            open_files: open_files(),
+            open_files: facts.open_files,
             open_files_max: sys::open_files_limit().map_or(0, |limit| limit.soft),
             ..Gauges::default()
         };
@@ -164,17 +169,15 @@ impl Words {
             sessions,
             ephemerals,
             watches,
-            sizes: if needs.sizes { self.sizes() } else { Sizes::default() },
+            sizes: facts.sizes,
             digests: Vec::new(),
         }
     }
+}
 
-    fn sizes(&self) -> Sizes {
-        Sizes {
-            data_dir_bytes: bytes_in(self.directories.snapshots()),
-            data_log_dir_bytes: bytes_in(self.directories.logs()),
-        }
-    }
+/// What no core knows of it.
+fn wanted(needs: Needs) -> Wanted {
+    Wanted { open_files: needs.measures, sizes: needs.sizes, environment: needs.environment }
 }
 
 impl ShardReport {
@@ -298,14 +301,6 @@ fn operation_name(op: i32) -> &'static str {
     }
 }
 
-fn bytes_in(directory: &Path) -> u64 {
-    names(directory).map_or(0, |names| names.iter().map(|(_, bytes)| bytes).sum())
-}
-
-fn open_files() -> u64 {
-    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64)
-}
-
 fn zone(now: Now) -> Zone {
     sys::local_zone(now.wall_ms.div_euclid(1000)).map_or_else(Zone::utc, |(offset_s, name)| {
         // Zones without letters of their own are called by their offset here, and by GMT in Java.
@@ -320,53 +315,6 @@ fn zone(now: Now) -> Zone {
         };
         Zone { offset_s, abbreviation }
     })
-}
-
-/// What `envi` shows; where a line is about a Java machine, what is nearest to it.
-pub(crate) fn environment() -> Vec<(String, String)> {
-    let read = |path: &str| fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
-    let unknown = || "<NA>".to_owned();
-    let variable = |name: &str| std::env::var(name).ok();
-    let directory = std::env::current_dir().map(|path| path.display().to_string());
-    let status = read("/proc/self/status").unwrap_or_default();
-    let resident_mb = status
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse().ok()
-        })
-        .map_or(0, |kib: u64| kib / 1024);
-    let meminfo = read("/proc/meminfo").unwrap_or_default();
-    let meminfo_mb = |name: &str| {
-        meminfo
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse().ok()
-            })
-            .map_or(0, |kib: u64| kib / 1024)
-    };
-    let lines = [
-        ("host.name", read("/proc/sys/kernel/hostname").unwrap_or_else(unknown)),
-        ("java.version", "n/a".to_owned()),
-        ("java.vendor", "n/a".to_owned()),
-        ("java.home", "n/a".to_owned()),
-        ("java.class.path", "n/a".to_owned()),
-        ("java.library.path", "n/a".to_owned()),
-        ("java.io.tmpdir", std::env::temp_dir().display().to_string()),
-        ("java.compiler", unknown()),
-        ("os.name", "Linux".to_owned()),
-        (
-            "os.arch",
-            if cfg!(target_arch = "x86_64") { "amd64" } else { std::env::consts::ARCH }.to_owned(),
-        ),
-        ("os.version", read("/proc/sys/kernel/osrelease").unwrap_or_else(unknown)),
-        ("user.name", sys::user_name().or_else(|| variable("USER")).unwrap_or_else(unknown)),
-        ("user.home", variable("HOME").unwrap_or_else(unknown)),
-        ("user.dir", directory.unwrap_or_else(|_| unknown())),
-        ("jvm.memory.free", format!("{}MB", meminfo_mb("MemAvailable:"))),
-        ("jvm.memory.max", format!("{}MB", meminfo_mb("MemTotal:"))),
-        ("jvm.memory.total", format!("{resident_mb}MB")),
-    ];
-    lines.map(|(key, value)| (key.to_owned(), value)).into()
 }
 
 /// Answers of several cores, until all are there.
@@ -430,14 +378,5 @@ mod tests {
         let mut parts = block_on(gathered.all());
         parts.sort_unstable();
         assert_eq!(parts, [0, 1, 2]);
-    }
-
-    #[test]
-    fn the_environment_has_the_names_that_scripts_look_for() {
-        let environment = environment();
-        let names: Vec<_> = environment.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names.first(), Some(&"host.name"));
-        assert!(names.contains(&"os.arch") && names.contains(&"user.dir"));
-        assert!(environment.iter().all(|(_, value)| !value.is_empty()));
     }
 }

@@ -269,6 +269,21 @@ impl Server {
         fs::read_dir(self.proc("fd")).expect("the server runs").count()
     }
 
+    /// How many times its cores have read from a file; `None` where the kernel does not count that.
+    pub(crate) fn reads_of_cores(&self) -> Option<u64> {
+        let mut reads = 0;
+        for thread in fs::read_dir(self.proc("task")).expect("the server runs") {
+            let thread = thread.expect("a thread is listed").path();
+            let name = fs::read_to_string(thread.join("comm")).unwrap_or_default();
+            if name.trim() == "core" || name.trim() == "pipeline" || name.starts_with("shard") {
+                let io = fs::read_to_string(thread.join("io")).ok()?;
+                let count = io.lines().find_map(|line| line.strip_prefix("syscr: "))?;
+                reads += count.parse::<u64>().ok()?;
+            }
+        }
+        Some(reads)
+    }
+
     fn proc(&self, name: &str) -> String {
         format!("/proc/{}/{name}", self.child.id())
     }

@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use crate::PATIENCE;
 use crate::client::{Client, now, word};
-use crate::server::{Folder, Server};
+use crate::server::{Folder, Server, Setup, not_run};
 
 fn talk(address: SocketAddr, pieces: &[&[u8]], half_close: bool) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -134,4 +134,27 @@ fn words_are_answered_under_load() {
         load.join().unwrap();
     });
     assert_eq!(znodes(address), before + 2000);
+}
+
+/// A core that opens files waits for whatever they are on.
+#[test]
+fn no_core_reads_files_to_answer_a_word() {
+    const ROUNDS: u64 = 50;
+    for flags in [&[][..], &["-Dringkeeper.shards=2"]] {
+        let folder = Folder::new("words-files");
+        let setup = Setup::new(&["4lw.commands.whitelist=*"]);
+        let server = flags.iter().fold(setup, |setup, flag| setup.flag(flag)).start(&folder);
+        drop(Client::connect(server.address, now() + PATIENCE).unwrap());
+        let Some(before) = server.reads_of_cores() else {
+            return not_run("who reads files", "the kernel does not count reads by thread");
+        };
+        for name in [b"mntr", b"srvr", b"envi", b"dirs", b"conf", b"stat"] {
+            for _ in 0..ROUNDS {
+                assert!(!talk(server.address, &[name], true).is_empty());
+            }
+        }
+        let reads = server.reads_of_cores().unwrap() - before;
+        // Some are the loop's own, a few a second.
+        assert!(reads < ROUNDS, "{reads} reads by cores for {} words", 6 * ROUNDS);
+    }
 }
