@@ -112,6 +112,11 @@ fn taken_away(before: &Files, after: &Files) -> Vec<(String, Vec<u8>)> {
         });
         let Some(old) = entry.bytes.as_ref().filter(|_| is_kept) else { continue };
         let new = after.get(name).and_then(|entry| entry.bytes.as_ref());
+        // A snapshot of the tree that is served may take the place of one that was damaged, or that
+        // held another tree than its name says.
+        if new.is_some() && name.contains("/snapshot.") {
+            continue;
+        }
         let new = new.map_or(&[][..], Vec::as_slice);
         let same = old.iter().zip(new).take_while(|(old, new)| old == new).count();
         let used = old.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);

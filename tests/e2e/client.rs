@@ -232,7 +232,9 @@ impl Reply {
     }
 
     pub(crate) fn data(&self) -> (Vec<u8>, Stat) {
-        let response = GetDataResponse::read(&mut Reader::new(&self.body));
+        // As long as the server has it, whatever a client would take.
+        let mut reader = Reader::with_field_bytes_max(&self.body, self.body.len());
+        let response = GetDataResponse::read(&mut reader);
         let GetDataResponse { data, stat } = response.expect("a reply of getData");
         (data.unwrap_or_default().to_vec(), stat)
     }
