@@ -68,7 +68,7 @@ fn make_images(path: &Path, seed: u64) -> Vec<Image> {
 fn draw(images: &[Image], seed: u64, count: usize) -> Vec<(usize, Damage)> {
     let mut random = Random::new(seed);
     let mut groups: BTreeMap<(&str, usize), Vec<Damage>> = BTreeMap::new();
-    let random_each = RANDOM_EACH.max(count.saturating_sub(4_000) / images.len().max(1));
+    let random_each = RANDOM_EACH.max(count / images.len().max(1));
     for (number, image) in images.iter().enumerate() {
         for damage in damages(image, &mut random, random_each) {
             groups.entry((damage.kind, number)).or_default().push(damage);
