@@ -76,6 +76,8 @@ pub(crate) struct Disk {
     /// As it was before the first event.
     base: Vec<u8>,
     server: Option<JoinHandle<()>>,
+    /// What is mounted, in the order of mounting.
+    mounted: Vec<PathBuf>,
 }
 
 /// Of the writes that no flush has covered.
@@ -108,7 +110,8 @@ impl Disk {
         let content = Content { bytes: base.clone(), ..Content::default() };
         let content = Mutex::new(content);
         let shared = Arc::new(Shared { content, count: AtomicUsize::new(0) });
-        let mut disk = Disk { folder: folder.to_path_buf(), shared, base, server: None };
+        let mut disk =
+            Disk { folder: folder.to_path_buf(), shared, base, server: None, mounted: Vec::new() };
         if let Err(why) = disk.mount() {
             not_run(what, &why);
             return None;
@@ -134,6 +137,7 @@ impl Disk {
         if !mounted.is_ok_and(|status| status.success()) {
             return Err("a file system over /dev/fuse cannot be mounted".to_owned());
         }
+        self.mounted.push(file.clone());
         let shared = Arc::clone(&self.shared);
         self.server = Some(std::thread::spawn(move || serve(fuse, &shared)));
         let path = self.path();
@@ -141,6 +145,7 @@ impl Disk {
         if !mount_loop(&file, &path) {
             return Err("there is no loop device for it".to_owned());
         }
+        self.mounted.push(path);
         Ok(())
     }
 
@@ -167,11 +172,14 @@ impl Disk {
 
     /// Ends it; its events stay.
     pub(crate) fn unmount(&mut self) {
-        for path in [self.path(), self.folder.join("disk")] {
+        while let Some(path) = self.mounted.pop() {
             unmount(&path);
         }
         if let Some(server) = self.server.take() {
-            server.join().expect("it ends when nothing is mounted");
+            // Where a server is left over it has the disk open: then this thread ends with us.
+            if !std::thread::panicking() {
+                server.join().expect("it ends when nothing is mounted");
+            }
         }
     }
 
@@ -206,9 +214,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        if self.server.is_some() {
-            self.unmount();
-        }
+        self.unmount();
     }
 }
 
@@ -259,6 +265,11 @@ fn write_at_once(path: &str) {
 
 fn unmount(path: &Path) {
     let path = path.display().to_string();
+    if std::thread::panicking() {
+        // Someone may still have files open there.
+        let _ = succeeds(&["umount", "--lazy", &path]);
+        return;
+    }
     until(PATIENCE, || format!("{path} cannot be unmounted"), || succeeds(&["umount", &path]));
 }
 
