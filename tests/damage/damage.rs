@@ -130,6 +130,8 @@ pub(crate) enum Op {
     Copy(String, String),
     /// From the copy at half of the load; a folder is replaced with all that it has.
     Restore(String),
+    /// From another image, which is of another history.
+    Foreign(PathBuf, String),
     RemoveFolder(String),
     /// The folder is there and has nothing.
     EmptyFolder(String),
@@ -199,6 +201,11 @@ impl Op {
                     fs::copy(earlier, at(name)).map(|_| ())
                 }
             }
+            Op::Foreign(from, name) if from.is_dir() => {
+                fs::remove_dir_all(at(name))?;
+                copy_folder(from, &at(name))
+            }
+            Op::Foreign(from, name) => fs::copy(from, at(name)).map(|_| ()),
             Op::RemoveFolder(name) => fs::remove_dir_all(at(name)),
             Op::EmptyFolder(name) => {
                 if at(name).exists() {
@@ -212,7 +219,12 @@ impl Op {
 }
 
 /// All cases of an image: those of its structure, and as many random ones as there is use for.
-pub(crate) fn damages(image: &Image, random: &mut Random, random_count: usize) -> Vec<Damage> {
+pub(crate) fn damages(
+    image: &Image,
+    others: &[Image],
+    random: &mut Random,
+    random_count: usize,
+) -> Vec<Damage> {
     let logs = logs(&image.path, image.logs());
     let mut cases = Vec::new();
     let newest = logs.iter().rev().find(|log| !log.records.is_empty());
@@ -227,6 +239,7 @@ pub(crate) fn damages(image: &Image, random: &mut Random, random_count: usize) -
     files(image, &logs, &mut cases);
     marks(image, random, &mut cases);
     folders(image, &mut cases);
+    foreign(image, others, &mut cases);
     settings(&mut cases);
     at_random(image, &logs, random, random_count, &mut cases);
     cases
@@ -513,8 +526,12 @@ fn marks(image: &Image, random: &mut Random, cases: &mut Vec<Damage>) {
         let file = format!("{part}/ringkeeper.watermark");
         let Ok(bytes) = fs::read(image.path.join(&file)) else { continue };
         let used: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at] != 0).collect();
-        let mut put = |what: String, ops: Vec<Op>| {
+        let put = |cases: &mut Vec<Damage>, what: String, ops: Vec<Op>| {
             cases.push(Damage::new("watermark", format!("{file} {what}"), ops));
+        };
+        // A slot is lost, and there are others.
+        let must_serve = |cases: &mut Vec<Damage>| {
+            cases.last_mut().expect("one was put").must_serve = true;
         };
         for _ in 0..12 {
             if used.is_empty() {
@@ -523,23 +540,30 @@ fn marks(image: &Image, random: &mut Random, cases: &mut Vec<Damage>) {
             let offset = *random.pick(&used);
             let bit = random.below(8) as u8;
             let flip = Op::Flip { file: file.clone(), offset, bit };
-            put(format!("with a bit of byte {offset} flipped"), vec![flip]);
+            put(cases, format!("with a bit of byte {offset} flipped"), vec![flip]);
+            must_serve(cases);
         }
         for start in [0, 4096] {
             let with = vec![0; 200];
             let zero = Op::Overwrite { file: file.clone(), offset: start, with: with.clone() };
-            put(format!("with the slot at {start} zeroed"), vec![zero]);
+            put(cases, format!("with the slot at {start} zeroed"), vec![zero]);
+            must_serve(cases);
             let noise = crate::load::value(random.next(), 200);
             let noise = Op::Overwrite { file: file.clone(), offset: start, with: noise };
-            put(format!("with the slot at {start} overwritten"), vec![noise]);
+            put(cases, format!("with the slot at {start} overwritten"), vec![noise]);
+            must_serve(cases);
         }
         let zeros = Op::Overwrite { file: file.clone(), offset: 0, with: vec![0; bytes.len()] };
-        put("all zero".to_owned(), vec![zeros]);
+        put(cases, "all zero".to_owned(), vec![zeros]);
         let noise = crate::load::value(random.next(), bytes.len());
         let noise = Op::Overwrite { file: file.clone(), offset: 0, with: noise };
-        put("noise".to_owned(), vec![noise]);
+        put(cases, "noise".to_owned(), vec![noise]);
         for len in [1, 60, 4096, 4100] {
-            put(format!("cut to {len} bytes"), vec![Op::Truncate { file: file.clone(), len }]);
+            put(
+                cases,
+                format!("cut to {len} bytes"),
+                vec![Op::Truncate { file: file.clone(), len }],
+            );
         }
     }
 }
@@ -576,6 +600,35 @@ fn folders(image: &Image, cases: &mut Vec<Damage>) {
         Op::Rename(folder("third"), folder("logs")),
     ];
     put("data and logs exchanged", exchange, None);
+}
+
+/// Files and folders of the same name that are of another server.
+///
+/// Not a whole `version-2` with its snapshots, nor a log that has all from the first transaction
+/// on: that is a history, complete in itself, and one that ZooKeeper has gone on with looks no
+/// different.
+fn foreign(image: &Image, others: &[Image], cases: &mut Vec<Damage>) {
+    let others = others.iter().filter(|other| other.name != image.name);
+    for other in others.filter(|other| other.spec.is_apart == image.spec.is_apart) {
+        let mut put = |name: &str| {
+            let from = other.path.join(name);
+            if from.exists() && image.path.join(name).exists() {
+                let op = Op::Foreign(from, name.to_owned());
+                let label = format!("{name} of {}", other.name);
+                cases.push(Damage::new("of another server", label, vec![op]));
+            }
+        };
+        if image.spec.is_apart {
+            put("logs");
+            put("logs/version-2");
+            put("logs/ringkeeper.watermark");
+            put("data");
+        }
+        put("data/ringkeeper.watermark");
+        let logs = logs(&image.path, image.logs());
+        let names = logs.into_iter().map(|log| log.name).filter(|name| 1 < named_zxid(name));
+        names.chain(snapshot_names(image)).for_each(|name| put(&name));
+    }
 }
 
 /// Another setting than the one that the log was written under.

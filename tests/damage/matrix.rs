@@ -3,6 +3,7 @@
 //! ```text
 //! CASES=20000   so many cases (2,000 in CI)
 //! SEED=n        which cases come first, and what is drawn at random
+//! KIND=text     those of whose kind this is a part, and no others
 //! CASE=n        this one alone; its folder is kept, as it was before the start and after
 //! IMAGES=path   images that an earlier run has kept there, or keeps there now
 //! ```
@@ -70,7 +71,7 @@ fn draw(images: &[Image], seed: u64, count: usize) -> Vec<(usize, Damage)> {
     let mut groups: BTreeMap<(&str, usize), Vec<Damage>> = BTreeMap::new();
     let random_each = RANDOM_EACH.max(count / images.len().max(1));
     for (number, image) in images.iter().enumerate() {
-        for damage in damages(image, &mut random, random_each) {
+        for damage in damages(image, images, &mut random, random_each) {
             groups.entry((damage.kind, number)).or_default().push(damage);
         }
     }
@@ -232,7 +233,11 @@ fn damage_is_served_whole_or_refused_by_name() {
     let plan = Plan { images, cases, seed, other: AsOther::new("unreadable files and folders") };
     let numbers: Vec<usize> = match only {
         Some(number) => vec![number],
-        None => (0..count.min(all)).collect(),
+        None => {
+            let kind = std::env::var("KIND").unwrap_or_default();
+            let is_wanted = |number: &usize| plan.cases[*number].1.kind.contains(&kind);
+            (0..all).filter(is_wanted).take(count).collect()
+        }
     };
     let next = AtomicUsize::new(0);
     let rows: Mutex<BTreeMap<&str, Row>> = Mutex::default();
@@ -252,6 +257,8 @@ fn damage_is_served_whole_or_refused_by_name() {
                         Verdict::Refused => row.refused += 1,
                         Verdict::Finding(finding) => {
                             row.findings += 1;
+                            // A soak takes long: what it finds is said at once, too.
+                            eprintln!("CASE={number}: {}: {}", finding.kind, finding.what);
                             findings.lock().unwrap().push((number, finding, said));
                         }
                     }
