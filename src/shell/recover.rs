@@ -154,8 +154,14 @@ impl Files for Disk {
     type Error = io::Error;
 
     fn list(&mut self, directory: &Path) -> io::Result<Option<Vec<(String, u64)>>> {
+        // Where a name is a link, what counts is the file that it leads to.
+        let followed = |(name, len): (String, u64)| match fs::metadata(directory.join(&name)) {
+            Ok(metadata) => (name, metadata.len()),
+            // Reading it will say what is wrong.
+            Err(_) => (name, len),
+        };
         match names(directory) {
-            Ok(names) => Ok(Some(names)),
+            Ok(names) => Ok(Some(names.into_iter().map(followed).collect())),
             Err(DirectoryError::Read { source, .. })
                 if source.kind() == io::ErrorKind::NotFound =>
             {
@@ -405,6 +411,25 @@ mod tests {
         fs::write(&newest, bytes).unwrap();
         let recovered = recover(&directories, OPTIONS).unwrap();
         assert_eq!((recovered.snapshot, recovered.state.last), (Some(Zxid(0)), Zxid(5)));
+    }
+
+    #[test]
+    fn files_that_are_links_are_as_long_as_what_they_lead_to() {
+        let scratch = Scratch::new("recover-links");
+        let directories = begun(&scratch);
+        for (name, bytes) in [
+            ("snapshot.0", fs::read(directories.snapshots().join("snapshot.0")).unwrap()),
+            ("log.1", log(1..=50)),
+        ] {
+            let (elsewhere, path) = (scratch.path().join(name), directories.logs().join(name));
+            fs::write(&elsewhere, bytes).unwrap();
+            let _ = fs::remove_file(&path);
+            std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        }
+        assert_eq!(recover(&directories, OPTIONS).unwrap().state.last, Zxid(50));
+        fs::remove_file(scratch.path().join("snapshot.0")).unwrap();
+        let refused = recover(&directories, OPTIONS).err().unwrap().to_string();
+        assert!(refused.contains("version-2/snapshot.0: No such file"), "{refused}");
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! |---|---|---|
 //! | below the watermark | damaged | damaged |
 //! | behind the watermark | torn, unless as below | as below |
+//! | behind the watermark, before the end of what the snapshot holds, a whole record behind the end | damaged | damaged |
 //! | behind the watermark, whole records behind the end that are farther apart than `APART_BYTES` | damaged | damaged |
 //! | the watermark names it, and it is empty | damaged | damaged |
 //! | the next log goes on with zxid+1 | | torn |
@@ -1378,6 +1379,18 @@ mod tests {
         // A proposal that was logged twice, and is longer than the window.
         let twice = [&log[..end], &log[start..]].concat();
         assert_eq!(read(&twice).0, 110);
+    }
+
+    #[test]
+    fn what_a_snapshot_holds_was_synced_and_a_break_in_it_is_not_torn() {
+        let synced = history(1..=5).len() as u64;
+        let watermark = Watermark { offset: synced, ..Watermark::new(Zxid(1), Zxid(5)) };
+        let options = Options { from: Zxid(8), watermark: Some(watermark) };
+        let broken_at = |index| run(&[(1, flipped(1..=10, index))], options);
+        let error = broken_at(6).unwrap_err();
+        assert!(matches!(error, ReplayError::Damaged { .. }), "{error}");
+        assert_eq!(broken_at(8).unwrap().1.last, Zxid(8));
+        assert_eq!(broken_at(9).unwrap().1.last, Zxid(9));
     }
 
     #[test]
