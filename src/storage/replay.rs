@@ -763,8 +763,11 @@ impl Replay {
         let beyond = beyond(window, source, stop.offset, known).map_err(OnEnd::Read)?;
         self.ended = Some((path.clone(), stop));
         if beyond != Beyond::Zeros || cause == Cause::NoHeader {
-            let unsynced = own.is_some_and(|watermark| watermark.offset <= offset);
-            let is_bounded = own.is_some_and(|watermark| (HEADER_BYTES as u64) < watermark.offset);
+            let is_bounded = own.is_some_and(|own| (HEADER_BYTES as u64) < own.offset);
+            // What a snapshot holds was synced before it was taken.
+            let last = self.previous.unwrap_or(Zxid(start.0 - 1));
+            let may_be_torn = self.options.from <= last || !is_bounded;
+            let unsynced = may_be_torn && own.is_some_and(|own| own.offset <= offset);
             let end = End { path, log: start, stop, known, beyond, unsynced, is_bounded };
             #[cfg(feature = "mutants")]
             if self.ignores_evidence && unsynced {
