@@ -35,6 +35,7 @@
 #![expect(unsafe_code, reason = "readers of other cores follow pointers that one core changes")]
 
 use std::alloc::Layout;
+use std::borrow::Borrow;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, Hasher as _};
@@ -501,6 +502,9 @@ struct Shared {
     root: *mut Node,
     hasher: foldhash::fast::RandomState,
     arena: Arena,
+    /// The views. A reader that adds one does so while its own stands still, and whoever looks for
+    /// the lowest holds the lock all the while: so the lowest is never above a view that was added.
+    slots: Mutex<Vec<Arc<Slot>>>,
     /// What the writer left behind when it was dropped before the readers.
     left_behind: Mutex<Vec<Garbage>>,
 }
@@ -591,6 +595,20 @@ fn fetch<T>(address: *const T) {
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     let _ = address;
+}
+
+impl Shared {
+    /// The lowest view of any reader; `GONE` without readers.
+    fn lowest_view(&self) -> i64 {
+        let mut slots = self.slots.lock();
+        let mut lowest = GONE;
+        slots.retain(|slot| {
+            let view = slot.load(Ordering::Acquire);
+            lowest = lowest.min(view);
+            view != GONE
+        });
+        lowest
+    }
 }
 
 impl Drop for Shared {
@@ -685,6 +703,13 @@ impl NodeRef {
     }
 }
 
+/// In the order of their paths, as `Ord` has it.
+impl Borrow<str> for NodeRef {
+    fn borrow(&self) -> &str {
+        self.path()
+    }
+}
+
 impl PartialOrd for NodeRef {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
@@ -721,7 +746,6 @@ enum Superseding {
 /// The writer's half.
 pub(super) struct Store {
     shared: Arc<Shared>,
-    slots: Vec<Arc<Slot>>,
     /// The newest zxid that a view may stand at.
     published: i64,
     /// Up to here no count changes any more. Views stand at or below, or will stand above all that
@@ -770,11 +794,11 @@ impl Store {
             root: node,
             hasher: foldhash::fast::RandomState::default(),
             arena,
+            slots: Mutex::default(),
             left_behind: Mutex::default(),
         });
         let mut store = Store {
             shared,
-            slots: Vec::new(),
             published: zxid,
             sealed: i64::MIN,
             counted_in_place: i64::MIN,
@@ -805,9 +829,7 @@ impl Store {
             "no count shows what is not published"
         );
         self.sealed = self.sealed.max(self.published);
-        let slot = Arc::new(CachePadded::new(AtomicI64::new(self.published)));
-        self.slots.push(Arc::clone(&slot));
-        ReaderCell { shared: Arc::clone(&self.shared), slot, view: self.published }
+        ReaderCell::at(&self.shared, self.published)
     }
 
     /// The node of `path` if its znode lives in the newest state.
@@ -1138,7 +1160,7 @@ impl Store {
     pub(super) fn publish(&mut self, zxid: i64) {
         assert!(self.published <= zxid && zxid < GONE, "zxids ascend");
         // While nobody reads, the next view begins at what is published last.
-        if !self.slots.is_empty() {
+        if !self.shared.slots.lock().is_empty() {
             self.sealed = self.sealed.max(zxid);
         }
         self.published = zxid;
@@ -1154,9 +1176,7 @@ impl Store {
         if self.waiting() == 0 {
             return;
         }
-        self.slots.retain(|slot| slot.load(Ordering::Acquire) != GONE);
-        let lowest =
-            self.slots.iter().map(|slot| slot.load(Ordering::Acquire)).min().unwrap_or(GONE);
+        let lowest = self.shared.lowest_view();
         // Without readers all that was published may go, but not what is still only logged:
         // the next reader begins at `published`.
         let lowest_view = lowest.min(self.published);
@@ -1298,6 +1318,19 @@ pub(super) struct ReaderCell {
 }
 
 impl ReaderCell {
+    /// A reader at `view`, where the writer or another reader stands.
+    fn at(shared: &Arc<Shared>, view: i64) -> ReaderCell {
+        let slot = Arc::new(CachePadded::new(AtomicI64::new(view)));
+        shared.slots.lock().push(Arc::clone(&slot));
+        ReaderCell { shared: Arc::clone(shared), slot, view }
+    }
+
+    /// Another reader, at the same view. `&self`: this one stands still until the other is known to
+    /// whoever looks for the lowest view.
+    pub(super) fn fork(&self) -> ReaderCell {
+        ReaderCell::at(&self.shared, self.view)
+    }
+
     pub(super) fn view(&self) -> i64 {
         self.view
     }
@@ -1328,6 +1361,40 @@ impl ReaderCell {
 impl Drop for ReaderCell {
     fn drop(&mut self) {
         self.slot.store(GONE, Ordering::Release);
+    }
+}
+
+/// The children of one znode, gone through in as many steps as one likes: a reader of its own, whose
+/// view stands still for as long as this lives, and the child to look at next.
+pub(super) struct Children {
+    reader: ReaderCell,
+    next: Option<NodeRef>,
+}
+
+impl Children {
+    /// The children of `path` as `reader` shows them; `None` where there is no such znode.
+    pub(super) fn of(path: &str, reader: ReaderCell) -> Option<Children> {
+        let first = reader.find(path)?.node.first_child();
+        Some(Children { reader, next: NonNull::new(first).map(NodeRef) })
+    }
+
+    pub(super) fn view(&self) -> i64 {
+        self.reader.view
+    }
+
+    /// The path of the next child; `None` after the last.
+    pub(super) fn next_path(&mut self) -> Option<&str> {
+        loop {
+            let NodeRef(pointer) = self.next?;
+            // SAFETY: children and their links stay readable while the view stands still, also
+            // those unlinked meanwhile (rule 2); the view of `reader` does, for nobody advances it.
+            let node = unsafe { pointer.as_ref() };
+            self.next = NonNull::new(node.next_sibling.load(Ordering::Acquire)).map(NodeRef);
+            if node.at(self.reader.view).is_some() {
+                // SAFETY: as above, and what is linked is the pointer of `Node::new`.
+                return Some(unsafe { Node::path(pointer.as_ptr()) });
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::cell::NodeRef;
 
@@ -139,6 +140,21 @@ impl Owned {
 
     pub(super) fn of_session(&self, session: i64) -> impl Iterator<Item = NodeRef> + '_ {
         self.sessions.get(&session).into_iter().flatten().copied()
+    }
+
+    /// What sessions own, by session and path, that comes after a place in this order.
+    pub(super) fn after<'o>(
+        &'o self,
+        session: i64,
+        path: &'o str,
+    ) -> impl Iterator<Item = (i64, NodeRef)> + 'o {
+        let of_this = self.sessions.get(&session).into_iter();
+        let rest = of_this.flat_map(move |nodes| {
+            nodes.range::<str, _>((Bound::Excluded(path), Bound::Unbounded))
+        });
+        let others = self.sessions.range((Bound::Excluded(session), Bound::Unbounded));
+        rest.map(move |node| (session, *node))
+            .chain(others.flat_map(|(session, nodes)| nodes.iter().map(|node| (*session, *node))))
     }
 
     pub(super) fn sessions(&self) -> impl Iterator<Item = i64> + '_ {

@@ -36,7 +36,7 @@ use acl_cache::AclCache;
 pub use acl_cache::OPEN_ACL_NUMBER;
 pub use apply::{How, Irregular};
 pub use cell::PREFETCH_MAX;
-use cell::{Next, NextData, NodeRef, NumberedAcl, ReaderCell, Seen, Store, Version};
+use cell::{Children, Next, NextData, NodeRef, NumberedAcl, ReaderCell, Seen, Store, Version};
 use ephemerals::{Owned, Owner, Types};
 use quota::Quotas;
 
@@ -124,6 +124,21 @@ impl TreeReader {
         self.cell.prefetch(paths);
     }
 
+    /// Another reader at the same view, which what it shows is kept for while that stands still.
+    #[must_use]
+    pub fn fork(&self) -> TreeReader {
+        TreeReader { cell: self.cell.fork(), types: self.types }
+    }
+
+    /// The children of `path` as this reader shows them now, to be gone through piece by piece
+    /// while its view moves on.
+    #[must_use]
+    pub fn listing(&self, path: &str) -> Option<Listing> {
+        // The root has two names, and its children begin behind one slash.
+        let prefix = path.trim_end_matches('/').len() + 1;
+        Some(Listing { children: Children::of(path, self.cell.fork())?, prefix })
+    }
+
     /// Every znode, parents before their children, the root (as `""`) first.
     pub fn walk(&self) -> impl Iterator<Item = Znode<'_>> {
         let mut pending = vec![self.get("").expect("there always is a root")];
@@ -132,6 +147,26 @@ impl TreeReader {
             pending.extend(next.child_znodes());
             Some(next)
         })
+    }
+}
+
+/// The names of a znode's children at one view, piece by piece. The tree keeps what this view shows
+/// for as long as the listing is there.
+pub struct Listing {
+    children: Children,
+    /// How much of a child's path is not its name.
+    prefix: usize,
+}
+
+impl Listing {
+    #[must_use]
+    pub fn view(&self) -> Zxid {
+        Zxid(self.children.view())
+    }
+
+    /// The next child, in the order of [`Znode::children`]; `None` after the last.
+    pub fn next_name(&mut self) -> Option<&str> {
+        self.children.next_path().map(|path| &path[self.prefix..])
     }
 }
 
@@ -408,6 +443,16 @@ impl TreeWriter {
     /// The paths of a session's ephemerals, in their order.
     pub fn ephemerals_of(&self, session: SessionId) -> impl Iterator<Item = &str> {
         self.owned.of_session(session.0).filter_map(|node| Some(self.newest_of(node)?.path))
+    }
+
+    /// All ephemerals, by session and path, that come after a place in this order.
+    pub fn ephemerals_after<'t>(
+        &'t self,
+        session: SessionId,
+        path: &'t str,
+    ) -> impl Iterator<Item = (SessionId, &'t str)> {
+        let owned = self.owned.after(session.0, path);
+        owned.filter_map(|(session, node)| Some((SessionId(session), self.newest_of(node)?.path)))
     }
 
     /// The sessions that own a znode.

@@ -101,6 +101,49 @@ fn a_view_shows_its_zxid_and_nothing_later() {
 }
 
 #[test]
+fn a_listing_shows_its_view_while_the_tree_and_its_reader_go_on() {
+    let mut tree = TreeWriter::new(Settings::default());
+    commit(&mut tree, 1, &create("/a", b""));
+    for number in 0..100 {
+        commit(&mut tree, 2 + number, &create(&format!("/a/{number}"), b""));
+    }
+    let mut reader = tree.reader();
+    let mut expected: Vec<String> =
+        reader.get("/a").unwrap().children().map(str::to_owned).collect();
+    let mut listing = reader.listing("/a").unwrap();
+    let mut names = Vec::new();
+    for round in 0..100 {
+        names.push(listing.next_name().unwrap().to_owned());
+        let zxid = 102 + 2 * round;
+        commit(&mut tree, zxid, &delete(&format!("/a/{}", 99 - (round * 7) % 100)));
+        commit(&mut tree, zxid + 1, &create(&format!("/a/new-{round}"), b""));
+        reader.advance(tree.published());
+        tree.reclaim(usize::MAX);
+    }
+    assert_eq!(listing.next_name(), None);
+    assert_eq!(listing.view(), Zxid(101));
+    names.sort();
+    expected.sort();
+    assert_eq!(names, expected);
+    assert!(200 <= tree.waiting_to_be_freed(), "what the listing shows is kept");
+    drop(listing);
+    for zxid in 302..305 {
+        commit(&mut tree, zxid, &set("/a", b""));
+        reader.advance(Zxid(zxid));
+        tree.reclaim(usize::MAX);
+    }
+    assert!(tree.waiting_to_be_freed() <= 4, "and goes with it");
+    let mut root = reader.listing("/").unwrap();
+    let mut names = Vec::new();
+    while let Some(name) = root.next_name() {
+        names.push(name.to_owned());
+    }
+    names.sort();
+    assert_eq!(names, ["a", "zookeeper"]);
+    assert!(reader.listing("/nope").is_none());
+}
+
+#[test]
 #[should_panic(expected = "no view shows what may still be undone")]
 fn a_view_does_not_run_ahead_of_what_is_published() {
     let mut tree = TreeWriter::new(Settings::default());
