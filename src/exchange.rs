@@ -35,21 +35,20 @@ pub struct ConnectionId {
 /// Where something lies in a buffer of the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
-    pub start: u32,
-    pub end: u32,
+    pub start: usize,
+    pub end: usize,
 }
 
 impl Span {
     /// What was appended to a buffer since it had `start` bytes.
     #[must_use]
-    pub fn since(start: usize, end: usize) -> Span {
-        let offset = |at| u32::try_from(at).expect("a batch's buffers stay below 4 GiB");
-        Span { start: offset(start), end: offset(end) }
+    pub const fn since(start: usize, end: usize) -> Span {
+        Span { start, end }
     }
 
     #[must_use]
-    pub fn range(self) -> Range<usize> {
-        self.start as usize..self.end as usize
+    pub const fn range(self) -> Range<usize> {
+        self.start..self.end
     }
 }
 

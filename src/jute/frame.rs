@@ -30,13 +30,36 @@ pub fn cut(buffer: &[u8], body_bytes_max: usize) -> Front<'_> {
     }
 }
 
-/// Writes a frame: `body` appends to `out`, then the length before it is filled in.
-pub fn write(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+/// A frame whose length does not fit into its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a frame of 2 GiB or more")]
+pub struct TooLong;
+
+/// The prefix of a frame whose body has so many bytes.
+pub fn prefix(body_bytes: usize) -> Result<[u8; PREFIX_BYTES], TooLong> {
+    i32::try_from(body_bytes).map(i32::to_be_bytes).map_err(|_| TooLong)
+}
+
+/// Writes a frame: `body` appends to `out`, then the length before it is filled in. Gives the
+/// length. Where that does not fit into the prefix, `out` is as it was.
+pub fn try_write(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) -> Result<usize, TooLong> {
     let start = out.len();
     out.extend_from_slice(&[0; PREFIX_BYTES]);
     body(out);
-    let length = i32::try_from(out.len() - start - PREFIX_BYTES).expect("a frame below 2 GiB");
-    out[start..start + PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+    let length = out.len() - start - PREFIX_BYTES;
+    match prefix(length) {
+        Ok(prefix) => out[start..start + PREFIX_BYTES].copy_from_slice(&prefix),
+        Err(error) => {
+            out.truncate(start);
+            return Err(error);
+        }
+    }
+    Ok(length)
+}
+
+/// Writes a frame of which the caller knows that it is below 2 GiB.
+pub fn write(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    try_write(out, body).expect("a frame below 2 GiB");
 }
 
 #[cfg(test)]
@@ -53,5 +76,11 @@ mod tests {
         assert_eq!(cut(&buffer[..3], 4), Front::Incomplete { bytes: 4 });
         assert_eq!(cut(&buffer, 3), Front::BadLength(4));
         assert_eq!(cut(&(-5i32).to_be_bytes(), 3), Front::BadLength(-5));
+    }
+
+    #[test]
+    fn a_length_beyond_the_prefix_is_an_error() {
+        assert_eq!(prefix(i32::MAX as usize), Ok([0x7f, 0xff, 0xff, 0xff]));
+        assert_eq!(prefix(i32::MAX as usize + 1), Err(TooLong));
     }
 }
