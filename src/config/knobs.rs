@@ -778,11 +778,48 @@ knobs! {
     /// With so much of its answers unread by a client, its further requests wait.
     OUTPUT_BYTES_MAX: i64 = ours("ringkeeper.connection.outputBytesMax", 1 << 20).unit("bytes").between(4096, 1 << 30)
         .trades("More keeps a slow line busy with large answers; each slow client may hold so much memory.");
-    /// With so much unread, a client that gets one more watch event is disconnected: events cannot
-    /// wait. At least ringkeeper.connection.outputBytesMax.
+    /// With so much unread in watch events, a client is disconnected: events cannot wait. Answers
+    /// do not count. At least ringkeeper.connection.outputBytesMax.
     OUTPUT_BYTES_CEILING: i64 = ours("ringkeeper.connection.outputBytesCeiling", 64 << 20)
         .unit("bytes").between(4096, 1 << 30)
         .trades("More forgives a client with very many watches a longer pause; each may hold so much memory.");
+    /// The longest answer to one request, and never less than four times jute.maxbuffer. What would
+    /// be longer is answered by the error -5 (MarshallingError).
+    ANSWER_BYTES_MAX: i64 = ours("ringkeeper.connection.answerBytesMax", 256 << 20)
+        .unit("bytes").between(2 << 20, 1 << 30)
+        .trades("More lets clients list more children at once, whose jute.maxbuffer has room for it; each may hold so much memory.");
+    /// What the answers and events of all connections may take that their clients have not read, and
+    /// those that are being made. Beyond, the connection is closed that has held much for long. At
+    /// least ringkeeper.connection.answerBytesMax.
+    ANSWERS_BYTES_MAX: i64 = ours("ringkeeper.answersBytesMax", 1 << 30)
+        .unit("bytes").between(2 << 20, INT_MAX)
+        .trades("More serves more large answers to slow clients at once; so much memory may be held by clients that do not read.");
+    /// How many paths one connection may watch. A request that would set one more fails with
+    /// -125 (QuotaExceeded).
+    CONNECTION_WATCHES_MAX: i64 = ours("ringkeeper.connection.watchesMax", 2_000_000)
+        .unit("watches").between(1, INT_MAX)
+        .trades("More lets one client watch more; each watch holds about 100 bytes and its path.");
+    /// The same of all connections together.
+    WATCHES_MAX: i64 = ours("ringkeeper.watchesMax", 20_000_000)
+        .unit("watches").between(1, INT_MAX)
+        .trades("More lets all clients watch more; each watch holds about 100 bytes and its path.");
+    /// What a connection is answered in one turn of its core before others come. A single answer
+    /// may be longer, and then waits for several turns only where it is gathered from much.
+    CONNECTION_TURN_BYTES: i64 = ours("ringkeeper.connection.turnBytes", 128 << 10)
+        .unit("bytes").between(4096, 1 << 30)
+        .trades("More serves one busy connection faster; others wait for longer behind it.");
+    /// The same in steps: a child listed, a path looked up or a watch set is one, a request is
+    /// four. A step takes about a quarter of a microsecond.
+    CONNECTION_TURN_STEPS: i64 = ours("ringkeeper.connection.turnSteps", 1024)
+        .unit("steps").between(4, 1 << 30)
+        .trades("More serves one busy connection faster; others wait for longer behind it.");
+    /// What all connections of a core together are answered in one turn; whoever asks after that is
+    /// served in the next.
+    TURN_BYTES: i64 = ours("ringkeeper.turnBytes", 1 << 20).unit("bytes").between(4096, 1 << 30)
+        .trades("More wastes less time between turns; clients that ask for little wait for longer.");
+    /// The same in steps, as for a connection.
+    TURN_STEPS: i64 = ours("ringkeeper.turnSteps", 8192).unit("steps").between(4, 1 << 30)
+        .trades("More wastes less time between turns; clients that ask for little wait for longer.");
     /// What the identities may take that a connection gathers by auth packets, one for each. An auth
     /// packet beyond fails, and ends the connection.
     AUTH_BYTES_MAX: i64 = ours("ringkeeper.connection.authBytesMax", 64 << 10).unit("bytes").between(1024, 1 << 30)

@@ -99,10 +99,28 @@ pub struct Connections {
     pub input_bytes_max: usize,
     /// Unwritten beyond this, requests wait.
     pub output_bytes_max: usize,
-    /// Unwritten beyond this, an event ends the connection.
+    /// Events unwritten beyond this, another ends the connection.
     pub output_bytes_ceiling: usize,
+    /// The longest answer.
+    pub answer_bytes_max: usize,
+    /// What is unwritten of all connections.
+    pub answers_bytes_max: usize,
+    /// Watches of one connection, and of all.
+    pub watches_per_connection_max: usize,
+    pub watches_max: usize,
+    /// What a connection, and what all of a core, are given in one turn.
+    pub connection_turn: TurnBudget,
+    pub turn: TurnBudget,
     /// What the ids may take that a connection gathers.
     pub auth_bytes_max: usize,
+}
+
+/// How much is done for clients in one turn of a core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnBudget {
+    /// Of answers.
+    pub bytes: usize,
+    pub steps: usize,
 }
 
 /// The whitelist. `srvr` is always on it.

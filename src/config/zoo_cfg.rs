@@ -14,8 +14,8 @@ use super::properties::Properties;
 use super::{
     Admin, Auth, Compression, Config, ConfigError, ConnectThrottle, Connections, Control,
     DigestAlgorithm, DigestMismatch, Endpoint, EnsembleConfig, FourLetterWords, LogFormat, Logging,
-    Origin, Pin, Runtime, SessionWeights, Snapshots, Surroundings, Throttle, TxnLog, TxnLogBackEnd,
-    Znodes,
+    Origin, Pin, Runtime, SessionWeights, Snapshots, Surroundings, Throttle, TurnBudget, TxnLog,
+    TxnLogBackEnd, Znodes,
 };
 use crate::ensemble::{Ensemble, HostPort, Role};
 use crate::types::ServerId;
@@ -586,6 +586,18 @@ impl Parser<'_> {
             input_bytes_max: length(self.read(&knobs::INPUT_BYTES_MAX)?),
             output_bytes_max,
             output_bytes_ceiling,
+            answer_bytes_max: length(self.read(&knobs::ANSWER_BYTES_MAX)?),
+            answers_bytes_max: length(self.read(&knobs::ANSWERS_BYTES_MAX)?),
+            watches_per_connection_max: length(self.read(&knobs::CONNECTION_WATCHES_MAX)?),
+            watches_max: length(self.read(&knobs::WATCHES_MAX)?),
+            connection_turn: TurnBudget {
+                bytes: length(self.read(&knobs::CONNECTION_TURN_BYTES)?),
+                steps: length(self.read(&knobs::CONNECTION_TURN_STEPS)?),
+            },
+            turn: TurnBudget {
+                bytes: length(self.read(&knobs::TURN_BYTES)?),
+                steps: length(self.read(&knobs::TURN_STEPS)?),
+            },
             auth_bytes_max: length(self.read(&knobs::AUTH_BYTES_MAX)?),
         })
     }
