@@ -26,7 +26,7 @@ use ringkeeper::record::op::{EventType, STATE_SYNC_CONNECTED, code};
 use ringkeeper::record::proto::{
     ConnectRequest, GetDataResponse, PathWatch, ReplyHeader, RequestHeader, WatcherEvent,
 };
-use ringkeeper::shard::{Output, Settings, Shard};
+use ringkeeper::shard::{Allowance, Output, Settings, Shard, TurnBudget};
 use ringkeeper::tree::{self, LoadedAcl, TreeWriter};
 use ringkeeper::types::{SessionId, Zxid};
 
@@ -70,6 +70,12 @@ impl Bed {
             sessionless_timeout_ms: 10_000,
             silence_slack_ms: 2_000,
             outstanding_max: 1 << 20,
+            answer_bytes_max: 64 << 20,
+            answer_bytes: Allowance::new(1 << 30, 1, 1 << 20),
+            watches_per_connection_max: usize::MAX,
+            watches: Allowance::new(1 << 30, 1, 1 << 10),
+            connection_turn: TurnBudget { bytes: usize::MAX, steps: usize::MAX },
+            turn: TurnBudget { bytes: usize::MAX, steps: usize::MAX },
             auth_bytes_max: 1 << 16,
             large_request_bytes: None,
             large_requests_bytes_max: usize::MAX,
@@ -130,12 +136,18 @@ impl Bed {
         ready.append(&mut self.out.later);
         let count = ready.len();
         for id in ready.drain(..) {
-            let outgoing = self.shard.outgoing(id).expect("it is connected");
-            assert!(outgoing.close.is_none());
-            see(outgoing.bytes);
-            let bytes = outgoing.bytes.len();
-            self.shard.on_written(NOW, id, bytes, &mut self.out);
+            loop {
+                let outgoing = self.shard.outgoing(id).expect("it is connected");
+                assert!(outgoing.close.is_none());
+                if outgoing.bytes.is_empty() {
+                    break;
+                }
+                see(outgoing.bytes);
+                let bytes = outgoing.bytes.len();
+                self.shard.on_written(NOW, id, bytes, &mut self.out);
+            }
         }
+        self.shard.on_turn(NOW, &mut self.out);
         if self.out.ready.is_empty() {
             self.out.ready = ready;
         }

@@ -39,6 +39,8 @@ pub(super) struct Gathered {
     /// What the last batch that went out ended at, and the digest there.
     released: (Zxid, u64),
     outstanding: usize,
+    /// The longest body of an answer; a longer one is an error.
+    answer_bytes_max: usize,
 }
 
 /// How far a batch has come.
@@ -50,7 +52,7 @@ pub(super) struct Mark {
 }
 
 impl Gathered {
-    pub(super) fn new(zxid: Zxid, digest: u64) -> Gathered {
+    pub(super) fn new(zxid: Zxid, digest: u64, answer_bytes_max: usize) -> Gathered {
         Gathered {
             open: Applied::default(),
             sessions: Vec::new(),
@@ -58,6 +60,7 @@ impl Gathered {
             lent: VecDeque::new(),
             released: (zxid, digest),
             outstanding: 0,
+            answer_bytes_max,
         }
     }
 
@@ -94,7 +97,11 @@ impl Gathered {
         err: Code,
         body: impl FnOnce(&mut Vec<u8>),
     ) {
-        let body = self.body(body);
+        let (mut body, mut err) = (self.body(body), err);
+        if self.answer_bytes_max < body.range().len() {
+            self.open.bodies.truncate(body.start);
+            (body, err) = (Span::since(body.start, body.start), Code::MarshallingError);
+        }
         self.reply((shard, connection), zxid, Outcome::Answer { xid, err, body, close: false });
     }
 

@@ -85,6 +85,8 @@ pub struct Settings {
     /// A longer record could not be read again, by ZooKeeper or by us: `jute.maxbuffer` and what
     /// may come on top.
     pub record_bytes_max: usize,
+    /// The longest answer; what would be longer is an error.
+    pub answer_bytes_max: usize,
     pub tree: tree::Settings,
     pub roll: RollSettings,
     pub reaper: ReaperSettings,
@@ -220,7 +222,7 @@ impl Pipeline {
         Pipeline {
             tracker,
             zab: Standalone::new(last),
-            gathered: Gathered::new(last, tree.digest()),
+            gathered: Gathered::new(last, tree.digest(), settings.answer_bytes_max),
             roll: Roll::new(settings.roll, settings.seed),
             reaper: Reaper::new(now, settings.reaper),
             scratch: Scratch::default(),
@@ -535,6 +537,10 @@ impl Pipeline {
         let prefix = if is_all { "" } else { prefix };
         let paths: Vec<&str> =
             self.tree.ephemerals_of(request.session).filter(|p| p.starts_with(prefix)).collect();
+        let bytes: usize = paths.iter().map(|path| size_of::<i32>() + path.len()).sum();
+        if self.settings.answer_bytes_max < bytes {
+            return self.malformed(from, request);
+        }
         self.gathered.answer(from, request.xid, self.zab.proposed(), Code::Ok, |out| {
             out.put_count(Some(paths.len()));
             for path in paths {
@@ -774,11 +780,14 @@ impl Pipeline {
         self.tracker.sessions()
     }
 
-    /// The sessions that own ephemerals, and these.
-    pub fn ephemerals(&self) -> impl Iterator<Item = (SessionId, Vec<&str>)> {
-        self.tree
-            .owning_sessions()
-            .map(|session| (session, self.tree.ephemerals_of(session).collect()))
+    /// All ephemerals, by session and path, that come after a place in this order; from the
+    /// beginning with `None`.
+    pub fn ephemerals_after<'p>(
+        &'p self,
+        place: Option<(SessionId, &'p str)>,
+    ) -> impl Iterator<Item = (SessionId, &'p str)> {
+        let (session, path) = place.unwrap_or((SessionId(i64::MIN), ""));
+        self.tree.ephemerals_after(session, path)
     }
 
     /// The state of all committed and proposed transactions, for checkers.

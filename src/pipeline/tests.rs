@@ -48,6 +48,7 @@ fn settings() -> Settings {
         reconfig_enabled: false,
         close_session_lists_paths: true,
         record_bytes_max: RECORD_BYTES_MAX,
+        answer_bytes_max: 1 << 20,
         tree: tree::Settings { types: Types { extended: true, emulate_353: false }, digest: true },
         roll: RollSettings::default(),
         reaper: ReaperSettings {

@@ -50,7 +50,7 @@ impl Shard {
             self.core.tree.advance(applied.zxid);
             self.let_go(now, out);
         }
-        debug_assert_eq!(self.broken_invariant(), None);
+        self.check_if_small();
     }
 
     fn fire_all(&mut self, now: Now, applied: &Applied, out: &mut Output) {
@@ -71,10 +71,17 @@ impl Shard {
 
     /// Tells everyone who watches of one change.
     fn fire(&mut self, now: Now, applied: &Applied, change: &Change, out: &mut Output) {
+        let path = applied.path(change.path);
+        if !self.core.setting.is_empty() {
+            for id in self.core.setting.clone() {
+                self.bare_step(now, id, out, |core, step| {
+                    core.on_change_while_setting(step, path);
+                });
+            }
+        }
         if self.core.watches.len() == 0 {
             return;
         }
-        let path = applied.path(change.path);
         let (zxid, acl, parent_acl) = (change.zxid, &change.acl, &change.parent_acl);
         let mut hit = mem::take(&mut self.hit);
         let mut told = mem::take(&mut self.hit_before);
@@ -127,7 +134,11 @@ impl Shard {
         }
         let dropped = usize::from(self.core.is_mutant(Mutant::DropEvent));
         for &slot in hit.iter().skip(dropped) {
-            let (id, connection) = self.connections.at(slot).expect("a watcher is connected");
+            // Whoever is gone had so many watches that they are still being forgotten.
+            let Some((id, connection)) = self.connections.at(slot) else { continue };
+            if connection.is_closing() {
+                continue;
+            }
             let core = &mut self.core;
             if !core.permits(acl.as_ref(), perms::READ, &connection.ids)
                 && !core.is_mutant(Mutant::EventWithoutAcl)
@@ -135,19 +146,24 @@ impl Shard {
                 continue;
             }
             let mut traffic = connection.traffic.take().unwrap_or_else(|| core.pool.take());
-            traffic.output.tail().extend_from_slice(&bytes);
+            let held = traffic.held();
+            traffic.events().append(|out| out.extend_from_slice(&bytes));
             if core.is_mutant(Mutant::DoubleEvent) {
-                traffic.output.tail().extend_from_slice(&bytes);
+                traffic.events().append(|out| out.extend_from_slice(&bytes));
             }
+            traffic.event_bytes += bytes.len();
             connection.stats.sent += 1;
             core.counters.packets_sent += 1;
             core.counters.events += 1;
             core.counters.watch_bytes += bytes.len() as u64;
-            if core.settings.output_bytes_ceiling < traffic.output.len() {
+            // What is unread of them is no more than came, and no more than is unread of all.
+            let unread = traffic.event_bytes.min(traffic.held());
+            if core.settings.output_bytes_ceiling < unread {
                 core.counters.unread_connections_closed += 1;
                 let mut step = Step { now, id, connection, traffic: &mut traffic, out };
                 core.end(&mut step, Close::AtOnce);
             }
+            core.count_held(now, held, &mut traffic);
             connection.announce_later(id, out);
             if traffic.is_empty() {
                 core.pool.give_back(traffic);
@@ -156,6 +172,7 @@ impl Shard {
             }
         }
         self.event = bytes;
+        self.make_room(now, out);
     }
 
     /// What became of a request. Whoever has left in the meantime is not missed.
@@ -227,6 +244,9 @@ impl Core {
         let answered = step.traffic.unanswered.pop_front().expect("an answer has its request");
         self.outstanding -= 1;
         self.large_bytes -= answered.large_bytes as usize;
+        if answered.op == code::GET_EPHEMERALS {
+            self.turns.on_ephemerals_answered();
+        }
         answered
     }
 }

@@ -1,6 +1,7 @@
-//! Bytes that are appended at one end and used up at the other, and a pool of what is empty.
+//! Bytes that came and are not used yet, and a pool of what is empty.
 
 use super::connection::Traffic;
+use super::turns::Spent;
 
 /// A queue of bytes in one piece.
 #[derive(Debug, Default)]
@@ -82,7 +83,11 @@ impl Pool {
             traffic.output.clear();
             traffic.unanswered.clear();
             traffic.is_waiting = false;
+            traffic.is_queued = false;
+            traffic.event_bytes = 0;
+            traffic.spent = Spent::default();
             traffic.arrived = None;
+            debug_assert!(traffic.long.is_none(), "what is under way is not given back");
             self.bytes += bytes;
             self.empty.push(traffic);
         }
@@ -103,7 +108,7 @@ mod tests {
         let mut pool = Pool::default();
         let busy = |bytes: usize| {
             let mut traffic = Box::<Traffic>::default();
-            traffic.output.tail().reserve_exact(bytes);
+            traffic.output.append(|out| out.reserve_exact(bytes));
             traffic
         };
         for _ in 0..100 {

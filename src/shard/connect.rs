@@ -126,6 +126,7 @@ impl Core {
         let received_ms = step.traffic.received_ms(step.now);
         step.traffic.unanswered.push_back(Unanswered { xid, op, received_ms, large_bytes });
         self.outstanding += 1;
+        self.turns.has_asked_ephemerals |= want == Want::Ephemerals;
         self.large_bytes += large_bytes as usize;
     }
 
@@ -171,9 +172,7 @@ impl Core {
     }
 
     fn put_response(&self, step: &mut Step<'_>, response: ConnectResponse) {
-        let out = step.traffic.output.tail();
-        let start = out.len();
-        frame::write(out, |out| response.write(out));
-        step.traffic.reply_bytes = out.len() - start - frame::PREFIX_BYTES;
+        let write = |out: &mut Vec<u8>| frame::try_write(out, |out| response.write(out));
+        step.traffic.reply_bytes = step.traffic.output.append(write).unwrap_or(0);
     }
 }

@@ -21,6 +21,9 @@ use crate::record::data::Id;
 use crate::types::{Deadline, Now, SessionId, Xid, Zxid};
 
 use super::buffer::Buffer;
+use super::long::Long;
+use super::outbox::Outbox;
+use super::turns::Spent;
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -73,13 +76,23 @@ pub(super) struct Traffic {
     /// Bytes that came and could not be acted on yet: part of a frame, or frames that wait.
     pub(super) input: Buffer,
     /// Replies and events that are not written yet.
-    pub(super) output: Buffer,
+    pub(super) output: Outbox,
     /// What the pipeline has not answered yet, in order.
     pub(super) unanswered: VecDeque<Unanswered>,
     /// Of the last reply, its length's four not counted.
     pub(super) reply_bytes: usize,
+    /// The request that is being answered over several turns. What follows it waits.
+    pub(super) long: Option<Box<Long>>,
     /// The first frame of `input` is whole and cannot be acted on yet.
     pub(super) is_waiting: bool,
+    /// Goes on in the next turn in which there is room.
+    pub(super) is_queued: bool,
+    /// What was done for it in the turn that it was last served in.
+    pub(super) spent: Spent,
+    /// Of events that came since `output` was last empty.
+    pub(super) event_bytes: usize,
+    /// Since when there is something that the client has not read.
+    pub(super) unread_since_ms: i64,
     /// `None` where it came in this step.
     pub(super) arrived: Option<Arrived>,
 }
@@ -142,7 +155,15 @@ impl Connection {
 
 impl Traffic {
     pub(super) fn is_empty(&self) -> bool {
-        self.input.is_empty() && self.output.is_empty() && self.unanswered.is_empty()
+        self.input.is_empty()
+            && self.output.is_empty()
+            && self.unanswered.is_empty()
+            && self.long.is_none()
+    }
+
+    /// What is held in memory for the client: answers that are made or being made, and events.
+    pub(super) fn held(&self) -> usize {
+        self.output.len() + self.long.as_ref().map_or(0, |long| long.held())
     }
 
     /// `count` bytes of the input were acted on.
@@ -166,13 +187,17 @@ impl Traffic {
         code: Code,
         body: impl FnOnce(&mut Vec<u8>),
     ) {
-        let out = self.output.tail();
-        let start = out.len();
-        frame::write(out, |out| {
-            put_reply_header(out, xid, zxid, code);
-            body(out);
+        self.reply_bytes = self.output.append(|out| {
+            let written = frame::try_write(out, |out| {
+                put_reply_header(out, xid, zxid, code);
+                body(out);
+            });
+            let too_long = |_| {
+                let error = Code::MarshallingError;
+                frame::try_write(out, |out| put_reply_header(out, xid, zxid, error))
+            };
+            written.or_else(too_long).unwrap_or(0)
         });
-        self.reply_bytes = out.len() - start - frame::PREFIX_BYTES;
     }
 }
 

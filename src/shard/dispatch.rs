@@ -3,6 +3,8 @@
 //! After `ZooKeeperServer.processPacket` and `Request.isValid`; what waits and for how long is in
 //! the door of this folder.
 
+use std::mem;
+
 use crate::auth::AuthFailed;
 use crate::exchange::Want;
 use crate::jute::record::Record as _;
@@ -16,6 +18,8 @@ use crate::types::{Xid, Zxid};
 
 use super::connect::Opening;
 use super::connection::{Answered, Arrived, By, State};
+use super::long::Done;
+use super::turns::REQUEST_STEPS;
 use super::{Close, Core, Mutant, Step};
 
 /// Of a request's header.
@@ -55,6 +59,10 @@ impl Core {
             if rest.is_empty() {
                 return used;
             }
+            if step.traffic.long.is_some() {
+                self.keep(step, rest.len());
+                return used;
+            }
             match step.connection.state {
                 State::Connecting => match self.on_opening(step, rest) {
                     Opening::Unclear => return used,
@@ -75,9 +83,15 @@ impl Core {
                 }
                 frame::Front::BadLength(_) => self.end(step, Close::AfterFlush),
                 frame::Front::Frame { body } => {
+                    if self.turns.is_over(&step.traffic.spent) {
+                        self.queue(step);
+                        self.keep(step, rest.len());
+                        return used;
+                    }
                     if fetched <= used {
                         fetched = used + self.prefetch(rest);
                     }
+                    let unwritten = step.traffic.output.len();
                     self.hold_against_limit(step, body.len());
                     let progress = match step.connection.state {
                         State::Connecting => {
@@ -90,10 +104,10 @@ impl Core {
                         | State::Word
                         | State::Closing(_) => continue,
                     };
+                    let bytes = step.traffic.output.len().saturating_sub(unwritten);
+                    self.turns.charge(&mut step.traffic.spent, bytes, REQUEST_STEPS);
                     if progress == Progress::Waits {
-                        let arrived = Arrived { at_ms: step.now.monotonic_ms, bytes: rest.len() };
-                        step.traffic.arrived.get_or_insert(arrived);
-                        step.traffic.is_waiting = true;
+                        self.keep(step, rest.len());
                         return used;
                     }
                     let count = frame::PREFIX_BYTES + body.len();
@@ -102,6 +116,28 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Leaves so many bytes for later, the first of which are a whole frame or would wait behind
+    /// what is being answered.
+    fn keep(&self, step: &mut Step<'_>, bytes: usize) {
+        let arrived = Arrived { at_ms: step.now.monotonic_ms, bytes };
+        step.traffic.arrived.get_or_insert(arrived);
+        step.traffic.is_waiting = true;
+    }
+
+    /// Has a connection go on in the next turn in which there is room.
+    pub(super) fn queue(&mut self, step: &mut Step<'_>) {
+        if !mem::replace(&mut step.traffic.is_queued, true) {
+            self.turns.queue(step.id, &step.traffic.spent);
+        }
+    }
+
+    /// Goes on with a connection that was queued.
+    pub(super) fn on_queued(&mut self, step: &mut Step<'_>) {
+        step.traffic.is_queued = false;
+        self.go_on_long(step);
+        self.go_on(step);
     }
 
     /// Fetches what the next few frames will read, where there are several; how many bytes those
@@ -147,6 +183,19 @@ impl Core {
         }
         let route = self.route(step, op);
         if !self.may_go(step, &route) {
+            if matches!(route, Route::Pipeline(Want::Ephemerals))
+                && self.turns.has_asked_ephemerals
+                && !mem::replace(&mut step.traffic.is_queued, true)
+            {
+                self.turns.ephemerals.push_back(step.id);
+            }
+            return Progress::Waits;
+        }
+        if matches!(route, Route::Here)
+            && op != code::SASL
+            && self.answer(step, xid, op, &reader) == Done::NotYet
+        {
+            self.queue(step);
             return Progress::Waits;
         }
         self.receive(step);
@@ -161,7 +210,8 @@ impl Core {
                 }
             }
             Route::Here if op == code::SASL => self.on_sasl(step, xid, reader),
-            Route::Here => self.answer(step, xid, op, reader),
+            // Answered above.
+            Route::Here => {}
             Route::Refused { code, zxid, close } => {
                 self.reply(step, xid, op, zxid, code, |_| {});
                 if close {
@@ -233,6 +283,8 @@ impl Core {
             return false;
         }
         match route {
+            // There may be very many: few at a time are with the pipeline.
+            Route::Pipeline(Want::Ephemerals) if self.turns.has_asked_ephemerals => false,
             Route::Pipeline(_) => {
                 step.traffic.unanswered.is_empty()
                     || self.outstanding < self.settings.outstanding_max

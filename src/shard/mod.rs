@@ -5,10 +5,13 @@
 //! | `mod.rs` | `Shard` and its doors |
 //! | `connection.rs` | one client: how far it has come, what is under way |
 //! | `slots.rs` | the connections, by number and generation |
-//! | `buffer.rs` | bytes in and out, pooled while connections are idle |
+//! | `buffer.rs` | bytes that came, and a pool of what is empty while connections are idle |
+//! | `outbox.rs` | bytes on their way to a client, in pieces |
+//! | `turns.rs` | who goes on when; how much all shards together may hold |
 //! | `connect.rs` | four-letter words, ConnectRequest, ConnectResponse |
 //! | `dispatch.rs` | frames to requests; which are answered here, which go on; who waits |
 //! | `read.rs` | what is answered from the tree |
+//! | `long.rs` | what takes more than a turn to answer |
 //! | `watch.rs` | who watches what |
 //! | `set_watches.rs` | watches asked for, brought back, looked for and given up |
 //! | `applied.rs` | what was committed: fire watches, give answers, move the view |
@@ -24,7 +27,13 @@
 //! `on_applied`, after the watches of all changes up to there have fired and the answers of that
 //! batch are written. So a client has an event before it can see what caused it.
 //!
-//! **Memory** grows with the bytes that came, never with a length that was announced.
+//! **Turns.** What is done for one connection before others come is bounded, in bytes of answers and
+//! in steps of work. Who has more to ask goes on in a later turn (`on_turn`), and what takes longer
+//! to answer is cut into pieces (`long.rs`).
+//!
+//! **Memory** grows with the bytes that came, never with a length that was announced. What is held
+//! for clients that do not read is bounded for each and for all: beyond that, the connection ends
+//! that has held much for long (`make_room`).
 //!
 //! **Silence.** A client is silent if nothing of it has reached our sockets; whether we have read
 //! it is our affair. So a tick is told up to when all that had come was read, and what is said of
@@ -45,14 +54,17 @@ mod buffer;
 mod connect;
 mod connection;
 mod dispatch;
+mod long;
+mod outbox;
 mod read;
 mod report;
 mod set_watches;
 mod slots;
 mod throttle;
+mod turns;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -62,18 +74,22 @@ use crate::auth::Providers;
 use crate::exchange::{ConnectionId, Requests, ShardId, Touched};
 use crate::record::code::Code;
 use crate::record::data::{Acl, Id};
+use crate::record::op::code;
 use crate::tree::TreeReader;
 use crate::types::{Deadline, Now, SessionId};
 
 use buffer::Pool;
 use connection::{Connection, State, Traffic};
+use outbox::Outbox;
 use slots::Connections;
 use throttle::TokenBucket;
+use turns::{Share, Turns};
 use watch::Watches;
 
 pub use connection::{Close, Stats};
-pub use report::{ConnectionInfo, Counters, Measured, WatchInfo};
+pub use report::{ConnectionInfo, Counters, Measured};
 pub use throttle::{ConnectThrottle, EarlyDrop};
+pub use turns::{Allowance, TurnBudget};
 
 /// What a shard is told by the configuration.
 #[derive(Clone, Debug)]
@@ -105,8 +121,18 @@ pub struct Settings {
     pub input_bytes_max: usize,
     /// With so much unwritten, a connection's further requests wait.
     pub output_bytes_max: usize,
-    /// With so much unwritten, one more event closes the connection: it does not read.
+    /// With so much unwritten in events, one more closes the connection: it does not read.
     pub output_bytes_ceiling: usize,
+    /// The longest answer; another is an error.
+    pub answer_bytes_max: usize,
+    /// What all shards together may hold of answers and events for clients.
+    pub answer_bytes: Allowance,
+    /// How many paths one connection may watch, and all shards' together.
+    pub watches_per_connection_max: usize,
+    pub watches: Allowance,
+    /// What one connection may have in a turn, and what all may.
+    pub connection_turn: TurnBudget,
+    pub turn: TurnBudget,
     /// An auth packet that would have a connection's ids take more than this fails.
     pub auth_bytes_max: usize,
     /// Makes the places of paths in tables unpredictable; nothing that can be seen depends on it.
@@ -154,7 +180,7 @@ impl Output {
 /// What the shell needs to know of a connection to serve it.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {
-    /// To be written; `Shard::on_written` says how much of it was.
+    /// To be written next; `Shard::on_written` says how much of it was. There may be more behind.
     pub bytes: &'a [u8],
     /// Whether to go on reading. While not, `Shard` will name the connection in `Output::ready` or
     /// `later` once it is time, or `on_written` changes it; and the shell looks for signs of life
@@ -231,9 +257,20 @@ struct Core {
     heard: Vec<ConnectionId>,
     /// Sessions heard since the last tick whose connection is no more.
     heard_last: Vec<(SessionId, i64)>,
-    /// Whom to look at when, for being silent too long. A connection is in here many times; the
-    /// entry that counts is the one at its `look`.
-    looks: BTreeMap<Deadline, Vec<ConnectionId>>,
+    /// Whom to look at when, for being silent too long: each connection once, at its `look`.
+    looks: BTreeSet<(Deadline, ConnectionId)>,
+    turns: Turns,
+    /// What is held for clients, of all connections: answers, made or being made, and events.
+    held: usize,
+    held_share: Share,
+    watch_share: Share,
+    /// Listings that are under way.
+    listings: usize,
+    /// Connections whose setWatches is watching over several turns.
+    setting: Vec<ConnectionId>,
+    /// What was made for clients and will not be sent. Giving memory back takes its time: a part of
+    /// it goes in each turn.
+    discarded: Vec<Vec<u8>>,
     counters: Counters,
     #[cfg(feature = "mutants")]
     mutant: Option<Mutant>,
@@ -248,6 +285,8 @@ struct Step<'a> {
     out: &'a mut Output,
 }
 
+/// How much memory is given back in a turn of what will not be sent.
+const DISCARDED_PER_TURN_BYTES: usize = 1 << 20;
 /// How finely silence is measured.
 const LOOK_STEP_MS: i64 = 500;
 
@@ -271,7 +310,14 @@ impl Shard {
                 addresses: BTreeMap::new(),
                 heard: Vec::new(),
                 heard_last: Vec::new(),
-                looks: BTreeMap::new(),
+                looks: BTreeSet::new(),
+                turns: Turns::new(settings.connection_turn, settings.turn),
+                held: 0,
+                held_share: Share::new(settings.answer_bytes.clone()),
+                watch_share: Share::new(settings.watches.clone()),
+                listings: 0,
+                setting: Vec::new(),
+                discarded: Vec::new(),
                 counters: Counters::default(),
                 #[cfg(feature = "mutants")]
                 mutant: None,
@@ -330,9 +376,15 @@ impl Shard {
     pub fn on_written(&mut self, now: Now, id: ConnectionId, count: usize, out: &mut Output) {
         self.core.counters.bytes_sent += count as u64;
         self.door(now, id, out, |core, step| {
-            step.traffic.output.use_up(count);
-            if step.traffic.is_waiting {
-                core.go_on(step);
+            let traffic = &mut step.traffic;
+            traffic.output.use_up(count);
+            if traffic.output.is_empty() {
+                traffic.event_bytes = 0;
+            }
+            // Whoever waits for answers goes on with them.
+            let has_room = traffic.output.len() < core.settings.output_bytes_max;
+            if traffic.is_waiting && has_room && traffic.unanswered.is_empty() {
+                core.queue(step);
             }
             if step.connection.is_kept_waiting(step.traffic, &core.settings) {
                 // It has taken what it had to take; from here on it is for us that it waits.
@@ -351,6 +403,44 @@ impl Shard {
         });
     }
 
+    /// A turn of the core ends, and the next begins: whoever could not go on may now.
+    pub fn on_turn(&mut self, now: Now, out: &mut Output) {
+        self.core.turns.begin();
+        if !self.has_work() {
+            return;
+        }
+        let (fresh, unfinished) = self.core.turns.open_queue();
+        for _ in 0..fresh {
+            if self.core.turns.is_all_used_up() {
+                break;
+            }
+            let Some(id) = self.core.turns.next_fresh() else { break };
+            self.door(now, id, out, |core, step| core.on_queued(step));
+        }
+        for served in 0..unfinished {
+            // One at least, however many there are that have had nothing.
+            if 0 < served && self.core.turns.is_all_used_up() {
+                break;
+            }
+            let Some(id) = self.core.turns.next_unfinished() else { break };
+            self.door(now, id, out, |core, step| core.on_queued(step));
+        }
+        self.core.turns.close_queue();
+        self.core.free_some();
+        if let Some(slot) = self.core.watches.forget_some(self.core.settings.connection_turn.steps)
+        {
+            self.connections.release(slot);
+        }
+    }
+
+    /// Whether there is something to do in the next turn, whatever else comes.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.core.turns.has_queue()
+            || self.core.watches.has_leaving()
+            || !self.core.discarded.is_empty()
+    }
+
     /// A client will send no more. Whoever asked a four-letter word may still read the answer.
     pub fn on_end_of_input(&mut self, now: Now, id: ConnectionId, out: &mut Output) {
         self.door(now, id, out, |core, step| {
@@ -364,9 +454,12 @@ impl Shard {
     pub fn on_closed(&mut self, now: Now, id: ConnectionId) {
         let Some(connection) = self.connections.find(id) else { return };
         let mut traffic = connection.traffic.take().unwrap_or_else(|| self.core.pool.take());
+        let held = traffic.held();
         self.core.detach(id, connection, &mut traffic);
-        traffic.output.clear();
+        self.core.discard(&mut traffic.output);
+        self.core.count_held(now, held, &mut traffic);
         self.core.pool.give_back(traffic);
+        self.core.looks.remove(&(connection.look, id));
         let address = connection.remote.ip();
         if let Some((_, count)) = self.core.addresses.get_mut(&address) {
             *count -= 1;
@@ -374,8 +467,7 @@ impl Shard {
                 self.core.addresses.remove(&address);
             }
         }
-        self.connections.remove(id);
-        let _ = now;
+        self.connections.remove(id, self.core.watches.is_leaving(id.slot));
     }
 
     /// Often enough for silence to be noticed and sessions to be kept alive: at least every half
@@ -420,14 +512,20 @@ impl Shard {
             touched.heard.splice(..0, earlier.heard);
         }
         out.touched = Some(touched);
-        debug_assert_eq!(self.broken_invariant(), None);
+        self.check_if_small();
     }
 
-    /// The answer to a four-letter word.
-    pub fn answer_word(&mut self, now: Now, id: ConnectionId, text: &str, out: &mut Output) {
+    /// The answer to a four-letter word, in pieces.
+    pub fn answer_word(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        text: Vec<Vec<u8>>,
+        out: &mut Output,
+    ) {
         self.door(now, id, out, |core, step| {
             if step.connection.state == State::Word {
-                step.traffic.output.tail().extend_from_slice(text.as_bytes());
+                step.traffic.output.append_pieces(text);
                 core.counters.packets_sent += 1;
                 core.end(step, Close::AfterFlush);
             }
@@ -451,7 +549,7 @@ impl Shard {
             return Some(Outgoing { bytes: &[], wants_read: true, close });
         };
         let wants_read = wants_read(settings, &connection.state, traffic);
-        Some(Outgoing { bytes: traffic.output.bytes(), wants_read, close })
+        Some(Outgoing { bytes: traffic.output.front(), wants_read, close })
     }
 
     /// Whether to go on reading from a connection: what `outgoing` would say of it.
@@ -483,13 +581,49 @@ impl Shard {
         out: &mut Output,
         run: impl FnOnce(&mut Core, &mut Step<'_>),
     ) {
+        self.bare_step(now, id, out, run);
+        self.make_room(now, out);
+    }
+
+    /// Ends connections until what is held for all is within its bound: those first that have held
+    /// most for longest, by the product of both. Whoever takes what it asked for holds it shortly.
+    fn make_room(&mut self, now: Now, out: &mut Output) {
+        while !self.core.held_share.covers(self.core.held) {
+            let weight = |connection: &Connection| {
+                let traffic = connection.traffic.as_deref()?;
+                let ms = now.monotonic_ms.saturating_sub(traffic.unread_since_ms).max(0);
+                // A moment is given to everybody.
+                Some(traffic.held() as u128 * (ms as u128 + 100)).filter(|weight| 0 < *weight)
+            };
+            let all = self.connections.iter();
+            let weighed = all.filter_map(|(id, of)| Some((weight(of)?, id, of.remote)));
+            let Some((_, id, remote)) = weighed.max_by_key(|(weight, ..)| *weight) else { return };
+            tracing::warn!(
+                %remote,
+                bytes = self.core.held,
+                "answers that are not read take too much memory: this connection is closed"
+            );
+            self.core.counters.unread_connections_closed += 1;
+            self.bare_step(now, id, out, |core, step| core.end(step, Close::AtOnce));
+        }
+    }
+
+    fn bare_step(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        out: &mut Output,
+        run: impl FnOnce(&mut Core, &mut Step<'_>),
+    ) {
         let Some(connection) = self.connections.find(id) else { return };
         let core = &mut self.core;
         let mut traffic = connection.traffic.take().unwrap_or_else(|| core.pool.take());
         let is_opening = matches!(connection.state, State::Opening { .. });
         // Those who watch over us ask in crowds too, and want to be answered.
         let was_word = connection.state == State::Word;
+        let held = traffic.held();
         run(core, &mut Step { now, id, connection, traffic: &mut traffic, out });
+        core.count_held(now, held, &mut traffic);
         let has_output = !traffic.output.is_empty();
         if (connection.is_closing() && !was_word) || (is_opening && has_output) {
             connection.announce_later(id, out);
@@ -506,24 +640,31 @@ impl Shard {
     /// Closes connections that were silent for longer than they may be.
     fn close_the_silent(&mut self, now: Now, read_until_ms: i64, out: &mut Output) {
         let until = Now { monotonic_ms: read_until_ms, ..now };
-        while let Some(first) = self.core.looks.first_entry()
-            && first.key().is_due(until)
+        while let Some(&(at, id)) = self.core.looks.first()
+            && at.is_due(until)
         {
-            let (at, ids) = first.remove_entry();
-            for id in ids {
-                let Some(connection) = self.connections.find(id) else { continue };
-                if connection.look != at {
-                    continue;
-                }
-                // Whoever waits for its session waits for us.
-                let may_end = !matches!(connection.state, State::Opening { .. });
-                if may_end && self.core.silence_deadline(connection).is_due(until) {
-                    self.core.counters.on_silent(connection.state);
-                    self.step(now, id, out, |core, step| core.end(step, Close::AtOnce));
-                } else {
-                    self.core.look_again(now, id, connection);
-                }
+            self.core.looks.pop_first();
+            let Some(connection) = self.connections.find(id) else { continue };
+            // Whoever waits for its session waits for us.
+            let may_end = !matches!(connection.state, State::Opening { .. });
+            if may_end && self.core.silence_deadline(connection).is_due(until) {
+                self.core.counters.on_silent(connection.state);
+                self.step(now, id, out, |core, step| {
+                    core.end(step, Close::AtOnce);
+                    // One that had ended already, and that the shell has not closed yet.
+                    step.connection.heard_ms = now.monotonic_ms;
+                    core.look_again(now, id, step.connection);
+                });
+            } else {
+                self.core.look_again(now, id, connection);
             }
+        }
+    }
+
+    /// In debug builds, looks for a broken invariant where that takes a moment.
+    fn check_if_small(&self) {
+        if cfg!(debug_assertions) && self.core.watches.pairs() + self.connections.len() < 20_000 {
+            assert_eq!(self.broken_invariant(), None);
         }
     }
 
@@ -537,14 +678,18 @@ impl Shard {
     /// The invariant that does not hold, by name. Walks everything.
     #[must_use]
     pub fn broken_invariant(&self) -> Option<&'static str> {
-        let (mut outstanding, mut large_bytes, mut heard) = (0, 0, 0);
-        for (_, connection) in self.connections.iter() {
+        let (mut outstanding, mut large_bytes, mut heard, mut held) = (0, 0, 0, 0);
+        for (id, connection) in self.connections.iter() {
             let traffic = connection.traffic.as_deref();
             for unanswered in traffic.iter().flat_map(|traffic| &traffic.unanswered) {
                 outstanding += 1;
                 large_bytes += unanswered.large_bytes as usize;
             }
+            if !self.core.looks.contains(&(connection.look, id)) {
+                return Some("every connection is looked at");
+            }
             if let Some(traffic) = traffic {
+                held += traffic.held();
                 if traffic.is_empty() {
                     return Some("an idle connection holds no buffers");
                 }
@@ -559,6 +704,12 @@ impl Shard {
         }
         if outstanding != self.core.outstanding || large_bytes != self.core.large_bytes {
             return Some("unanswered requests are counted");
+        }
+        if held != self.core.held {
+            return Some("what is held for clients is counted");
+        }
+        if self.core.looks.len() != self.connections.len() {
+            return Some("nobody is looked at who is gone");
         }
         self.core.watches.broken_invariant()
     }
@@ -589,6 +740,34 @@ impl Core {
         }
     }
 
+    /// Notes what a connection holds, that held so much before.
+    fn count_held(&mut self, now: Now, before: usize, traffic: &mut Traffic) {
+        let after = traffic.held();
+        self.held = self.held + after - before;
+        if before == 0 {
+            traffic.unread_since_ms = now.monotonic_ms;
+        }
+    }
+
+    /// Empties what will not be sent.
+    fn discard(&mut self, outbox: &mut Outbox) {
+        if DISCARDED_PER_TURN_BYTES < outbox.capacity() {
+            self.discarded.extend(mem::take(outbox).into_pieces());
+        } else {
+            outbox.clear();
+        }
+    }
+
+    /// Gives back some of the memory of what was discarded.
+    fn free_some(&mut self) {
+        let mut bytes = 0;
+        while bytes < DISCARDED_PER_TURN_BYTES
+            && let Some(piece) = self.discarded.pop()
+        {
+            bytes += piece.capacity();
+        }
+    }
+
     /// Acts on what is left in a connection's input.
     fn go_on(&mut self, step: &mut Step<'_>) {
         let mut input = mem::take(&mut step.traffic.input);
@@ -611,7 +790,7 @@ impl Core {
         };
         self.detach(step.id, step.connection, step.traffic);
         if close == Close::AtOnce {
-            step.traffic.output.clear();
+            self.discard(&mut step.traffic.output);
         }
         step.connection.state = State::Closing(close);
         step.connection.heard_ms = step.now.monotonic_ms;
@@ -623,7 +802,11 @@ impl Core {
         self.outstanding -= traffic.unanswered.len();
         for unanswered in traffic.unanswered.drain(..) {
             self.large_bytes -= unanswered.large_bytes as usize;
+            if unanswered.op == code::GET_EPHEMERALS {
+                self.turns.on_ephemerals_answered();
+            }
         }
+        self.forget_long(id, traffic);
         traffic.input.clear();
         traffic.is_waiting = false;
         traffic.arrived = None;
@@ -654,10 +837,9 @@ impl Core {
     fn look_again(&mut self, now: Now, id: ConnectionId, connection: &mut Connection) {
         let at = self.silence_deadline(connection).0.max(now.monotonic_ms + 1);
         let at = Deadline(at.saturating_add(LOOK_STEP_MS) / LOOK_STEP_MS * LOOK_STEP_MS);
-        if connection.look != at {
-            connection.look = at;
-            self.looks.entry(at).or_default().push(id);
-        }
+        self.looks.remove(&(connection.look, id));
+        connection.look = at;
+        self.looks.insert((at, id));
     }
 
     /// What is promised of one connection and does not hold, by name.
@@ -668,8 +850,12 @@ impl Core {
         if traffic.is_waiting
             && traffic.unanswered.is_empty()
             && traffic.output.len() < self.settings.output_bytes_max
+            && !traffic.is_queued
         {
             return Some("who waits, waits for something");
+        }
+        if traffic.long.is_some() && !traffic.is_queued {
+            return Some("what is being answered goes on");
         }
         if traffic.is_waiting && traffic.input.is_empty() {
             return Some("what waits is there");
@@ -729,10 +915,12 @@ mod tests {
     use crate::auth;
     use crate::exchange::{Applied, Change, ChangeKind, Item, Outcome, Reply, Span, Want};
     use crate::jute::record::Record as _;
-    use crate::jute::{Write as _, frame};
-    use crate::record::op::code;
-    use crate::record::proto::{ConnectRequest, RequestHeader};
-    use crate::tree::{self, TreeWriter};
+    use crate::jute::{Reader, Write as _, frame};
+    use crate::record::data::{AclBytes, StatPersisted};
+    use crate::record::proto::{ConnectRequest, MULTI_END, MultiHeader, RequestHeader};
+    use crate::record::txn::{CreateKind, Txn, TxnHeader};
+    use crate::tree::change::Unwatched;
+    use crate::tree::{self, LoadedAcl, TreeWriter};
     use crate::types::Zxid;
 
     const SHARD: ShardId = ShardId(3);
@@ -754,6 +942,12 @@ mod tests {
             input_bytes_max: 1000,
             output_bytes_max: 1000,
             output_bytes_ceiling: 2000,
+            answer_bytes_max: 1 << 20,
+            answer_bytes: Allowance::new(1 << 30, 1, 1 << 20),
+            watches_per_connection_max: 1 << 20,
+            watches: Allowance::new(1 << 20, 1, 64),
+            connection_turn: TurnBudget { bytes: 1000, steps: 500 },
+            turn: TurnBudget { bytes: usize::MAX, steps: usize::MAX },
             auth_bytes_max: 1000,
             hash_seed: 0,
         }
@@ -841,12 +1035,12 @@ mod tests {
         /// Takes what there is to be written: how many frames.
         fn read(&mut self, id: ConnectionId) -> usize {
             let mut bytes = Vec::new();
-            while let Some(outgoing) = self.shard.outgoing(id)
-                && !outgoing.bytes.is_empty()
-            {
-                let count = outgoing.bytes.len();
-                bytes.extend_from_slice(outgoing.bytes);
-                self.shard.on_written(self.now, id, count, &mut self.out);
+            loop {
+                bytes.append(&mut self.read_bytes(id));
+                if !self.shard.has_work() {
+                    break;
+                }
+                self.shard.on_turn(self.now, &mut self.out);
             }
             let (mut rest, mut frames) = (&bytes[..], 0);
             while let frame::Front::Frame { body } = frame::cut(rest, usize::MAX) {
@@ -855,6 +1049,19 @@ mod tests {
             }
             assert!(rest.is_empty(), "whole frames are written");
             frames
+        }
+
+        /// Takes what there is to be written now.
+        fn read_bytes(&mut self, id: ConnectionId) -> Vec<u8> {
+            let mut bytes = Vec::new();
+            while let Some(outgoing) = self.shard.outgoing(id)
+                && !outgoing.bytes.is_empty()
+            {
+                let count = outgoing.bytes.len();
+                bytes.extend_from_slice(outgoing.bytes);
+                self.shard.on_written(self.now, id, count, &mut self.out);
+            }
+            bytes
         }
 
         fn close_of(&mut self, id: ConnectionId) -> Option<Close> {
@@ -939,7 +1146,7 @@ mod tests {
         assert!(!bench.shard.outgoing(id).unwrap().wants_read);
         bench.out.ready.clear();
         bench.agree();
-        assert_eq!(bench.out.ready, [id], "the shell hears that it may read again");
+        assert_eq!(bench.out.ready, [id], "the shell hears that there are replies");
         assert!(bench.read(id) > 80);
         assert!(bench.shard.outgoing(id).unwrap().wants_read);
     }
@@ -1234,6 +1441,437 @@ mod tests {
         assert_eq!(bench.shard.counters().sessionless_connections_expired, 1);
     }
 
+    impl Bench {
+        /// A znode that was there before anything else.
+        fn load(&mut self, path: &str, data: &[u8]) {
+            let stat = StatPersisted::default();
+            self.writer.load_znode(path, Some(data), &LoadedAcl::OPEN, stat).unwrap();
+        }
+
+        /// A transaction, and what the shard is told of it.
+        fn commit(&mut self, txn: &Txn<'_>, kind: ChangeKind, path: &str) {
+            let zxid = self.zxid.next();
+            let header = TxnHeader { client_id: 1, cxid: 0, zxid: zxid.0, time: 0, kind: 0 };
+            assert_eq!(self.writer.apply(&header, txn, &mut Unwatched), Code::Ok);
+            self.writer.settle();
+            let path_at = Span::since(0, path.len());
+            let change = Change { kind, zxid, path: path_at, acl: None, parent_acl: None };
+            self.apply(vec![Item::Change(change)], path.to_owned());
+        }
+
+        fn create(&mut self, path: &str) {
+            let txn = Txn::Create {
+                kind: CreateKind::Node { create2: false, ephemeral: false },
+                path: path.into(),
+                data: None,
+                acl: AclBytes::OPEN,
+                parent_cversion: -1,
+            };
+            self.commit(&txn, ChangeKind::Created, path);
+        }
+
+        fn turn(&mut self) {
+            self.shard.on_turn(self.now, &mut self.out);
+            assert_eq!(self.shard.broken_invariant(), None);
+        }
+
+        /// Whole turns until nothing is left to do: what came for `id`, by frames.
+        fn frames(&mut self, id: ConnectionId) -> Vec<Vec<u8>> {
+            let mut bytes = self.read_bytes(id);
+            while self.shard.has_work() {
+                self.turn();
+                bytes.append(&mut self.read_bytes(id));
+            }
+            let (mut rest, mut frames) = (&bytes[..], Vec::new());
+            while let frame::Front::Frame { body } = frame::cut(rest, usize::MAX) {
+                rest = &rest[frame::PREFIX_BYTES + body.len()..];
+                frames.push(body.to_vec());
+            }
+            frames
+        }
+    }
+
+    fn on_path(op: i32, path: &str, watch: bool) -> Vec<u8> {
+        let mut body = Vec::new();
+        body.put_text(path);
+        body.put_bool(watch);
+        request(op, &body)
+    }
+
+    /// The xid, the zxid and the error of a reply.
+    fn header(frame: &[u8]) -> (i32, i64, i32) {
+        let mut reader = Reader::new(frame);
+        (reader.i32().unwrap(), reader.i64().unwrap(), reader.i32().unwrap())
+    }
+
+    fn names(frame: &[u8]) -> Vec<String> {
+        let mut reader = Reader::new(&frame[16..]);
+        let count = reader.count().unwrap().unwrap();
+        (0..count).map(|_| reader.text().unwrap().unwrap().into_owned()).collect()
+    }
+
+    /// So little that tests see the turns.
+    fn with_small_turns() -> Settings {
+        Settings {
+            connection_turn: TurnBudget { bytes: 10_000, steps: 64 },
+            output_bytes_max: 1 << 20,
+            output_bytes_ceiling: 1 << 20,
+            input_bytes_max: 1 << 20,
+            ..settings()
+        }
+    }
+
+    #[test]
+    fn a_connection_has_its_share_of_a_turn_and_others_do_not_wait_for_the_rest() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load("/big", &[7; 5000]);
+        let (busy, other) = (bench.connect(), bench.connect());
+        (bench.read(busy), bench.read(other));
+        bench.send(busy, &on_path(code::GET_DATA, "/big", false).repeat(100));
+        let (mut bytes, mut turns) = (0, 0);
+        loop {
+            let taken = bench.read_bytes(busy).len();
+            assert!(taken < 10_000 + 5_100, "{taken} bytes in one turn");
+            bytes += taken;
+            bench.send(other, &request(code::PING, &[]));
+            assert_eq!(bench.read_bytes(other).len(), 20);
+            if !bench.shard.has_work() {
+                break;
+            }
+            bench.turn();
+            turns += 1;
+        }
+        assert_eq!((bytes / 100, turns), (4 + 16 + 4 + 5000 + 68, 49));
+    }
+
+    #[test]
+    fn small_requests_are_counted_in_steps() {
+        let mut bench = Bench::new(with_small_turns());
+        let id = bench.connect();
+        bench.read(id);
+        bench.send(id, &request(code::PING, &[]).repeat(100));
+        assert_eq!(bench.read_bytes(id).len(), 16 * 20);
+        bench.turn();
+        assert_eq!(bench.read_bytes(id).len(), 16 * 20);
+        assert_eq!(bench.read(id), 68);
+    }
+
+    #[test]
+    fn all_connections_together_have_so_much_of_a_turn_and_each_comes_to_its_own() {
+        let turn = TurnBudget { bytes: 20_000, steps: usize::MAX };
+        let mut bench = Bench::new(Settings { turn, ..with_small_turns() });
+        bench.load("/big", &[7; 5000]);
+        let ids: Vec<ConnectionId> = (0..20).map(|_| bench.connect()).collect();
+        ids.iter().for_each(|&id| assert_eq!(bench.read(id), 1));
+        for &id in &ids {
+            bench.send(id, &on_path(code::GET_DATA, "/big", false).repeat(8));
+        }
+        let mut taken = vec![0; ids.len()];
+        while bench.shard.has_work() {
+            let before: usize = taken.iter().sum();
+            for (taken, &id) in taken.iter_mut().zip(&ids) {
+                *taken += bench.read_bytes(id).len() / 5000;
+            }
+            let all = taken.iter().sum::<usize>() - before;
+            assert!(all <= 6, "{all} answers in one turn");
+            let (least, most) = (taken.iter().min().unwrap(), taken.iter().max().unwrap());
+            assert!(most - least <= 4, "{most} for one and {least} for another");
+            bench.turn();
+        }
+        for (taken, &id) in taken.iter_mut().zip(&ids) {
+            *taken += bench.read_bytes(id).len() / 5000;
+        }
+        assert_eq!(taken, [8; 20]);
+    }
+
+    #[test]
+    fn many_children_are_listed_over_turns_as_of_one_view() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load("/many", b"");
+        (0..1000).for_each(|number| bench.load(&format!("/many/{number}"), b""));
+        let (id, other) = (bench.connect(), bench.connect());
+        (bench.read(id), bench.read(other));
+        let began = bench.shard.view();
+        let ask = on_path(code::GET_CHILDREN2, "/many", true);
+        bench.send(id, &[ask, on_path(code::EXISTS, "/many/new", false)].concat());
+        for number in 0..5 {
+            assert!(bench.read_bytes(id).is_empty(), "nothing of it is sent before it is whole");
+            bench.send(other, &request(code::PING, &[]));
+            assert_eq!(bench.read_bytes(other).len(), 20);
+            bench.turn();
+            if number == 2 {
+                bench.create("/many/new");
+            }
+        }
+        let frames = bench.frames(id);
+        assert_eq!(frames.len(), 3, "the answer, the event, and what was asked behind");
+        assert_eq!(header(&frames[0]), (1, began.0, 0));
+        let mut listed = names(&frames[0]);
+        listed.sort();
+        let mut expected: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
+        expected.sort();
+        assert_eq!(listed, expected);
+        let children = &frames[0][frames[0].len() - 12..];
+        assert_eq!(children[..4], 1000_i32.to_be_bytes(), "the stat is of the same view");
+        assert_eq!(header(&frames[1]), (-1, bench.zxid.0, 0));
+        assert_eq!(
+            header(&frames[2]),
+            (1, bench.zxid.0, 0),
+            "what comes later reads what is newer"
+        );
+        assert_eq!(bench.shard.core.listings, 0);
+    }
+
+    #[test]
+    fn what_is_listed_is_let_go_with_its_connection() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load("/many", b"");
+        (0..1000).for_each(|number| bench.load(&format!("/many/{number}"), b""));
+        for _ in 0..3 * 8 {
+            let id = bench.connect();
+            bench.read(id);
+            bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
+            bench.turn();
+            bench.shard.on_closed(bench.now, id);
+        }
+        assert_eq!((bench.shard.core.listings, bench.shard.core.held), (0, 0));
+        assert_eq!(bench.shard.broken_invariant(), None);
+    }
+
+    #[test]
+    fn more_listings_than_are_made_at_once_wait_and_are_all_made() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load("/many", b"");
+        (0..500).for_each(|number| bench.load(&format!("/many/{number}"), b""));
+        let ids: Vec<ConnectionId> = (0..20).map(|_| bench.connect()).collect();
+        for &id in &ids {
+            bench.read(id);
+            bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
+            assert!(bench.shard.core.listings <= 8);
+        }
+        while bench.shard.has_work() {
+            bench.turn();
+        }
+        for &id in &ids {
+            assert_eq!(names(&bench.frames(id)[0]).len(), 500);
+        }
+    }
+
+    fn multi_read(asks: &[(i32, &str)]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for &(kind, path) in asks {
+            MultiHeader { kind, done: false, err: -1 }.write(&mut body);
+            body.put_text(path);
+            body.put_bool(false);
+        }
+        MULTI_END.write(&mut body);
+        request(code::MULTI_READ, &body)
+    }
+
+    #[test]
+    fn a_multi_read_over_turns_reads_one_view() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load("/many", b"");
+        (0..300).for_each(|number| bench.load(&format!("/many/{number}"), b""));
+        let id = bench.connect();
+        bench.read(id);
+        let began = bench.shard.view();
+        let asks = [(code::GET_CHILDREN, "/many"), (code::GET_DATA, "/late")].repeat(10);
+        bench.send(id, &multi_read(&asks));
+        bench.turn();
+        bench.create("/late");
+        let frames = bench.frames(id);
+        assert_eq!(frames.len(), 1);
+        assert_eq!(header(&frames[0]), (1, began.0, 0));
+        let mut reader = Reader::new(&frames[0][16..]);
+        for _ in 0..10 {
+            assert_eq!(MultiHeader::read(&mut reader).unwrap().kind, code::GET_CHILDREN);
+            let count = reader.count().unwrap().unwrap();
+            (0..count).for_each(|_| assert!(reader.text().unwrap().is_some()));
+            assert_eq!(count, 300);
+            assert_eq!(MultiHeader::read(&mut reader).unwrap().kind, code::ERROR);
+            assert_eq!(reader.i32().unwrap(), Code::NoNode.number());
+        }
+        assert!(MultiHeader::read(&mut reader).unwrap().done && reader.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_would_be_too_long_is_an_error() {
+        let mut bench = Bench::new(Settings { answer_bytes_max: 20_000, ..with_small_turns() });
+        bench.load("/big", &[7; 5000]);
+        bench.load("/many", b"");
+        (0..3000).for_each(|number| bench.load(&format!("/many/{number:06}"), b""));
+        let id = bench.connect();
+        bench.read(id);
+        bench.send(id, &multi_read(&[(code::GET_DATA, "/big"); 3]));
+        bench.send(id, &multi_read(&[(code::GET_DATA, "/big"); 1000]));
+        bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
+        bench.send(id, &request(code::PING, &[]));
+        let frames = bench.frames(id);
+        let errors: Vec<i32> = frames.iter().map(|frame| header(frame).2).collect();
+        assert_eq!(errors, [0, -5, -5, 0]);
+        assert_eq!(bench.close_of(id), None);
+        assert_eq!((bench.shard.core.listings, bench.shard.core.held), (0, 0));
+    }
+
+    #[test]
+    fn what_is_held_for_all_is_bounded_and_who_reads_is_spared() {
+        let most = 100_000;
+        let answer_bytes = Allowance::new(most, 1, 1000);
+        let mut bench = Bench::new(Settings { answer_bytes, ..with_small_turns() });
+        bench.load("/big", &[7; 5000]);
+        let reader = bench.connect();
+        let idle: Vec<ConnectionId> = (0..20).map(|_| bench.connect()).collect();
+        bench.read(reader);
+        for round in 0..20 {
+            bench.now.monotonic_ms += 10;
+            for &id in &idle[..=round] {
+                bench.send(id, &on_path(code::GET_DATA, "/big", false));
+            }
+            bench.send(reader, &on_path(code::GET_DATA, "/big", false).repeat(4));
+            while bench.shard.has_work() {
+                bench.turn();
+                assert!(bench.shard.core.held <= most, "{} are held", bench.shard.core.held);
+            }
+            assert_eq!(bench.read(reader), 4);
+        }
+        assert_eq!(bench.close_of(reader), None);
+        let closed = idle.iter().filter(|&&id| bench.close_of(id) == Some(Close::AtOnce)).count();
+        assert!((2..20).contains(&closed), "{closed} of 20 were closed");
+        assert_eq!(bench.shard.counters().unread_connections_closed, closed as u64);
+    }
+
+    #[test]
+    fn an_event_behind_a_large_answer_waits_for_it() {
+        let limits =
+            Settings { output_bytes_max: 1000, output_bytes_ceiling: 2000, ..with_small_turns() };
+        let mut bench = Bench::new(limits);
+        bench.load("/big", &[7; 5000]);
+        let id = bench.connect();
+        bench.read(id);
+        bench.send(id, &on_path(code::GET_DATA, "/big", true));
+        bench.change("/big");
+        assert_eq!(bench.close_of(id), None);
+        let frames = bench.frames(id);
+        assert_eq!(frames.iter().map(|frame| header(frame).0).collect::<Vec<_>>(), [1, -1]);
+    }
+
+    #[test]
+    fn watches_are_bounded_for_one_and_for_all() {
+        let watches = Allowance::new(4, 1, 1);
+        let limits = Settings { watches_per_connection_max: 3, watches, ..with_small_turns() };
+        let mut bench = Bench::new(limits);
+        bench.load("/a", b"");
+        let ids = [bench.connect(), bench.connect()];
+        ids.iter().for_each(|&id| assert_eq!(bench.read(id), 1));
+        for path in ["/1", "/2", "/3", "/4", "/3"] {
+            bench.send(ids[0], &on_path(code::EXISTS, path, true));
+        }
+        let errors = |frames: Vec<Vec<u8>>| -> Vec<i32> {
+            frames.iter().map(|frame| header(frame).2).collect()
+        };
+        assert_eq!(errors(bench.frames(ids[0])), [-101, -101, -101, -125, -101]);
+        for op in [code::GET_DATA, code::GET_DATA, code::GET_CHILDREN, code::EXISTS] {
+            bench.send(ids[1], &on_path(op, "/a", true));
+        }
+        bench.send(ids[1], &on_path(code::GET_DATA, "/", true));
+        assert_eq!(errors(bench.frames(ids[1])), [0, 0, 0, 0, -125]);
+        assert_eq!(bench.close_of(ids[1]), None);
+        // Clients do not look at this reply: it ends the connection, or they would wait in vain.
+        let mut body = Vec::new();
+        body.put_i64(0);
+        body.put_count(Some(0));
+        body.put_count(Some(1));
+        body.put_text("/5");
+        body.put_count(Some(0));
+        bench.send(ids[1], &request(code::SET_WATCHES, &body));
+        assert_eq!(errors(bench.frames(ids[1])), [-125]);
+        assert_eq!(bench.close_of(ids[1]), Some(Close::AfterFlush));
+        assert_eq!(bench.shard.broken_invariant(), None);
+    }
+
+    #[test]
+    fn watches_are_brought_back_over_turns_and_none_is_missed() {
+        let mut bench = Bench::new(with_small_turns());
+        (0..200).for_each(|number| bench.load(&format!("/{number}"), b""));
+        let id = bench.connect();
+        bench.read(id);
+        let mut body = Vec::new();
+        body.put_i64(bench.zxid.0);
+        body.put_count(Some(200));
+        (0..200).for_each(|number| body.put_text(&format!("/{number}")));
+        body.put_count(Some(0));
+        body.put_count(Some(0));
+        bench.send(id, &request(code::SET_WATCHES, &body));
+        let mut changed = 0;
+        while bench.shard.has_work() {
+            bench.turn();
+            // Some are watched by now, and some are not looked at yet.
+            for number in [changed, 199 - changed] {
+                let path = format!("/{number}");
+                let txn = Txn::SetData { path: path.as_str().into(), data: None, version: 1 };
+                bench.commit(&txn, ChangeKind::DataChanged, &path);
+            }
+            changed += 1;
+        }
+        assert!(4 < changed, "{changed} turns");
+        let told = bench.frames(id).iter().filter(|frame| header(frame).0 == -1).count();
+        assert_eq!((told, bench.shard.watch_count()), (2 * changed, 200 - 2 * changed));
+    }
+
+    #[test]
+    fn who_had_many_watches_is_forgotten_over_turns_and_its_number_waits() {
+        let mut bench = Bench::new(with_small_turns());
+        let id = bench.connect();
+        bench.read(id);
+        for number in 0..2000 {
+            bench.send(id, &read_with_watch(&format!("/{number}")));
+            bench.read(id);
+        }
+        bench.shard.on_closed(bench.now, id);
+        assert!(1000 < bench.shard.watch_count());
+        bench.change("/1999");
+        let next = bench.connect();
+        assert_ne!(next.slot, id.slot);
+        assert_eq!((bench.read(next), bench.shard.connection_count()), (1, 1));
+        while bench.shard.has_work() {
+            bench.turn();
+        }
+        assert_eq!(bench.shard.watch_count(), 0);
+        assert_eq!(bench.accept().slot, id.slot);
+        assert_eq!(bench.shard.broken_invariant(), None);
+    }
+
+    #[test]
+    fn nothing_stays_of_those_who_came_and_went() {
+        let mut bench = Bench::new(settings());
+        for round in 0..1000 {
+            let id = if round % 2 == 0 { bench.accept() } else { bench.connect() };
+            bench.now.monotonic_ms += 1;
+            bench.shard.on_closed(bench.now, id);
+        }
+        bench.tick(1);
+        let Core { looks, heard, heard_last, addresses, .. } = &bench.shard.core;
+        assert_eq!((looks.len(), heard.len(), heard_last.len(), addresses.len()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn one_get_ephemerals_at_a_time_is_with_the_pipeline() {
+        let mut bench = Bench::new(with_small_turns());
+        let ids = [bench.connect(), bench.connect()];
+        ids.iter().for_each(|&id| assert_eq!(bench.read(id), 1));
+        for &id in &ids {
+            bench.send(id, &request(code::GET_EPHEMERALS, &[0; 4]).repeat(3));
+        }
+        for _ in 0..6 {
+            bench.turn();
+            assert_eq!(bench.out.requests.requests.len(), 1);
+            bench.agree();
+        }
+        assert_eq!(ids.map(|id| bench.read(id)), [3, 3]);
+        assert!(!bench.shard.has_work());
+    }
+
     fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
         let op = prop_oneof![0..25i32, 98..110i32, Just(-11), Just(-10), any::<i32>()];
         let text = prop_oneof![
@@ -1258,7 +1896,7 @@ mod tests {
         /// Whatever comes, in whatever pieces, no invariant breaks and nothing is kept for ever.
         #[test]
         fn no_bytes_break_a_shard(
-            steps in prop::collection::vec((0..9u8, 0..3usize, any_bytes(), 1..50usize), 0..60),
+            steps in prop::collection::vec((0..10u8, 0..3usize, any_bytes(), 1..50usize), 0..60),
         ) {
             let mut bench = Bench::new(settings());
             let mut ids: Vec<ConnectionId> = (0..3).map(|_| bench.connect()).collect();
@@ -1274,6 +1912,7 @@ mod tests {
                         bench.shard.on_written(bench.now, id, count, &mut bench.out);
                     }
                     7 => bench.tick(size as i64 * 20),
+                    8 => bench.shard.on_turn(bench.now, &mut bench.out),
                     _ => {
                         bench.shard.on_closed(bench.now, id);
                         ids[who] = if size % 2 == 0 { bench.accept() } else { bench.connect() };
@@ -1285,6 +1924,9 @@ mod tests {
                 bench.shard.on_closed(bench.now, id);
             }
             bench.agree();
+            while bench.shard.has_work() {
+                bench.shard.on_turn(bench.now, &mut bench.out);
+            }
             let left = (bench.shard.connection_count(), bench.shard.watch_count());
             prop_assert_eq!(left, (0, 0));
             prop_assert_eq!(bench.shard.outstanding(), 0);

@@ -13,54 +13,63 @@ use crate::path;
 use crate::record::code::Code;
 use crate::record::data::{Acl, OPEN_ACL_BYTES, perms};
 use crate::record::op::{code, xid as special};
-use crate::record::proto::{MULTI_END, MultiHeader, PathOnly, PathWatch};
+use crate::record::proto::{MultiHeader, PathOnly, PathWatch};
 use crate::tree::Znode;
 
 use super::connection::{Answered, By};
+use super::long::Done;
 use super::watch::Modes;
 use super::{Core, Step};
 
 impl Core {
     /// Answers a request that needs nothing but what is here.
-    pub(super) fn answer(&mut self, step: &mut Step<'_>, xid: i32, op: i32, mut body: Reader<'_>) {
-        let body = &mut body;
+    pub(super) fn answer(
+        &mut self,
+        step: &mut Step<'_>,
+        xid: i32,
+        op: i32,
+        body: &Reader<'_>,
+    ) -> Done {
+        let body = &mut body.clone();
+        let asked = (xid, op);
         let answered = match op {
             code::PING => {
                 // Whatever xid it came with.
                 self.put(step, special::PING, |_| {});
-                Ok(())
+                Ok(Done::Now)
             }
             #[cfg(feature = "mutants")]
             code::SYNC => {
                 let path = body.rest();
                 self.put(step, xid, |out| out.extend_from_slice(path));
-                Ok(())
+                Ok(Done::Now)
             }
             code::EXISTS => self.exists(step, xid, body),
             code::GET_DATA => self.data(step, xid, body),
             code::GET_ACL => self.acl(step, xid, body),
-            code::GET_CHILDREN => self.children(step, xid, body, |_, _| {}),
-            code::GET_CHILDREN2 => self.children(step, xid, body, put_stat),
+            code::GET_CHILDREN | code::GET_CHILDREN2 => self.children(step, asked, body),
             code::GET_ALL_CHILDREN_NUMBER => self.all_children_number(step, xid, body),
-            code::MULTI_READ => self.multi_read(step, xid, body),
-            code::WHO_AM_I => {
-                self.who_am_i(step, xid);
-                Ok(())
-            }
-            code::SET_WATCHES => self.set_watches(step, xid, body, false),
-            code::SET_WATCHES2 => self.set_watches(step, xid, body, true),
+            code::MULTI_READ => self.multi_read(step, asked, body),
+            code::WHO_AM_I => Ok(self.who_am_i(step, xid)),
+            code::SET_WATCHES => self.set_watches(step, asked, body, false),
+            code::SET_WATCHES2 => self.set_watches(step, asked, body, true),
             code::ADD_WATCH => self.add_watch(step, xid, body),
             code::CHECK_WATCHES => self.check_watches(step, xid, body),
             code::REMOVE_WATCHES => self.remove_watches(step, xid, body),
             _ => unreachable!("only what is routed here is answered here"),
         };
         match answered {
-            Ok(()) => {
+            Ok(Done::Now) => {
                 let received_ms = step.traffic.received_ms(step.now);
                 let zxid = self.tree.view();
                 self.note_reply(step, Answered { xid, op, zxid, received_ms, by: By::Shard });
+                Done::Now
             }
-            Err(code) => self.reply(step, xid, op, self.tree.view(), code, |_| {}),
+            Ok(done) => done,
+            Err(code) => {
+                self.reply(step, xid, op, self.tree.view(), code, |_| {});
+                Done::Now
+            }
         }
     }
 
@@ -69,11 +78,19 @@ impl Core {
         step.traffic.reply(xid, self.tree.view(), Code::Ok, body);
     }
 
-    fn exists(&mut self, step: &mut Step<'_>, xid: i32, body: &mut Reader<'_>) -> Result<(), Code> {
+    fn exists(
+        &mut self,
+        step: &mut Step<'_>,
+        xid: i32,
+        body: &mut Reader<'_>,
+    ) -> Result<Done, Code> {
         let PathWatch { path, watch } = decode(body)?;
         let path = present(path)?;
         if path::has_nul(&path) {
             return Err(Code::BadArguments);
+        }
+        if watch {
+            self.room_to_watch(step.id.slot, &path)?;
         }
         let znode = self.tree.get(&path);
         if let Some(znode) = znode {
@@ -85,42 +102,60 @@ impl Core {
         }
         let znode = znode.ok_or(Code::NoNode)?;
         self.put(step, xid, |out| put_stat(&znode, out));
-        Ok(())
+        Ok(Done::Now)
     }
 
-    fn data(&mut self, step: &mut Step<'_>, xid: i32, body: &mut Reader<'_>) -> Result<(), Code> {
+    fn data(&mut self, step: &mut Step<'_>, xid: i32, body: &mut Reader<'_>) -> Result<Done, Code> {
         let PathWatch { path, watch } = decode(body)?;
         let path = present(path)?;
+        if watch {
+            self.room_to_watch(step.id.slot, &path)?;
+        }
         let znode = self.readable(step, &path)?;
+        self.may_answer(znode.data().map_or(0, <[u8]>::len))?;
         self.put(step, xid, |out| put_data(&znode, out));
         if watch {
             self.watches.add(step.id.slot, &path, Modes::DATA);
         }
-        Ok(())
+        Ok(Done::Now)
     }
 
     /// getChildren, and with the stat behind them getChildren2.
     fn children(
         &mut self,
         step: &mut Step<'_>,
-        xid: i32,
+        asked: (i32, i32),
         body: &mut Reader<'_>,
-        behind: impl FnOnce(&Znode<'_>, &mut Vec<u8>),
-    ) -> Result<(), Code> {
+    ) -> Result<Done, Code> {
         let PathWatch { path, watch } = decode(body)?;
         let path = present(path)?;
-        let znode = self.readable(step, &path)?;
-        self.put(step, xid, |out| {
-            put_children(&znode, out);
-            behind(&znode, out);
-        });
         if watch {
+            self.room_to_watch(step.id.slot, &path)?;
+        }
+        let znode = self.readable(step, &path)?;
+        let (xid, op) = asked;
+        let stat = (op == code::GET_CHILDREN2).then(|| znode.stat());
+        let count = znode.child_count();
+        let done = self.lists_later(step, count);
+        if done == Done::Now {
+            self.put(step, xid, |out| {
+                put_children(&znode, out);
+                if let Some(stat) = &stat {
+                    stat.write(out);
+                }
+            });
+            self.turns.charge(&mut step.traffic.spent, 0, count);
+        }
+        if watch && done != Done::NotYet {
             self.watches.add(step.id.slot, &path, Modes::CHILD);
         }
-        Ok(())
+        if done == Done::Begun {
+            self.begin_listing(step, asked, &path, stat, count);
+        }
+        Ok(done)
     }
 
-    fn acl(&self, step: &mut Step<'_>, xid: i32, body: &mut Reader<'_>) -> Result<(), Code> {
+    fn acl(&self, step: &mut Step<'_>, xid: i32, body: &mut Reader<'_>) -> Result<Done, Code> {
         let PathOnly { path } = decode(body)?;
         let path = present(path)?;
         let znode = self.tree.get(&path).ok_or(Code::NoNode)?;
@@ -138,7 +173,7 @@ impl Core {
             }
             put_stat(&znode, out);
         });
-        Ok(())
+        Ok(Done::Now)
     }
 
     fn all_children_number(
@@ -146,48 +181,15 @@ impl Core {
         step: &mut Step<'_>,
         xid: i32,
         body: &mut Reader<'_>,
-    ) -> Result<(), Code> {
+    ) -> Result<Done, Code> {
         let PathOnly { path } = decode(body)?;
         let znode = self.readable(step, &present(path)?)?;
         let count = i32::try_from(znode.descendant_count()).unwrap_or(i32::MAX);
         self.put(step, xid, |out| out.put_i32(count));
-        Ok(())
+        Ok(Done::Now)
     }
 
-    /// Reads in one request, all of one state: each succeeds or fails for itself.
-    fn multi_read(&self, step: &mut Step<'_>, xid: i32, body: &mut Reader<'_>) -> Result<(), Code> {
-        // All of it has to be readable before any of it is answered.
-        let mut ahead = body.clone();
-        while next_read(&mut ahead)?.is_some() {}
-        let ids = step.connection.ids.clone();
-        let view = self.tree.view();
-        step.traffic.reply(xid, view, Code::Ok, |out| {
-            while let Ok(Some((kind, path))) = next_read(body) {
-                let znode =
-                    self.tree.get(&path).ok_or(Code::NoNode).and_then(|znode| {
-                        self.check(znode.acl(), perms::READ, &ids).map(|()| znode)
-                    });
-                match znode {
-                    Ok(znode) => {
-                        MultiHeader { kind, done: false, err: 0 }.write(out);
-                        match kind {
-                            code::GET_DATA => put_data(&znode, out),
-                            _ => put_children(&znode, out),
-                        }
-                    }
-                    Err(code) => {
-                        let err = code.number();
-                        MultiHeader { kind: code::ERROR, done: false, err }.write(out);
-                        out.put_i32(err);
-                    }
-                }
-            }
-            MULTI_END.write(out);
-        });
-        Ok(())
-    }
-
-    fn who_am_i(&self, step: &mut Step<'_>, xid: i32) {
+    fn who_am_i(&self, step: &mut Step<'_>, xid: i32) -> Done {
         let view = self.tree.view();
         let ids = &step.connection.ids;
         step.traffic.reply(xid, view, Code::Ok, |out| {
@@ -197,6 +199,18 @@ impl Core {
                 out.put_text(self.settings.providers.user_name(id));
             }
         });
+        Done::Now
+    }
+
+    /// Whether there is room for a watch more, unless this one is there.
+    pub(super) fn room_to_watch(&mut self, slot: u32, path: &str) -> Result<(), Code> {
+        let has_room = self.watches.count_of(slot) < self.settings.watches_per_connection_max
+            && self.watch_share.covers(self.watches.pairs() + 1);
+        if has_room || !self.watches.modes(slot, path).is_empty() {
+            Ok(())
+        } else {
+            Err(Code::QuotaExceeded)
+        }
     }
 
     /// The znode, if it is there and may be read.
@@ -218,7 +232,7 @@ pub(super) fn present(path: Text<'_>) -> Result<Cow<'_, str>, Code> {
 }
 
 /// The next of a multiRead's operations; `None` at their end.
-fn next_read<'a>(body: &mut Reader<'a>) -> Result<Option<(i32, Cow<'a, str>)>, Code> {
+pub(super) fn next_read<'a>(body: &mut Reader<'a>) -> Result<Option<(i32, Cow<'a, str>)>, Code> {
     let MultiHeader { kind, done, err: _ } = decode(body)?;
     if done {
         return Ok(None);
@@ -235,12 +249,12 @@ fn put_stat(znode: &Znode<'_>, out: &mut Vec<u8>) {
     znode.stat().write(out);
 }
 
-fn put_data(znode: &Znode<'_>, out: &mut Vec<u8>) {
+pub(super) fn put_data(znode: &Znode<'_>, out: &mut Vec<u8>) {
     out.put_buffer(znode.data());
     put_stat(znode, out);
 }
 
-fn put_children(znode: &Znode<'_>, out: &mut Vec<u8>) {
+pub(super) fn put_children(znode: &Znode<'_>, out: &mut Vec<u8>) {
     out.put_count(Some(znode.child_count()));
     let mut count = 0;
     for name in znode.children() {

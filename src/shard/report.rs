@@ -25,13 +25,6 @@ pub struct ConnectionInfo {
     pub stats: Stats,
 }
 
-/// A path and the sessions that watch it in the data table (`wchp`); child watches are not shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WatchInfo<'a> {
-    pub path: &'a str,
-    pub sessions: Vec<SessionId>,
-}
-
 /// Values that were measured: how many, their sum, the least and the greatest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measured {
@@ -162,9 +155,9 @@ impl Counters {
 }
 
 impl Shard {
-    /// Every connection, by slot.
-    pub fn connections(&self) -> impl Iterator<Item = ConnectionInfo> {
-        self.connections.iter().map(|(connection, of)| {
+    /// Every connection, by slot, from this slot on.
+    pub fn connections(&self, first: u32) -> impl Iterator<Item = ConnectionInfo> {
+        self.connections.iter_from(first).map(|(connection, of)| {
             let traffic = of.traffic.as_deref();
             ConnectionInfo {
                 connection,
@@ -204,11 +197,18 @@ impl Shard {
         self.core.watches.len()
     }
 
-    /// Who watches what, of the data table. Walks everything.
-    pub fn watches(&self) -> impl Iterator<Item = WatchInfo<'_>> {
-        self.core.watches.data_watches().map(|(path, connections)| {
-            let session = |slot| self.connections.session_at(slot);
-            WatchInfo { path, sessions: connections.into_iter().filter_map(session).collect() }
+    /// Who watches what, of the data table (`wchp`; child watches are not shown): shows `see` each of
+    /// `most` paths from `first` on, with the sessions that watch it. Says where to go on, if that
+    /// was not all; what is watched meanwhile may be among the rest or not.
+    pub fn watches(
+        &self,
+        first: usize,
+        most: usize,
+        mut see: impl FnMut(&str, &mut dyn Iterator<Item = SessionId>),
+    ) -> Option<usize> {
+        self.core.watches.data_watches(first, most, |path, connections| {
+            let sessions = connections.iter().filter_map(|&slot| self.connections.session_at(slot));
+            see(path, &mut { sessions });
         })
     }
 

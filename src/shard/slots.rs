@@ -9,6 +9,8 @@ use crate::types::SessionId;
 pub(super) struct Connections {
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// How many are neither used nor free: something still goes by their numbers.
+    reserved: usize,
 }
 
 #[derive(Debug)]
@@ -41,15 +43,28 @@ impl Connections {
         slot.connection.as_deref_mut().map(|connection| (id, connection))
     }
 
-    pub(super) fn remove(&mut self, id: ConnectionId) {
+    /// The connection is no more. Where its slot is reserved, that is used again after `release`.
+    pub(super) fn remove(&mut self, id: ConnectionId, is_reserved: bool) {
         let slot = &mut self.slots[id.slot as usize];
         assert_eq!(slot.generation, id.generation, "only a live connection is removed");
         slot.connection = None;
-        self.free.push(id.slot);
+        if is_reserved {
+            self.reserved += 1;
+        } else {
+            self.free.push(id.slot);
+        }
+    }
+
+    /// Nothing goes by this number any more, but a connection if there is one.
+    pub(super) fn release(&mut self, number: u32) {
+        if self.slots[number as usize].connection.is_none() {
+            self.reserved -= 1;
+            self.free.push(number);
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots.len() - self.free.len() - self.reserved
     }
 
     pub(super) fn session_at(&self, number: u32) -> Option<SessionId> {
@@ -62,7 +77,15 @@ impl Connections {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
-        self.slots.iter().zip(0..).filter_map(|(slot, number)| {
+        self.iter_from(0)
+    }
+
+    /// Those in this slot and behind it.
+    pub(super) fn iter_from(
+        &self,
+        number: u32,
+    ) -> impl Iterator<Item = (ConnectionId, &Connection)> {
+        self.slots.iter().zip(0..).skip(number as usize).filter_map(|(slot, number)| {
             let id = ConnectionId { slot: number, generation: slot.generation };
             slot.connection.as_deref().map(|connection| (id, connection))
         })

@@ -61,7 +61,7 @@ impl Modes {
     }
 
     #[must_use]
-    const fn is_empty(self) -> bool {
+    pub(super) const fn is_empty(self) -> bool {
         self.0 == 0
     }
 }
@@ -73,6 +73,10 @@ pub(super) struct Watches {
     free: Vec<u32>,
     index: PathIndex,
     by_connection: Vec<Paths>,
+    /// Connections that are gone and had many watches, which are forgotten a few at a time.
+    leaving: BTreeSet<u32>,
+    /// Pairs of path and connection, each once.
+    pair_count: usize,
     /// Pairs of path and connection in the data table, and in the child table.
     data_count: usize,
     child_count: usize,
@@ -106,6 +110,9 @@ enum Paths {
     Many(Box<BTreeSet<u32>>),
 }
 
+/// A connection that had fewer watches is forgotten at once.
+const FORGOTTEN_AT_ONCE: usize = 256;
+
 impl Watches {
     /// `seed` makes collisions of paths unpredictable; nothing else depends on it.
     pub(super) fn new(seed: u64) -> Watches {
@@ -114,6 +121,8 @@ impl Watches {
             free: Vec::new(),
             index: PathIndex::new(seed),
             by_connection: Vec::new(),
+            leaving: BTreeSet::new(),
+            pair_count: 0,
             data_count: 0,
             child_count: 0,
             recursive_count: 0,
@@ -151,20 +160,57 @@ impl Watches {
         }
     }
 
-    /// The connection is gone, and its watches with it.
+    /// The connection is gone, and its watches with it: at once if they are few, else with
+    /// `forget_some`. Until that has named it, its number must not be given to another.
     pub(super) fn forget(&mut self, connection: u32) {
-        let Some(paths) = self.by_connection.get_mut(connection as usize) else { return };
-        let paths = mem::take(paths);
-        let mut forget = |entry| {
+        self.forget_up_to(connection, FORGOTTEN_AT_ONCE);
+        if self.is_leaving(connection) {
+            self.leaving.insert(connection);
+        } else {
+            self.leaving.remove(&connection);
+        }
+    }
+
+    /// Whether there are watches of connections that are gone.
+    pub(super) fn has_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// Whether a connection that is gone still has watches here.
+    pub(super) fn is_leaving(&self, connection: u32) -> bool {
+        0 < self.count_of(connection)
+    }
+
+    /// Forgets so many watches of one connection that is gone; which, if these were its last.
+    pub(super) fn forget_some(&mut self, count: usize) -> Option<u32> {
+        let connection = *self.leaving.first()?;
+        self.forget_up_to(connection, count);
+        if self.is_leaving(connection) {
+            return None;
+        }
+        self.leaving.pop_first()
+    }
+
+    /// How many watches were forgotten.
+    fn forget_up_to(&mut self, connection: u32, count: usize) -> usize {
+        for forgotten in 0..count {
+            let paths = self.by_connection.get_mut(connection as usize);
+            let Some(entry) = paths.and_then(Paths::pop_first) else { return forgotten };
             let before = self.entries[entry as usize].watchers.set(connection, |_| Modes::NONE);
             self.count(before, Modes::NONE);
             self.free_if_unwatched(entry);
-        };
-        match paths {
-            Paths::None => {}
-            Paths::One(entry) => forget(entry),
-            Paths::Many(entries) => entries.into_iter().for_each(forget),
         }
+        count
+    }
+
+    /// How many paths a connection watches.
+    pub(super) fn count_of(&self, connection: u32) -> usize {
+        self.by_connection.get(connection as usize).map_or(0, Paths::len)
+    }
+
+    /// Pairs of path and connection, each once.
+    pub(super) fn pairs(&self) -> usize {
+        self.pair_count
     }
 
     /// A znode came, went or got other data. Fills `hit` with whoever watches it in the data
@@ -205,13 +251,24 @@ impl Watches {
         self.data_count + self.child_count
     }
 
-    /// Every path of the data table with the connections that watch it.
-    pub(super) fn data_watches(&self) -> impl Iterator<Item = (&str, Vec<u32>)> {
-        self.entries.iter().filter_map(|entry| {
-            let mut connections = Vec::new();
+    /// Looks at so many paths from the one with this number on: those of the data table, with the
+    /// connections that watch them. Says where to go on, if that was not all.
+    pub(super) fn data_watches(
+        &self,
+        first: usize,
+        most: usize,
+        mut see: impl FnMut(&str, &[u32]),
+    ) -> Option<usize> {
+        let mut connections = Vec::new();
+        for entry in self.entries.iter().skip(first).take(most) {
+            connections.clear();
             entry.watchers.collect(Modes::IN_DATA, &mut connections);
-            (!connections.is_empty()).then_some((&*entry.path, connections))
-        })
+            if !connections.is_empty() {
+                see(&entry.path, &connections);
+            }
+        }
+        let next = first.saturating_add(most);
+        (next < self.entries.len()).then_some(next)
     }
 
     /// The entry of `path`, made where there is none.
@@ -260,6 +317,7 @@ impl Watches {
         count(&mut self.data_count, Modes::IN_DATA);
         count(&mut self.child_count, Modes::IN_CHILD);
         count(&mut self.recursive_count, Modes::RECURSIVE);
+        count(&mut self.pair_count, Modes::ALL);
     }
 
     /// The invariant that does not hold, by name. Walks everything.
@@ -287,6 +345,9 @@ impl Watches {
         }
         if (data, child, recursive) != (self.data_count, self.child_count, self.recursive_count) {
             return Some("watches are counted");
+        }
+        if pairs != self.pair_count {
+            return Some("pairs are counted");
         }
         if pairs != self.by_connection.iter().map(Paths::len).sum::<usize>() {
             return Some("a connection's paths know it");
@@ -379,6 +440,24 @@ impl Paths {
         }
     }
 
+    fn pop_first(&mut self) -> Option<u32> {
+        match self {
+            Paths::None => None,
+            Paths::One(only) => {
+                let only = *only;
+                *self = Paths::None;
+                Some(only)
+            }
+            Paths::Many(many) => {
+                let first = many.pop_first();
+                if many.is_empty() {
+                    *self = Paths::None;
+                }
+                first
+            }
+        }
+    }
+
     fn contains(&self, entry: u32) -> bool {
         match self {
             Paths::None => false,
@@ -397,64 +476,115 @@ impl Paths {
 }
 
 /// From a path's text to the number of its entry: open addressing, one byte of the hash beside
-/// each number so that a miss seldom looks at a text.
+/// each number so that a miss seldom looks at a text. A table that has become too small is left a
+/// few places at a time: no single watch pays for all.
 #[derive(Debug)]
 struct PathIndex {
     hasher: FixedState,
+    current: Table,
+    /// What `current` outgrew, and how many of its places have moved. What has moved is still in
+    /// it; what was removed from it is `GONE`.
+    outgrown: Option<(Table, usize)>,
+    len: usize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
     /// 0 where a place is free.
     tags: Vec<u8>,
     numbers: Vec<u32>,
-    len: usize,
 }
+
+/// In an outgrown table, the number of what was removed.
+const GONE: u32 = u32::MAX;
+/// How many places move with each path that comes: more than are filled meanwhile.
+const MOVED_PER_INSERT: usize = 8;
 
 impl PathIndex {
     fn new(seed: u64) -> PathIndex {
         let hasher = FixedState::with_seed(seed);
-        PathIndex { hasher, tags: Vec::new(), numbers: Vec::new(), len: 0 }
+        PathIndex { hasher, current: Table::default(), outgrown: None, len: 0 }
     }
 
     fn find(&self, path: &str, entries: &[Entry]) -> Option<u32> {
-        self.place_of(path, entries).map(|place| self.numbers[place])
+        let hash = self.hasher.hash_one(path);
+        if let Some(place) = self.current.place_of(hash, path, entries) {
+            return Some(self.current.numbers[place]);
+        }
+        let (outgrown, _) = self.outgrown.as_ref()?;
+        outgrown.place_of(hash, path, entries).map(|place| outgrown.numbers[place])
     }
 
     /// Enters a path that is not in yet.
     fn insert(&mut self, entry: u32, entries: &[Entry]) {
-        if self.tags.len() * 3 <= self.len * 4 {
-            self.grow(entries);
+        self.move_some(entries);
+        if self.current.tags.len() * 3 <= self.len * 4 {
+            while self.outgrown.is_some() {
+                self.move_some(entries);
+            }
+            let grown = Table::new((self.current.tags.len() * 2).max(16));
+            let outgrown = mem::replace(&mut self.current, grown);
+            self.outgrown = Some((outgrown, 0));
         }
         self.len += 1;
-        self.put(entry, entries);
+        self.current.put(self.hasher.hash_one(&*entries[entry as usize].path), entry);
     }
 
     fn remove(&mut self, entry: u32, entries: &[Entry]) {
-        let place = self.place_of(&entries[entry as usize].path, entries);
-        let mut gap = place.expect("a watched path is found by its text");
-        let mask = self.tags.len() - 1;
-        let mut next = (gap + 1) & mask;
-        // What was pushed beyond the gap moves back, so that no search ends too early.
-        while self.tags[next] != 0 {
-            let number = self.numbers[next];
-            let (home, _) = self.home_of(&entries[number as usize].path);
-            if (next.wrapping_sub(home) & mask) >= (next.wrapping_sub(gap) & mask) {
-                self.tags[gap] = self.tags[next];
-                self.numbers[gap] = number;
-                gap = next;
-            }
-            next = (next + 1) & mask;
+        let path = &*entries[entry as usize].path;
+        let hash = self.hasher.hash_one(path);
+        let place = self.current.place_of(hash, path, entries);
+        if let Some(place) = place {
+            self.current
+                .remove(place, |entry| self.hasher.hash_one(&*entries[entry as usize].path));
         }
-        self.tags[gap] = 0;
+        let mut is_known = place.is_some();
+        if let Some((outgrown, _)) = &mut self.outgrown
+            && let Some(place) = outgrown.place_of(hash, path, entries)
+        {
+            outgrown.numbers[place] = GONE;
+            is_known = true;
+        }
+        assert!(is_known, "a watched path is found by its text");
         self.len -= 1;
     }
 
-    fn place_of(&self, path: &str, entries: &[Entry]) -> Option<usize> {
-        if self.len == 0 {
+    fn move_some(&mut self, entries: &[Entry]) {
+        let Some((outgrown, moved)) = &mut self.outgrown else { return };
+        let end = (*moved + MOVED_PER_INSERT).min(outgrown.tags.len());
+        for place in *moved..end {
+            let number = outgrown.numbers[place];
+            if outgrown.tags[place] != 0 && number != GONE {
+                let path = &*entries[number as usize].path;
+                self.current.put(self.hasher.hash_one(path), number);
+            }
+        }
+        *moved = end;
+        if end == outgrown.tags.len() {
+            self.outgrown = None;
+        }
+    }
+}
+
+impl Table {
+    fn new(places: usize) -> Table {
+        Table { tags: vec![0; places], numbers: vec![0; places] }
+    }
+
+    /// Where a path would lie if no other did, and its tag.
+    fn home_of(&self, hash: u64) -> (usize, u8) {
+        (hash as usize & (self.tags.len() - 1), ((hash >> 56) as u8).max(1))
+    }
+
+    fn place_of(&self, hash: u64, path: &str, entries: &[Entry]) -> Option<usize> {
+        if self.tags.is_empty() {
             return None;
         }
-        let (mut place, tag) = self.home_of(path);
+        let (mut place, tag) = self.home_of(hash);
         while self.tags[place] != 0 {
-            let is_it =
-                self.tags[place] == tag && &*entries[self.numbers[place] as usize].path == path;
-            if is_it {
+            let number = self.numbers[place];
+            if self.tags[place] == tag && number != GONE && &*entries[number as usize].path == path
+            {
                 return Some(place);
             }
             place = (place + 1) & (self.tags.len() - 1);
@@ -462,8 +592,8 @@ impl PathIndex {
         None
     }
 
-    fn put(&mut self, entry: u32, entries: &[Entry]) {
-        let (mut place, tag) = self.home_of(&entries[entry as usize].path);
+    fn put(&mut self, hash: u64, entry: u32) {
+        let (mut place, tag) = self.home_of(hash);
         while self.tags[place] != 0 {
             place = (place + 1) & (self.tags.len() - 1);
         }
@@ -471,22 +601,20 @@ impl PathIndex {
         self.numbers[place] = entry;
     }
 
-    /// Where a path would lie if no other did, and its tag.
-    fn home_of(&self, path: &str) -> (usize, u8) {
-        let hash = self.hasher.hash_one(path);
-        let tag = ((hash >> 56) as u8).max(1);
-        (hash as usize & (self.tags.len() - 1), tag)
-    }
-
-    fn grow(&mut self, entries: &[Entry]) {
-        let places = (self.tags.len() * 2).max(16);
-        let tags = mem::replace(&mut self.tags, vec![0; places]);
-        let numbers = mem::replace(&mut self.numbers, vec![0; places]);
-        for (tag, number) in tags.into_iter().zip(numbers) {
-            if tag != 0 {
-                self.put(number, entries);
+    /// Frees a place. What was pushed beyond it moves back, so that no search ends too early.
+    fn remove(&mut self, place: usize, hash_of: impl Fn(u32) -> u64) {
+        let mask = self.tags.len() - 1;
+        let (mut gap, mut next) = (place, (place + 1) & mask);
+        while self.tags[next] != 0 {
+            let (home, _) = self.home_of(hash_of(self.numbers[next]));
+            if (next.wrapping_sub(home) & mask) >= (next.wrapping_sub(gap) & mask) {
+                self.tags[gap] = self.tags[next];
+                self.numbers[gap] = self.numbers[next];
+                gap = next;
             }
+            next = (next + 1) & mask;
         }
+        self.tags[gap] = 0;
     }
 }
 
@@ -544,7 +672,13 @@ mod tests {
             watches.add(7, &format!("/p/{path}"), Modes::CHILD);
         }
         watches.forget(7);
-        assert_eq!((watches.len(), watches.broken_invariant()), (0, None));
+        let mut rounds = 0;
+        while watches.forget_some(1000).is_none() {
+            rounds += 1;
+            assert!(watches.has_leaving() && watches.is_leaving(7));
+        }
+        assert_eq!((rounds, watches.has_leaving()), (99, false));
+        assert_eq!((watches.len(), watches.pairs(), watches.broken_invariant()), (0, 0, None));
     }
 
     proptest! {

@@ -338,14 +338,22 @@ impl Server {
             configuration: settings::shown(config, directories),
             version: admin::version(settings::BUILT_ON),
             trace_mask: AtomicI64::new(admin::TRACE_MASK_DEFAULT),
+            answer_bytes_max: settings::answer_bytes_max(config),
+            aside: words::Aside::default(),
         });
         let tick = settings::tick(config);
+        let allowances = settings::allowances(config, shards);
         let mut parts: Vec<ShardParts> = Vec::new();
         for (index, recorder) in recorders.into_iter().enumerate() {
             let id = ShardId(u16::try_from(index).expect("there are fewer shards than 65536"));
             parts.push(ShardParts {
                 id,
-                settings: settings::shard(config, shards, Arc::clone(&providers)),
+                settings: settings::shard(
+                    config,
+                    shards,
+                    Arc::clone(&providers),
+                    allowances.clone(),
+                ),
                 reader: pipeline.reader(),
                 end: mesh.shard_end(id),
                 arrivals: Arc::clone(&arrivals),

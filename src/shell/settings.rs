@@ -170,6 +170,7 @@ pub(crate) fn pipeline(
         reconfig_enabled: config.auth.reconfig,
         close_session_lists_paths: config.znodes.close_session_txn,
         record_bytes_max: record_bytes_max(config),
+        answer_bytes_max: answer_bytes_max(config),
         tree: tree(config),
         roll: pipeline::RollSettings {
             txns: config.snapshots.txns,
@@ -200,7 +201,46 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-pub(crate) fn shard(config: &Config, shards: usize, providers: Arc<Providers>) -> shard::Settings {
+/// What all shards share, and each is told.
+#[derive(Clone)]
+pub(crate) struct Allowances {
+    answer_bytes: shard::Allowance,
+    watches: shard::Allowance,
+}
+
+/// What a shard leases at a time.
+const ANSWERS_UNIT_BYTES: usize = 1 << 20;
+const WATCHES_UNIT: usize = 1 << 10;
+
+pub(crate) fn allowances(config: &Config, shards: usize) -> Allowances {
+    let connections = &config.connections;
+    let bytes = connections.answers_bytes_max.max(answer_bytes_max(config));
+    Allowances {
+        answer_bytes: shard::Allowance::new(bytes, shards, ANSWERS_UNIT_BYTES),
+        watches: shard::Allowance::new(connections.watches_max, shards, WATCHES_UNIT),
+    }
+}
+
+/// What a packet may bring can be read again; and a multi of many small operations, which is done by
+/// then, is answered by up to four times its bytes.
+pub(crate) fn answer_bytes_max(config: &Config) -> usize {
+    let by_packets = config.connections.packet_bytes_max.saturating_mul(4);
+    config.connections.answer_bytes_max.max(by_packets).min(FRAME_BYTES_MAX)
+}
+
+/// A frame's length is a signed number of 32 bits; some of it is for headers.
+const FRAME_BYTES_MAX: usize = (i32::MAX as usize) - (1 << 16);
+
+fn turn_budget(of: config::TurnBudget) -> shard::TurnBudget {
+    shard::TurnBudget { bytes: of.bytes, steps: of.steps }
+}
+
+pub(crate) fn shard(
+    config: &Config,
+    shards: usize,
+    providers: Arc<Providers>,
+    allowances: Allowances,
+) -> shard::Settings {
     let throttle = &config.throttle;
     shard::Settings {
         frame_bytes_max: config.connections.packet_bytes_max,
@@ -219,6 +259,12 @@ pub(crate) fn shard(config: &Config, shards: usize, providers: Arc<Providers>) -
         input_bytes_max: config.connections.input_bytes_max,
         output_bytes_max: config.connections.output_bytes_max,
         output_bytes_ceiling: config.connections.output_bytes_ceiling,
+        answer_bytes_max: answer_bytes_max(config),
+        answer_bytes: allowances.answer_bytes,
+        watches_per_connection_max: config.connections.watches_per_connection_max,
+        watches: allowances.watches,
+        connection_turn: turn_budget(config.connections.connection_turn),
+        turn: turn_budget(config.connections.turn),
         auth_bytes_max: config.connections.auth_bytes_max,
         hash_seed: random(),
     }

@@ -54,7 +54,7 @@ use super::counts;
 use super::mesh::ShardEnd;
 use super::ring::{Event, Received, Ring, RingBell};
 use super::sys;
-use super::words::{ShardReport, Words};
+use super::words::{Place, ShardReport, Words};
 use crate::admin::four_letter::Needs;
 use crate::exchange::{ConnectionId, ShardId};
 use crate::metrics::Recorder;
@@ -76,6 +76,11 @@ const LATER_MAX: usize = 32;
 const LATER_MIN: usize = 4;
 /// How many sockets that are not read from are looked at in a turn in which a tick is due.
 const LOOKS_MAX: usize = 512;
+/// How much is written to one connection before others are written to, and what is written in a turn
+/// to those that have more than that.
+const WRITE_BYTES_MAX: usize = 64 * 1024;
+const BULK_WRITE_BYTES_MAX: usize = 256 * 1024;
+const BULK_BYTES_MAX: usize = 1024 * 1024;
 /// What is read at a time where the ring only says that there is something to read.
 const READ_BYTES: usize = 64 * 1024;
 /// How long a client may take to close after us.
@@ -89,6 +94,8 @@ pub(crate) enum ShardCommand {
     /// What the state is, between two steps.
     Report {
         needs: Needs,
+        /// Where the part of it begins that is asked for.
+        from: Place,
         give: Box<dyn FnOnce(ShardReport) + Send>,
     },
     /// `crst`: connections count from zero.
@@ -205,6 +212,8 @@ struct Socket {
     is_blocked: bool,
     /// In `ShardCore::later`.
     is_later: bool,
+    /// In `ShardCore::bulk`.
+    is_bulk: bool,
     /// The client is gone, which is seen to later.
     is_broken: bool,
     /// How many bytes were written to it.
@@ -261,7 +270,7 @@ enum Ended {
 /// A four-letter word whose answer is gathered from all cores.
 struct Asked {
     connection: ConnectionId,
-    answer: Pin<Box<dyn Future<Output = String>>>,
+    answer: Pin<Box<dyn Future<Output = Vec<Vec<u8>>>>>,
 }
 
 /// Rings the core when some answer has come further.
@@ -317,6 +326,8 @@ struct ShardCore {
     ready: VecDeque<ConnectionId>,
     /// To be written to, or to end, after others.
     later: VecDeque<ConnectionId>,
+    /// To be written to: much, a part of it in each turn, after all who have little.
+    bulk: VecDeque<ConnectionId>,
 }
 
 impl ShardCore {
@@ -363,6 +374,7 @@ impl ShardCore {
             spin,
             ready: VecDeque::new(),
             later: VecDeque::new(),
+            bulk: VecDeque::new(),
         }
     }
 
@@ -392,6 +404,7 @@ impl ShardCore {
                 self.on_command(now, command);
             }
             self.prepare_tick(now);
+            self.shard.on_turn(now, &mut self.out);
             self.take_newcomers(now, events);
             self.give_answers(now);
             self.send_requests();
@@ -417,6 +430,8 @@ impl ShardCore {
                 || !(self.ready.is_empty() && self.later.is_empty() && self.newcomers.is_empty())
                 || !self.closed.is_empty()
                 || self.due_tick.is_some_and(|tick| !tick.is_marked)
+                || !self.bulk.is_empty()
+                || self.shard.has_work()
                 || self.answers.has_news.load(Ordering::Acquire);
             let has_batch = !self.out.requests.is_empty();
             let finds_room = || has_batch && self.end.has_room();
@@ -641,7 +656,7 @@ impl ShardCore {
     fn on_command(&mut self, now: Now, command: ShardCommand) {
         match command {
             ShardCommand::Accepted(accepted) => self.newcomers.push_back(accepted),
-            ShardCommand::Report { needs, give } => give(self.report(now, needs)),
+            ShardCommand::Report { needs, from, give } => give(self.report(now, needs, from)),
             ShardCommand::ResetConnections => self.shard.reset_connection_stats(),
             ShardCommand::ResetCounters(done) => {
                 self.publish_counters(now);
@@ -692,6 +707,7 @@ impl ShardCore {
             receiving: Receiving::Yes,
             is_blocked: false,
             is_later: false,
+            is_bulk: false,
             is_broken: false,
             written: 0,
             unread: None,
@@ -713,7 +729,7 @@ impl ShardCore {
         while written < WRITES_MAX
             && let Some(id) = self.ready.pop_front()
         {
-            self.write(now, id);
+            self.write(now, id, WRITE_BYTES_MAX);
             written += 1;
         }
         let later = if self.ring.is_behind() { LATER_MIN } else { LATER_MAX };
@@ -722,7 +738,18 @@ impl ShardCore {
             let Some(id) = self.later.pop_front() else { break };
             if let Some(socket) = self.socket(id) {
                 socket.is_later = false;
-                self.write(now, id);
+                self.write(now, id, WRITE_BYTES_MAX);
+            }
+        }
+        let mut bulk = 0;
+        for _ in 0..self.bulk.len() {
+            if BULK_BYTES_MAX <= bulk {
+                break;
+            }
+            let Some(id) = self.bulk.pop_front() else { break };
+            if let Some(socket) = self.socket(id) {
+                socket.is_bulk = false;
+                bulk += self.write(now, id, BULK_WRITE_BYTES_MAX);
             }
         }
         // Writing to a connection may free it to act on more, which may make it ready again.
@@ -750,29 +777,44 @@ impl ShardCore {
         }
     }
 
-    /// Writes what a connection has for its client, as far as the socket takes it.
-    fn write(&mut self, now: Now, id: ConnectionId) {
+    /// Writes what a connection has for its client, as far as the socket takes it, and so many bytes
+    /// at most: how many it was. The rest is for later turns.
+    fn write(&mut self, now: Now, id: ConnectionId, most: usize) -> usize {
+        let mut written = 0;
         loop {
-            let Some(socket) = slot_of(&mut self.sockets, id) else { return };
+            let Some(socket) = slot_of(&mut self.sockets, id) else { return written };
             let Some(outgoing) = self.shard.outgoing(id).filter(|_| !socket.is_broken) else {
-                return self.finish(now, id, Ended::Gone);
+                self.finish(now, id, Ended::Gone);
+                return written;
             };
             let close = match self.phase {
                 Phase::Closing { .. } => outgoing.close.or(Some(Close::AfterFlush)),
                 Phase::Serving | Phase::Quiescing => outgoing.close,
             };
-            match close {
-                Some(Close::AtOnce) => return self.finish(now, id, Ended::Gone),
-                Some(Close::AfterFlush) if outgoing.bytes.is_empty() => {
-                    return self.finish(now, id, Ended::Flushed);
-                }
-                Some(Close::AfterFlush) | None => {}
+            let ended = match close {
+                Some(Close::AtOnce) => Some(Ended::Gone),
+                Some(Close::AfterFlush) if outgoing.bytes.is_empty() => Some(Ended::Flushed),
+                Some(Close::AfterFlush) | None => None,
+            };
+            if let Some(ended) = ended {
+                self.finish(now, id, ended);
+                return written;
             }
-            if outgoing.bytes.is_empty() || socket.is_blocked {
-                return self.receive_as_wanted(id);
+            // Whoever is in `bulk` already is written to from there.
+            if outgoing.bytes.is_empty() || socket.is_blocked || socket.is_bulk {
+                self.receive_as_wanted(id);
+                return written;
             }
-            match sys::send_now(socket.stream.as_fd(), outgoing.bytes) {
+            let Some(left) = most.checked_sub(written).filter(|left| 0 < *left) else {
+                socket.is_bulk = true;
+                self.bulk.push_back(id);
+                self.receive_as_wanted(id);
+                return written;
+            };
+            let bytes = &outgoing.bytes[..outgoing.bytes.len().min(left)];
+            match sys::send_now(socket.stream.as_fd(), bytes) {
                 Ok(count) => {
+                    written += count;
                     socket.written += count as u64;
                     self.shard.on_written(now, id, count, &mut self.out);
                 }
@@ -784,7 +826,8 @@ impl ShardCore {
                     }
                     _ => {
                         debug!(remote = %socket.remote, %error, "a client cannot be written to");
-                        return self.finish(now, id, Ended::Gone);
+                        self.finish(now, id, Ended::Gone);
+                        return written;
                     }
                 },
             }
@@ -856,7 +899,7 @@ impl ShardCore {
         self.asked.retain_mut(|asked| match asked.answer.as_mut().poll(&mut cx) {
             Poll::Pending => true,
             Poll::Ready(text) => {
-                shard.answer_word(now, asked.connection, &text, out);
+                shard.answer_word(now, asked.connection, text, out);
                 false
             }
         });
@@ -869,11 +912,11 @@ impl ShardCore {
         self.published = counters;
     }
 
-    fn report(&mut self, now: Now, needs: Needs) -> ShardReport {
+    fn report(&mut self, now: Now, needs: Needs, from: Place) -> ShardReport {
         if needs.measures {
             self.publish_counters(now);
         }
-        ShardReport::of(&self.shard, needs, now)
+        ShardReport::of(&self.shard, needs, from, now)
     }
 }
 

@@ -3,15 +3,24 @@
 //! Each core is sent a question and answers it between two steps, as plain values. So an answer is
 //! no single moment of the whole server, and no core waits for another. What takes opening files is
 //! asked of a thread that may wait for them (`observer.rs`).
+//!
+//! What may be many (connections, watches, ephemerals) is asked for in parts, one after the other, and
+//! made into text on a thread of its own, one answer at a time: a core gives a part away in less than
+//! a millisecond, and what an answer takes in memory it takes once.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc;
 use std::task::{Poll, Waker};
+use std::thread;
 
+use futures_lite::future::block_on;
 use parking_lot::Mutex;
-use tracing::info;
+use tracing::{debug, info, warn};
 
 use super::clock::Clock;
 use super::mesh::Commander;
@@ -24,11 +33,12 @@ use crate::admin::{
     Configuration, Connection, ConnectionLatency, ConnectionSession, Ephemerals, Gauges, Interest,
     Mode, Serving, Session, State, Watches, Zone,
 };
+use crate::exchange::ShardId;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Report};
 use crate::record::op::code;
 use crate::shard::{ConnectionInfo, Shard};
-use crate::types::Now;
+use crate::types::{Now, SessionId};
 
 /// All that answers are made from, or the way to it.
 pub(crate) struct Words {
@@ -41,22 +51,102 @@ pub(crate) struct Words {
     pub(crate) configuration: Configuration,
     pub(crate) version: String,
     pub(crate) trace_mask: AtomicI64,
+    /// The longest answer.
+    pub(crate) answer_bytes_max: usize,
+    pub(crate) aside: Aside,
 }
 
-/// What one shard says of itself.
+/// How many connections, watched paths or ephemerals a core is asked for at a time.
+const PART_MAX: usize = 512;
+/// The thread that makes long answers gives way to those that serve clients.
+const NICENESS: i32 = 10;
+/// An answer is handed over in pieces of this size.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Where a part of a shard's report begins.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Place {
+    connection: u32,
+    watch: usize,
+}
+
+/// What one shard says of itself, or a part of it.
+#[derive(Default)]
 pub(crate) struct ShardReport {
     connections: Vec<Connection>,
-    watches: Vec<Watches>,
+    watches: Vec<Listed>,
     connection_count: u64,
     watch_count: u64,
     outstanding: u64,
+    /// Where the next part begins; `None` where this is the last.
+    next: Option<Place>,
 }
 
-/// What the pipeline says of itself.
+/// What the pipeline says of itself, or a part of it.
 struct PipelineReport {
     report: Report,
     sessions: Vec<Session>,
-    ephemerals: Vec<Ephemerals>,
+    ephemerals: Vec<Listed>,
+}
+
+/// Paths and whose they are. In few pieces of memory: what one thread allocates and another frees
+/// is work for the first one's allocator, behind a lock.
+#[derive(Default)]
+struct Listed {
+    paths: String,
+    /// Where each path ends, and where its sessions do.
+    ends: Vec<(usize, usize)>,
+    sessions: Vec<SessionId>,
+}
+
+impl Listed {
+    fn push(&mut self, path: &str, sessions: impl Iterator<Item = SessionId>) {
+        self.paths.push_str(path);
+        self.sessions.extend(sessions);
+        self.ends.push((self.paths.len(), self.sessions.len()));
+    }
+
+    fn iter(&self) -> impl DoubleEndedIterator<Item = (&str, &[SessionId])> {
+        (0..self.ends.len()).map(|at| {
+            let (path, session) = at.checked_sub(1).map_or((0, 0), |before| self.ends[before]);
+            let (path_end, session_end) = self.ends[at];
+            (&self.paths[path..path_end], &self.sessions[session..session_end])
+        })
+    }
+
+    /// The last path with the last of its sessions.
+    fn last(&self) -> Option<(SessionId, String)> {
+        let (path, sessions) = self.iter().next_back()?;
+        Some((*sessions.last()?, path.to_owned()))
+    }
+}
+
+/// A thread for answers that take long to make, begun with the first of them.
+#[derive(Default)]
+pub(crate) struct Aside(Mutex<Option<mpsc::Sender<Job>>>);
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Aside {
+    /// Does `job` after those before it.
+    fn run(&self, job: Job) -> io::Result<()> {
+        let mut jobs = self.0.lock();
+        let sender = match &*jobs {
+            Some(sender) => sender,
+            None => {
+                let (sender, receiver) = mpsc::channel::<Job>();
+                let work = move || {
+                    if let Err(error) = sys::give_way(NICENESS) {
+                        debug!(%error, "answers are made beside clients on equal terms");
+                    }
+                    receiver.into_iter().for_each(|job| job());
+                };
+                thread::Builder::new().name("words".to_owned()).spawn(work)?;
+                jobs.insert(sender)
+            }
+        };
+        sender.send(job).map_err(|_| io::Error::other("the thread has ended"))
+    }
 }
 
 impl Words {
@@ -66,11 +156,11 @@ impl Words {
         bytes: [u8; 4],
         mask: Option<i64>,
         remote: SocketAddr,
-    ) -> String {
-        let Some(word) = Word::parse(bytes) else { return String::new() };
+    ) -> Vec<Vec<u8>> {
+        let Some(word) = Word::parse(bytes) else { return Vec::new() };
         info!(target: "ringkeeper::shell::words", "Processing {word} command from /{remote}");
         if !self.whitelist.allows(word) {
-            return four_letter::refusal(word);
+            return vec![four_letter::refusal(word).into_bytes()];
         }
         match word.effect(true) {
             Effect::None => {}
@@ -95,37 +185,94 @@ impl Words {
                 }
             }
         }
-        let state = self.state(word.needs()).await;
-        four_letter::answer(word, &state)
+        let needs = word.needs();
+        if !(needs.connections || needs.sessions || needs.ephemerals || needs.watches) {
+            return vec![four_letter::answer(word, &self.state(needs).await).into_bytes()];
+        }
+        let given = Gathered::of(1);
+        let (words, give) = (Arc::clone(&self), given.clone());
+        let job = move || give.give(words.answer_in_pieces(word));
+        if let Err(error) = self.aside.run(Box::new(job)) {
+            warn!(%error, "no thread for the answer to {word}");
+            return Vec::new();
+        }
+        given.all().await.pop().unwrap_or_default()
+    }
+
+    fn answer_in_pieces(&self, word: Word) -> Vec<Vec<u8>> {
+        let text = four_letter::answer(word, &block_on(self.state(word.needs())));
+        let text = match self.answer_bytes_max {
+            most if most < text.len() => format!(
+                "The answer to {word} takes {} bytes, and ringkeeper.connection.answerBytesMax is {most}.\n",
+                text.len()
+            ),
+            _ => text,
+        };
+        text.as_bytes().chunks(PIECE_BYTES).map(<[u8]>::to_vec).collect()
     }
 
     async fn state(&self, needs: Needs) -> State {
-        let from_shards = Gathered::of(self.shards.shards().count());
+        let mut shards = Vec::new();
         for shard in self.shards.shards() {
-            let reports = from_shards.clone();
-            let give = Box::new(move |report| reports.give(report));
-            self.shards.tell(shard, ShardCommand::Report { needs, give });
+            shards.push(self.ask_shard(shard, needs).await);
         }
-        let from_pipeline = Gathered::of(1);
-        let (reports, now) = (from_pipeline.clone(), self.clock.now());
-        self.pipeline.tell(PipelineCommand::Ask(Box::new(move |pipeline| {
-            reports.give(PipelineReport::of(pipeline, needs, now));
-        })));
+        let now = self.clock.now();
+        let pipeline = self.ask_pipeline(needs, now).await;
         let from_observer = Gathered::of(1);
         let (found, wanted) = (from_observer.clone(), wanted(needs));
         self.observer.ask(wanted, move |facts| found.give(facts));
-        let shards: Vec<ShardReport> = from_shards.all().await;
-        let pipelines: Vec<PipelineReport> = from_pipeline.all().await;
         let facts = from_observer.all().await.pop().unwrap_or_default();
-        let serving = pipelines
-            .into_iter()
-            .next()
-            .map(|pipeline| self.serving(now, shards, pipeline, &facts));
+        let serving = pipeline.map(|pipeline| self.serving(now, shards, pipeline, &facts));
         State {
             version: self.version.clone(),
             environment: facts.environment,
             trace_mask: self.trace_mask.load(Ordering::Relaxed),
             serving,
+        }
+    }
+
+    /// All that a shard says of itself, part by part.
+    async fn ask_shard(&self, shard: ShardId, needs: Needs) -> ShardReport {
+        let mut all = ShardReport::default();
+        let mut place = Some(Place::default());
+        while let Some(from) = place {
+            let given = Gathered::of(1);
+            let gives = given.clone();
+            let give = Box::new(move |report| gives.give(report));
+            self.shards.tell(shard, ShardCommand::Report { needs, from, give });
+            let Some(mut part) = given.all().await.pop() else { break };
+            place = part.next;
+            all.connections.append(&mut part.connections);
+            all.watches.append(&mut part.watches);
+            all = ShardReport { connections: all.connections, watches: all.watches, ..part };
+        }
+        all
+    }
+
+    /// All that the pipeline says of itself, part by part.
+    async fn ask_pipeline(&self, needs: Needs, now: Now) -> Option<PipelineReport> {
+        let mut all: Option<PipelineReport> = None;
+        loop {
+            let given = Gathered::of(1);
+            let gives = given.clone();
+            let (is_first, behind) = match &all {
+                None => (true, None),
+                Some(all) => (false, all.ephemerals.last().and_then(Listed::last)),
+            };
+            self.pipeline.tell(PipelineCommand::Ask(Box::new(move |pipeline| {
+                let needs = Needs { sessions: needs.sessions && is_first, ..needs };
+                gives.give(PipelineReport::of(pipeline, needs, now, behind));
+            })));
+            let mut part: PipelineReport = given.all().await.pop()?;
+            let count = part.ephemerals.iter().map(|listed| listed.ends.len()).sum::<usize>();
+            let is_last = count < PART_MAX;
+            match &mut all {
+                None => all = Some(part),
+                Some(all) => all.ephemerals.append(&mut part.ephemerals),
+            }
+            if is_last {
+                return all;
+            }
         }
     }
 
@@ -152,12 +299,27 @@ impl Words {
             open_files_max: sys::open_files_limit().map_or(0, |limit| limit.soft),
             ..Gauges::default()
         };
-        let (mut connections, mut watches) = (Vec::new(), Vec::new());
+        let mut connections = Vec::new();
+        let mut watched = BTreeMap::<SessionId, Vec<String>>::new();
         for shard in shards {
             connections.extend(shard.connections);
-            watches.extend(shard.watches);
+            for (path, sessions) in shard.watches.iter().flat_map(Listed::iter) {
+                for session in sessions {
+                    watched.entry(*session).or_default().push(path.to_owned());
+                }
+            }
         }
-        watches.sort_by_key(|watches: &Watches| watches.session);
+        let watches =
+            watched.into_iter().map(|(session, paths)| Watches { session, paths }).collect();
+        let mut owned = Vec::<Ephemerals>::new();
+        for (path, sessions) in ephemerals.iter().flat_map(Listed::iter) {
+            for &session in sessions {
+                match owned.last_mut() {
+                    Some(last) if last.session == session => last.paths.push(path.to_owned()),
+                    _ => owned.push(Ephemerals { session, paths: vec![path.to_owned()] }),
+                }
+            }
+        }
         Serving {
             mode: Mode::Standalone,
             zxid: report.zxid,
@@ -167,7 +329,7 @@ impl Words {
             zone: zone(now),
             connections,
             sessions,
-            ephemerals,
+            ephemerals: owned,
             watches,
             sizes: facts.sizes,
             digests: Vec::new(),
@@ -181,35 +343,52 @@ fn wanted(needs: Needs) -> Wanted {
 }
 
 impl ShardReport {
-    pub(crate) fn of(shard: &Shard, needs: Needs, now: Now) -> ShardReport {
-        let connections = if needs.connections {
-            shard.connections().map(|info| connection(&info, now)).collect()
-        } else {
-            Vec::new()
-        };
-        let mut watches: Vec<Watches> = Vec::new();
-        if needs.watches {
-            let mut by_session = std::collections::BTreeMap::<_, Vec<String>>::new();
-            for watch in shard.watches() {
-                for session in watch.sessions {
-                    by_session.entry(session).or_default().push(watch.path.to_owned());
-                }
-            }
-            watches
-                .extend(by_session.into_iter().map(|(session, paths)| Watches { session, paths }));
+    /// The part that begins at `from`.
+    pub(crate) fn of(shard: &Shard, needs: Needs, from: Place, now: Now) -> ShardReport {
+        let (mut connections, mut next_connection) = (Vec::new(), None);
+        if needs.connections && from.connection != Place::BEHIND.connection {
+            let mut all = shard.connections(from.connection);
+            connections.extend(all.by_ref().take(PART_MAX).map(|info| connection(&info, now)));
+            next_connection = all.next().map(|info| info.connection.slot);
         }
+        let (mut watches, mut next_watch) = (Vec::new(), None);
+        if needs.watches && from.watch != Place::BEHIND.watch {
+            let mut listed = Listed::default();
+            let see = |path: &str, sessions: &mut dyn Iterator<Item = SessionId>| {
+                listed.push(path, sessions);
+            };
+            next_watch = shard.watches(from.watch, PART_MAX, see);
+            watches.push(listed);
+        }
+        let is_last = next_connection.is_none() && next_watch.is_none();
+        let next = Place {
+            connection: next_connection.unwrap_or(Place::BEHIND.connection),
+            watch: next_watch.unwrap_or(Place::BEHIND.watch),
+        };
         ShardReport {
             connections,
             watches,
             connection_count: shard.connection_count() as u64,
             watch_count: shard.watch_count() as u64,
             outstanding: shard.outstanding() as u64,
+            next: (!is_last).then_some(next),
         }
     }
 }
 
+impl Place {
+    /// Behind the last of either.
+    const BEHIND: Place = Place { connection: u32::MAX, watch: usize::MAX };
+}
+
 impl PipelineReport {
-    fn of(pipeline: &mut Pipeline, needs: Needs, now: Now) -> PipelineReport {
+    /// Of the ephemerals, those behind this one.
+    fn of(
+        pipeline: &mut Pipeline,
+        needs: Needs,
+        now: Now,
+        behind: Option<(SessionId, String)>,
+    ) -> PipelineReport {
         let to_wall = |at_ms: i64| at_ms - now.monotonic_ms + now.wall_ms;
         let sessions = if needs.sessions {
             pipeline
@@ -220,13 +399,12 @@ impl PipelineReport {
             Vec::new()
         };
         let ephemerals = if needs.ephemerals {
-            pipeline
-                .ephemerals()
-                .map(|(session, paths)| Ephemerals {
-                    session,
-                    paths: paths.into_iter().map(str::to_owned).collect(),
-                })
-                .collect()
+            let behind = behind.as_ref().map(|(session, path)| (*session, path.as_str()));
+            let mut listed = Listed::default();
+            for (session, path) in pipeline.ephemerals_after(behind).take(PART_MAX) {
+                listed.push(path, std::iter::once(session));
+            }
+            vec![listed]
         } else {
             Vec::new()
         };
@@ -363,8 +541,6 @@ impl<T> Gathered<T> {
 #[cfg(test)]
 mod tests {
     use std::thread;
-
-    use futures_lite::future::block_on;
 
     use super::*;
 

@@ -201,7 +201,7 @@ impl Client {
                     return Err(io::Error::other(format!("a frame of {length} bytes")));
                 }
             }
-            let mut chunk = [0; 16 << 10];
+            let mut chunk = [0; 128 << 10];
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.input.extend_from_slice(&chunk[..count]),

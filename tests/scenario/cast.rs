@@ -36,7 +36,7 @@ use ringkeeper::pipeline::{
     self, Append, Input, Pipeline, ReaperSettings, Restore, Restored, RollSettings,
 };
 use ringkeeper::record::proto::{ConnectRequest, ConnectResponse, ReplyHeader};
-use ringkeeper::shard::{self, Close, Shard};
+use ringkeeper::shard::{self, Allowance, Close, Shard, TurnBudget};
 use ringkeeper::storage::replay::{Options, Replay, ReplayError};
 use ringkeeper::storage::snapshot::{SnapshotReader, SnapshotWriter};
 use ringkeeper::storage::{self, txnlog};
@@ -385,6 +385,7 @@ impl World {
                     core.shard.on_applied(self.now, &applied, &mut core.out);
                     is_quiet = false;
                 }
+                core.shard.on_turn(self.now, &mut core.out);
                 if let Some(touched) = core.out.touched.take() {
                     self.step(Input::Touched(&touched));
                 }
@@ -397,6 +398,7 @@ impl World {
                     is_quiet = false;
                 }
                 self.write_out(number);
+                is_quiet &= !self.shards[number].shard.has_work();
             }
             if is_quiet {
                 return;
@@ -409,7 +411,8 @@ impl World {
         let core = &mut self.shards[number];
         for word in std::mem::take(&mut core.out.words) {
             let text = format!("answer to {}", String::from_utf8_lossy(&word.word));
-            core.shard.answer_word(self.now, word.connection, &text, &mut core.out);
+            let text = vec![text.into_bytes()];
+            core.shard.answer_word(self.now, word.connection, text, &mut core.out);
         }
         let mut ready = std::mem::take(&mut core.out.ready);
         ready.append(&mut core.out.later);
@@ -450,7 +453,7 @@ impl World {
     fn report(&mut self) {
         for core in &self.shards {
             assert_eq!(core.shard.broken_invariant(), None);
-            for info in core.shard.connections() {
+            for info in core.shard.connections(0) {
                 let session = info.session.is_some();
                 writeln!(
                     self.outcome,
@@ -459,10 +462,10 @@ impl World {
                 )
                 .unwrap();
             }
-            for watch in core.shard.watches() {
-                let count = watch.sessions.len();
-                writeln!(self.outcome, "watch {} by {count}", watch.path).unwrap();
-            }
+            let outcome = &mut self.outcome;
+            core.shard.watches(0, usize::MAX, |path, sessions| {
+                writeln!(outcome, "watch {path} by {}", sessions.count()).unwrap();
+            });
         }
     }
 
@@ -620,6 +623,7 @@ fn settings() -> pipeline::Settings {
         reconfig_enabled: false,
         close_session_lists_paths: true,
         record_bytes_max: ringkeeper::jute::FIELD_BYTES_MAX,
+        answer_bytes_max: 1 << 20,
         tree,
         roll: RollSettings::default(),
         reaper: ReaperSettings::default(),
@@ -647,6 +651,12 @@ fn shard_settings(settings: &pipeline::Settings) -> shard::Settings {
         input_bytes_max: 4096,
         output_bytes_max: 1024,
         output_bytes_ceiling: 4096,
+        answer_bytes_max: 1 << 20,
+        answer_bytes: Allowance::new(1 << 24, 1, 1 << 20),
+        watches_per_connection_max: 1000,
+        watches: Allowance::new(10_000, 1, 100),
+        connection_turn: TurnBudget { bytes: 2048, steps: 64 },
+        turn: TurnBudget { bytes: 4096, steps: 128 },
         auth_bytes_max: 1 << 16,
         hash_seed: 1,
     }

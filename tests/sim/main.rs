@@ -93,6 +93,7 @@ const MARKS: &[&str] = &[
     "unseen transactions found after a crash",
     "unseen transactions lost in a crash",
     "wall clock set back",
+    "work left for the next turn",
     "write refused by an ACL",
     "wrong password refused",
 ];

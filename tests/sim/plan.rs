@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use ringkeeper::pipeline::{ReaperSettings, RollSettings};
+use ringkeeper::shard::TurnBudget;
 use ringkeeper::storage::Compression;
 use ringkeeper::storage::gathering::Shaping;
 use ringkeeper::storage::journal::{self, BackEnd};
@@ -41,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) outstanding_max: usize,
     pub(crate) output_bytes_max: usize,
     pub(crate) input_bytes_max: usize,
+    /// What a connection may have of a shard in one turn.
+    pub(crate) turn: TurnBudget,
     pub(crate) write_back_us: i64,
     /// The zxid of a snapshot of nothing, where a history begins that is not a server's first.
     pub(crate) begins_at: i64,
@@ -159,6 +162,11 @@ impl Plan {
             begins_at: if rng.chance(250) { (1 << 32) - rng.mostly_small(2, 2_000) } else { 0 },
             faults: FAULTS.into_iter().filter(|_| rng.coin()).collect(),
             fault_us: rng.between(200_000, 1_500_000),
+            turn: *rng.pick(&[
+                TurnBudget { bytes: 200, steps: 3 },
+                TurnBudget { bytes: 2_000, steps: 40 },
+                TurnBudget { bytes: 1 << 20, steps: 1 << 20 },
+            ]),
         }
     }
 

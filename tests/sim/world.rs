@@ -15,7 +15,7 @@ use ringkeeper::auth::Providers;
 use ringkeeper::exchange::{Applied, ConnectionId, Requests, ShardId, Touched, Want};
 use ringkeeper::jute::FIELD_BYTES_MAX;
 use ringkeeper::pipeline::{self, Input, Pipeline, SnapshotJob};
-use ringkeeper::shard::{self, Close, Shard};
+use ringkeeper::shard::{self, Allowance, Close, Shard, TurnBudget};
 use ringkeeper::storage::compression::Encoder;
 use ringkeeper::storage::snapshot::SnapshotWriter;
 use ringkeeper::storage::{self, Compression, Keep, Listing, SnapshotFile};
@@ -87,6 +87,11 @@ enum Event {
         life: u64,
         shard: usize,
     },
+    /// A shard goes on with what it could not do in one turn.
+    ShardTurn {
+        life: u64,
+        shard: usize,
+    },
     PipelineTakes {
         life: u64,
         shard: usize,
@@ -138,6 +143,7 @@ struct ShardCore {
     to_shard: VecDeque<Arc<Applied>>,
     sends: bool,
     writes_later: bool,
+    takes_turn: bool,
     stalled_until_us: i64,
     /// A tick is due, for the time up to then.
     due_tick_ms: Option<i64>,
@@ -349,6 +355,7 @@ impl World {
         let life = match event {
             Event::ShardSends { life, .. }
             | Event::ShardWritesLater { life, .. }
+            | Event::ShardTurn { life, .. }
             | Event::PipelineTakes { life, .. }
             | Event::ShardTakes { life, .. }
             | Event::ShardTick { life, .. }
@@ -377,6 +384,7 @@ impl World {
             Event::ToClient(link) => self.on_to_client(link),
             Event::ShardSends { shard, .. } => self.on_shard_sends(shard),
             Event::ShardWritesLater { shard, .. } => self.on_shard_writes_later(shard),
+            Event::ShardTurn { shard, .. } => self.on_shard_turn(shard),
             Event::PipelineTakes { shard, .. } => self.on_pipeline_takes(shard),
             Event::ShardTakes { shard, .. } => self.on_shard_takes(shard),
             Event::ShardTick { shard, .. } => self.on_shard_tick(shard),
@@ -416,6 +424,7 @@ impl World {
         let shard = match event {
             Event::ShardSends { shard, .. }
             | Event::ShardWritesLater { shard, .. }
+            | Event::ShardTurn { shard, .. }
             | Event::ShardTakes { shard, .. }
             | Event::ShardTick { shard, .. } => shard,
             Event::ToServer(link) => self.network.find(link)?.shard,
@@ -707,8 +716,13 @@ impl World {
         let sends = !core.out.requests.is_empty() && !mem::replace(&mut core.sends, true);
         let writes_later =
             !core.out.later.is_empty() && !mem::replace(&mut core.writes_later, true);
+        let takes_turn = core.shard.has_work() && !mem::replace(&mut core.takes_turn, true);
         if sends {
             self.after(0, self.plan.mesh_us, Event::ShardSends { life, shard });
+        }
+        if takes_turn {
+            self.checker.marks.insert("work left for the next turn");
+            self.after(0, self.plan.mesh_us, Event::ShardTurn { life, shard });
         }
         if writes_later {
             self.after(0, self.plan.mesh_us, Event::ShardWritesLater { life, shard });
@@ -722,6 +736,14 @@ impl World {
         for connection in mem::take(&mut core.out.later) {
             self.pump(shard, connection);
         }
+        self.after_shard(shard)
+    }
+
+    fn on_shard_turn(&mut self, shard: usize) -> Verdict {
+        let now = self.now();
+        let core = &mut self.server.as_mut().expect("a life has a server").shards[shard];
+        core.takes_turn = false;
+        core.shard.on_turn(now, &mut core.out);
         self.after_shard(shard)
     }
 
@@ -1382,6 +1404,7 @@ impl World {
             reconfig_enabled: false,
             close_session_lists_paths: self.plan.lists_paths,
             record_bytes_max: FIELD_BYTES_MAX,
+            answer_bytes_max: 1 << 22,
             tree: settings,
             roll: self.plan.roll,
             reaper: self.plan.reaper,
@@ -1445,6 +1468,12 @@ impl World {
             input_bytes_max: self.plan.input_bytes_max,
             output_bytes_max: self.plan.output_bytes_max,
             output_bytes_ceiling: 1 << 22,
+            answer_bytes_max: 1 << 22,
+            answer_bytes: Allowance::new(1 << 28, 1, 1 << 20),
+            watches_per_connection_max: 1 << 16,
+            watches: Allowance::new(1 << 20, 1, 1 << 10),
+            connection_turn: self.plan.turn,
+            turn: TurnBudget { bytes: 2 * self.plan.turn.bytes, steps: 2 * self.plan.turn.steps },
             auth_bytes_max: 1 << 16,
             hash_seed: self.rng.next(),
         };
@@ -1461,6 +1490,7 @@ impl World {
             to_shard: VecDeque::new(),
             sends: false,
             writes_later: false,
+            takes_turn: false,
             stalled_until_us: 0,
             due_tick_ms: None,
         }
@@ -1522,7 +1552,10 @@ impl World {
     fn is_idle(&self) -> bool {
         self.server.as_ref().is_some_and(|server| {
             let is_idle = |core: &ShardCore| {
-                core.to_shard.is_empty() && core.to_pipeline.is_empty() && !core.writes_later
+                core.to_shard.is_empty()
+                    && core.to_pipeline.is_empty()
+                    && !core.writes_later
+                    && !core.takes_turn
             };
             server.log.is_idle()
                 && server.shards.iter().all(is_idle)

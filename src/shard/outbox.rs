@@ -1,0 +1,159 @@
+//! Bytes on their way to a client, in pieces.
+//!
+//! ```text
+//! front piece                                   back piece
+//! [written|to be written ......]  [....]  ...  [...... appended here]
+//! ```
+//!
+//! Many small replies share a piece and so leave in one send. A large answer is many pieces: its
+//! bytes are never moved, and the memory goes back piece by piece as the client takes them.
+
+use std::collections::VecDeque;
+
+/// A piece of at least so many bytes is not appended to.
+pub(super) const PIECE_BYTES: usize = 64 << 10;
+
+/// What is shorter is copied rather than kept as a piece.
+const SMALL_BYTES: usize = 16 << 10;
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// None is empty, but where it is the only one: its memory is kept then.
+    pieces: VecDeque<Vec<u8>>,
+    /// How much of the front piece has been written.
+    written: usize,
+    /// In all pieces, without what has been written.
+    len: usize,
+}
+
+impl Outbox {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The next bytes to write: those of the front piece.
+    pub(super) fn front(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| &piece[self.written..])
+    }
+
+    /// Appends: `write` adds to the end of what it is given, and takes nothing away.
+    pub(super) fn append<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        if self.pieces.back().is_none_or(|piece| PIECE_BYTES <= piece.len()) {
+            self.pieces.push_back(Vec::new());
+        }
+        let piece = self.pieces.back_mut().expect("one was pushed if there was none");
+        let before = piece.len();
+        let result = write(piece);
+        self.len += piece.len() - before;
+        result
+    }
+
+    /// Appends all pieces of another.
+    pub(super) fn append_all(&mut self, other: Outbox) {
+        debug_assert_eq!(other.written, 0, "nothing of it has been written");
+        if other.len < SMALL_BYTES {
+            // It shares a piece, and a send, with others.
+            return self.append(|out| other.pieces.iter().for_each(|p| out.extend_from_slice(p)));
+        }
+        if self.is_empty() {
+            self.pieces.clear();
+            self.written = 0;
+        }
+        self.len += other.len;
+        self.pieces.extend(other.pieces);
+    }
+
+    /// Appends a text in pieces.
+    pub(super) fn append_pieces(&mut self, pieces: Vec<Vec<u8>>) {
+        let len = pieces.iter().map(Vec::len).sum();
+        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
+        self.append_all(Outbox { pieces, written: 0, len });
+    }
+
+    /// The first bytes, to be filled in.
+    pub(super) fn first_bytes(&mut self) -> Option<&mut [u8]> {
+        self.pieces.front_mut().map(|piece| &mut piece[..])
+    }
+
+    /// The first `count` bytes have been written.
+    pub(super) fn use_up(&mut self, count: usize) {
+        assert!(count <= self.len, "only what is there can be used up");
+        self.len -= count;
+        self.written += count;
+        while let Some(front) = self.pieces.front()
+            && front.len() <= self.written
+        {
+            self.written -= front.len();
+            if self.is_empty() {
+                return self.clear();
+            }
+            self.pieces.pop_front();
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        // The last, which is the one to append to.
+        self.pieces.drain(..self.pieces.len().saturating_sub(1));
+        self.pieces.iter_mut().for_each(Vec::clear);
+        (self.written, self.len) = (0, 0);
+    }
+
+    pub(super) fn into_pieces(self) -> impl Iterator<Item = Vec<u8>> {
+        self.pieces.into_iter()
+    }
+
+    /// The memory that it keeps.
+    pub(super) fn capacity(&self) -> usize {
+        self.pieces.iter().map(Vec::capacity).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_leave_in_the_order_in_which_they_came() {
+        let mut outbox = Outbox::default();
+        let (mut sent, mut received) = (Vec::new(), Vec::new());
+        for round in 0..400_usize {
+            let count = if round % 37 == 0 { PIECE_BYTES + round } else { round % 17 };
+            let bytes: Vec<u8> = (0..count).map(|at| (round * 7 + at) as u8).collect();
+            sent.extend_from_slice(&bytes);
+            if round % 5 == 0 {
+                outbox.append_pieces(bytes.chunks(9_999).map(<[u8]>::to_vec).collect());
+            } else {
+                outbox.append(|out| out.extend_from_slice(&bytes));
+            }
+            let count = outbox.front().len().min(round * 31 % 20_011);
+            received.extend_from_slice(&outbox.front()[..count]);
+            outbox.use_up(count);
+            assert_eq!(outbox.len(), sent.len() - received.len());
+        }
+        while !outbox.is_empty() {
+            let count = outbox.front().len();
+            assert!(0 < count, "what is not written yet is in front");
+            received.extend_from_slice(outbox.front());
+            outbox.use_up(count);
+        }
+        assert!(sent == received);
+        assert!(outbox.front().is_empty());
+    }
+
+    #[test]
+    fn memory_goes_back_as_it_is_written() {
+        let mut outbox = Outbox::default();
+        for _ in 0..100 {
+            outbox.append(|out| out.resize(out.len() + PIECE_BYTES, 1));
+        }
+        let whole = outbox.capacity();
+        outbox.use_up(99 * PIECE_BYTES);
+        assert!(outbox.capacity() <= whole / 50);
+        outbox.use_up(PIECE_BYTES);
+        assert!(outbox.is_empty() && outbox.capacity() < 2 * PIECE_BYTES);
+    }
+}
