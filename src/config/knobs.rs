@@ -805,17 +805,17 @@ knobs! {
         .trades("More lets all clients watch more; each watch holds about 100 bytes and its path.");
     /// What a connection is answered in one turn of its core before others come. A single answer
     /// may be longer, and then waits for several turns only where it is gathered from much.
-    CONNECTION_TURN_BYTES: i64 = ours("ringkeeper.connection.turnBytes", 128 << 10)
+    CONNECTION_TURN_BYTES: i64 = ours("ringkeeper.connection.turnBytes", 64 << 10)
         .unit("bytes").between(4096, 1 << 30)
         .trades("More serves one busy connection faster; others wait for longer behind it.");
     /// The same in steps: a child listed, a path looked up or a watch set is one, a request is
-    /// four. A step takes about a quarter of a microsecond.
-    CONNECTION_TURN_STEPS: i64 = ours("ringkeeper.connection.turnSteps", 1024)
+    /// two. A step takes about a quarter of a microsecond.
+    CONNECTION_TURN_STEPS: i64 = ours("ringkeeper.connection.turnSteps", 512)
         .unit("steps").between(4, 1 << 30)
         .trades("More serves one busy connection faster; others wait for longer behind it.");
     /// What all connections of a core together are answered in one turn; whoever asks after that is
     /// served in the next.
-    TURN_BYTES: i64 = ours("ringkeeper.turnBytes", 1 << 20).unit("bytes").between(4096, 1 << 30)
+    TURN_BYTES: i64 = ours("ringkeeper.turnBytes", 512 << 10).unit("bytes").between(4096, 1 << 30)
         .trades("More wastes less time between turns; clients that ask for little wait for longer.");
     /// The same in steps, as for a connection.
     TURN_STEPS: i64 = ours("ringkeeper.turnSteps", 8192).unit("steps").between(4, 1 << 30)

@@ -1306,6 +1306,9 @@ mod tests {
         let defaults = config("").connections;
         assert_eq!(defaults.input_bytes_max, 128 << 10);
         assert_eq!((defaults.output_bytes_max, defaults.output_bytes_ceiling), (1 << 20, 64 << 20));
+        assert_eq!((defaults.answer_bytes_max, defaults.answers_bytes_max), (256 << 20, 1 << 30));
+        assert_eq!(defaults.connection_turn, TurnBudget { bytes: 64 << 10, steps: 512 });
+        assert_eq!(defaults.turn, TurnBudget { bytes: 512 << 10, steps: 8192 });
         let prefix = "ringkeeper.connection";
         let set = |max, ceiling| {
             format!(

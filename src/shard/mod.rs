@@ -1526,7 +1526,8 @@ mod tests {
         let mut bench = Bench::new(with_small_turns());
         bench.load("/big", &[7; 5000]);
         let (busy, other) = (bench.connect(), bench.connect());
-        (bench.read(busy), bench.read(other));
+        bench.read(busy);
+        bench.read(other);
         bench.send(busy, &on_path(code::GET_DATA, "/big", false).repeat(100));
         let (mut bytes, mut turns) = (0, 0);
         loop {
@@ -1550,10 +1551,10 @@ mod tests {
         let id = bench.connect();
         bench.read(id);
         bench.send(id, &request(code::PING, &[]).repeat(100));
-        assert_eq!(bench.read_bytes(id).len(), 16 * 20);
+        assert_eq!(bench.read_bytes(id).len(), 32 * 20);
         bench.turn();
-        assert_eq!(bench.read_bytes(id).len(), 16 * 20);
-        assert_eq!(bench.read(id), 68);
+        assert_eq!(bench.read_bytes(id).len(), 32 * 20);
+        assert_eq!(bench.read(id), 36);
     }
 
     #[test]
@@ -1590,7 +1591,8 @@ mod tests {
         bench.load("/many", b"");
         (0..1000).for_each(|number| bench.load(&format!("/many/{number}"), b""));
         let (id, other) = (bench.connect(), bench.connect());
-        (bench.read(id), bench.read(other));
+        bench.read(id);
+        bench.read(other);
         let began = bench.shard.view();
         let ask = on_path(code::GET_CHILDREN2, "/many", true);
         bench.send(id, &[ask, on_path(code::EXISTS, "/many/new", false)].concat());

@@ -26,7 +26,7 @@ pub struct TurnBudget {
 
 /// What decoding a request, looking up its path and encoding its answer take, beside a child that
 /// is listed.
-pub(super) const REQUEST_STEPS: usize = 4;
+pub(super) const REQUEST_STEPS: usize = 2;
 
 const STEPS_AT_ONCE_MAX: usize = 64;
 

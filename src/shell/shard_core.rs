@@ -79,8 +79,8 @@ const LOOKS_MAX: usize = 512;
 /// How much is written to one connection before others are written to, and what is written in a turn
 /// to those that have more than that.
 const WRITE_BYTES_MAX: usize = 64 * 1024;
-const BULK_WRITE_BYTES_MAX: usize = 256 * 1024;
-const BULK_BYTES_MAX: usize = 1024 * 1024;
+const BULK_WRITE_BYTES_MAX: usize = 128 * 1024;
+const BULK_BYTES_MAX: usize = 256 * 1024;
 /// What is read at a time where the ring only says that there is something to read.
 const READ_BYTES: usize = 64 * 1024;
 /// How long a client may take to close after us.
