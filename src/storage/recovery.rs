@@ -74,12 +74,15 @@ const OUR_TEMPORARIES: [&str; 3] =
 /// How much of a snapshot is read at once, and of a torn tail when it is copied.
 const STEP_BYTES: usize = 4 << 20;
 
+/// Names with the lengths of their files.
+pub type Names = Vec<(String, u64)>;
+
 /// The disk. Each call is one step, done or failed when it returns.
 pub trait Files {
     type Error: Error + 'static;
 
     /// The files in a directory and how long each is; `None` if there is no such directory.
-    fn list(&mut self, directory: &Path) -> Result<Option<Vec<(String, u64)>>, Self::Error>;
+    fn list(&mut self, directory: &Path) -> Result<Option<Names>, Self::Error>;
 
     /// All of a small file; `None` if there is none.
     fn read(&mut self, path: &Path) -> Result<Option<Vec<u8>>, Self::Error>;
@@ -235,18 +238,18 @@ pub enum RecoveryError<E: Error + 'static, S: Error> {
     #[error("{}: {damage}; remove it to go by the logs alone", path.display())]
     Watermark { path: PathBuf, damage: WatermarkDamaged },
     #[error(
-        "{}: not there, but it was begun after zxid {}, and history went up to zxid {} at least \
-         ({}); is dataLogDir ({}) the right one, and mounted? {NEXT_STEP}",
-        path.display(), before(watermark), watermark.zxid, by.display(), data_log_dir.display()
+        "{}: not there, but it was begun after zxid {before}, and history went up to zxid {last} at \
+         least ({}); is dataLogDir ({}) the right one, and mounted? {NEXT_STEP}",
+        path.display(), by.display(), data_log_dir.display()
     )]
-    LogMissing { path: PathBuf, watermark: Watermark, by: PathBuf, data_log_dir: PathBuf },
+    LogMissing { path: PathBuf, before: Zxid, last: Zxid, by: PathBuf, data_log_dir: PathBuf },
     #[error(
-        "{}: no logs and no {WATERMARK_NAME}, but history went up to zxid {} at least, with its \
+        "{}: no logs and no {WATERMARK_NAME}, but history went up to zxid {last} at least, with its \
          logs apart from {} ({}); is dataLogDir the right one, and mounted? {NEXT_STEP}; if the \
          logs are not needed any more, remove {}",
-        data_log_dir.display(), watermark.zxid, data_dir.display(), by.display(), by.display()
+        data_log_dir.display(), data_dir.display(), by.display(), by.display()
     )]
-    LogsMissing { data_log_dir: PathBuf, data_dir: PathBuf, watermark: Watermark, by: PathBuf },
+    LogsMissing { data_log_dir: PathBuf, data_dir: PathBuf, last: Zxid, by: PathBuf },
     #[error(transparent)]
     Replay(#[from] ReplayError),
     #[error("{}: {error}", path.display())]
@@ -272,11 +275,6 @@ impl Display for Logs {
             None => write!(f, "there are no logs"),
         }
     }
-}
-
-/// The last transaction before the watermark's log.
-fn before(watermark: &Watermark) -> Zxid {
-    Zxid(watermark.log.0.saturating_sub(1))
 }
 
 /// What a directory came to.
@@ -392,7 +390,7 @@ fn whole(bytes: u64) -> usize {
 fn list<F: Files, E: Error>(
     files: &mut F,
     places: &Places,
-) -> Result<Vec<(String, u64)>, RecoveryError<F::Error, E>> {
+) -> Result<Names, RecoveryError<F::Error, E>> {
     let mut names = Vec::new();
     let directories = [&places.snapshots, &places.logs];
     for directory in &directories[..1 + usize::from(places.are_apart)] {
@@ -449,7 +447,7 @@ fn check_logs_are_there<F: Files, S: State>(
             Err(RecoveryError::LogsMissing {
                 data_log_dir: places.data_log_dir.clone(),
                 data_dir: places.data_dir.clone(),
-                watermark: *watermark,
+                last: watermark.zxid,
                 by: by.clone(),
             })
         }
@@ -473,7 +471,8 @@ fn check_newest_log_is_there<F: Files, S: State>(
         {
             Err(RecoveryError::LogMissing {
                 path: places.logs.join(super::log_name(watermark.log)),
-                watermark: *watermark,
+                before: Zxid(watermark.log.0 - 1),
+                last: watermark.zxid,
                 by: by.clone(),
                 data_log_dir: places.data_log_dir.clone(),
             })
@@ -957,7 +956,7 @@ mod tests {
     impl Files for Memory {
         type Error = io::Error;
 
-        fn list(&mut self, directory: &Path) -> io::Result<Option<Vec<(String, u64)>>> {
+        fn list(&mut self, directory: &Path) -> io::Result<Option<Names>> {
             let inside = |path: &&PathBuf| path.parent() == Some(directory);
             let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
             let names = self.files.keys().filter(inside);

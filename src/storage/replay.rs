@@ -1215,10 +1215,7 @@ mod tests {
         let watermark =
             Watermark { offset: history(1..=5).len() as u64, ..Watermark::new(Zxid(1), Zxid(5)) };
         let run = |from| {
-            run(
-                &[(1, log.clone())],
-                Options { from: Zxid(from), watermark: Some(watermark), ..OPTIONS },
-            )
+            run(&[(1, log.clone())], Options { from: Zxid(from), watermark: Some(watermark) })
         };
         assert!(matches!(run(4), Err(ReplayError::Damaged { .. })));
         assert_eq!(run(5).unwrap().1.last, Zxid(5));
