@@ -312,9 +312,10 @@ impl Checker {
 
     /// Whether the server may end this session.
     fn check_expiry(&mut self, now: Now, session: i64) -> Verdict {
+        // Sessions are in the log and in every snapshot, so no znode here loses its owner. A znode
+        // with a TTL would seem to, were it served without the setting for TTLs.
         let Some(timeout_ms) = self.timeout_ms(session) else {
-            self.marks.insert("orphaned ephemerals removed");
-            return Ok(());
+            return Err(format!("session {session:#x} is closed, and there is none"));
         };
         let new = Heard { last_ms: self.server_began_ms, late_ms: None };
         let Heard { last_ms, late_ms } = self.heard.get(&session).copied().unwrap_or(new);

@@ -69,7 +69,6 @@ const MARKS: &[&str] = &[
     "name lost in a power loss",
     "no room for a snapshot",
     "no room for the log",
-    "orphaned ephemerals removed",
     "page torn by a power loss",
     "read refused by an ACL",
     "recovered after the epoch rolled",
