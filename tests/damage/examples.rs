@@ -9,7 +9,7 @@ use crate::PATIENCE;
 use crate::client::{Client, now};
 use crate::damage::{Op, create_record, logs, named_zxid};
 use crate::image::{BACK_ENDS, copy_folder};
-use crate::load::{Act, History, Sizes, Writer};
+use crate::load::{Act, History, Sizes, Writer, value};
 use crate::matrix::AsOther;
 use crate::server::{Folder, Server, Setup, until};
 use crate::verdict::{Judge, LOST, Outcome, Verdict, wait_until_served};
@@ -211,7 +211,7 @@ fn what_is_cut_is_kept_and_said() {
         let mut bytes = fs::read(&path).unwrap();
         bytes.resize(bytes.len().max(end + 4096), 0);
         let mut torn = vec![0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 1, 0];
-        torn.extend_from_slice(&crate::load::value(1, 100));
+        torn.extend_from_slice(&value(1, 100));
         bytes[end..end + torn.len()].copy_from_slice(&torn);
         fs::write(&path, bytes).unwrap();
         let judge = Judge { twice: true, must_serve: true, ..Judge::of(&stage.history) };
@@ -228,6 +228,39 @@ fn what_is_cut_is_kept_and_said() {
         assert!(warned, "{name}: no warning says the zxid and how much: {}", outcome.said);
         assert!(!outcome.said.contains("was never acknowledged"), "nobody knows that here");
     }
+}
+
+/// A start that a power cut ends may leave a copy, and the log with other bytes at that place than
+/// those that were copied: a truncation zeroes the rest of a block before it is durable itself.
+#[test]
+fn a_copy_of_what_was_cut_is_not_overwritten() {
+    let mut stage = Stage::new("kept-twice", &[], false);
+    stage.kill_after(|writer| writer.create_few(20, 300));
+    let (log, places) = stage.newest_log();
+    let end = places.last().unwrap().1;
+    let tear = |folder: &Path, torn: &[u8]| {
+        let path = folder.join(&log);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.resize(bytes.len().max(end + 4096), 0);
+        bytes[end..end + torn.len()].copy_from_slice(torn);
+        fs::write(path, bytes).unwrap();
+    };
+    let mut torn = [&[0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 1, 0][..], &value(1, 200)].concat();
+    let first = stage.copy();
+    tear(first.path(), &torn);
+    let judge = Judge { must_serve: true, ..Judge::of(&stage.history) };
+    is_whole(&judge.judge(&stage.setup(first.path()), &first), "the first start");
+    let second = stage.copy();
+    let copies = first.path().join("data/ringkeeper.torn");
+    copy_folder(&copies, &second.path().join("data/ringkeeper.torn")).unwrap();
+    let whole = torn.clone();
+    torn[..100].fill(0);
+    tear(second.path(), &torn);
+    // It finds what is nowhere any more.
+    is_whole(&judge.judge(&stage.setup(second.path()), &second), "the second start");
+    let copies = fs::read_dir(second.path().join("data/ringkeeper.torn")).unwrap();
+    let mut copies = copies.map(|entry| fs::read(entry.unwrap().path()).unwrap());
+    assert!(copies.any(|copy| copy == whole), "the first copy is gone");
 }
 
 /// The limit on what clients send says nothing of what is in the log.
