@@ -11,7 +11,6 @@ use std::path::Path;
 use criterion::{BenchmarkId, Throughput, criterion_group, criterion_main};
 
 use bed::{Bencher, FAMILY, VALUE};
-use ringkeeper::jute::FIELD_BYTES_MAX;
 use ringkeeper::pipeline::{Restore, Restored};
 use ringkeeper::record::code::Code;
 use ringkeeper::record::data::AclBytes;

@@ -83,7 +83,10 @@ impl Core {
                 }
                 frame::Front::BadLength(_) => self.end(step, Close::AfterFlush),
                 frame::Front::Frame { body } => {
-                    if self.turns.is_over(&step.traffic.spent) {
+                    // A connect request may bring a session back: the next report of who was heard
+                    // must not overtake it.
+                    let is_connecting = matches!(step.connection.state, State::Connecting);
+                    if !is_connecting && self.turns.is_over(&step.traffic.spent) {
                         self.queue(step);
                         self.keep(step, rest.len());
                         return used;

@@ -44,7 +44,7 @@
 //! | a stall of this core, of the process or the machine | the tick waits for what came before it |
 //! | more events of the ring than a turn takes, no free buffer | the same |
 //! | not accepted yet, not looked at yet | the same: it may bring a session back |
-//! | it has `output_bytes_max` to read | bytes that it takes, and bytes that arrive (`on_sign_of_life`) |
+//! | it has `output_bytes_max` to read | bytes that it takes (`on_written`), and bytes that arrive (`on_sign_of_life`) |
 //! | the pipeline has not answered, and `input_bytes_max` waits | our doing: it counts as heard |
 //! | the pipeline takes no requests | the report waits behind the requests, and nobody expires |
 //! | the server stops | nothing is reported, and nobody expires |
@@ -376,6 +376,7 @@ impl Shard {
     pub fn on_written(&mut self, now: Now, id: ConnectionId, count: usize, out: &mut Output) {
         self.core.counters.bytes_sent += count as u64;
         self.door(now, id, out, |core, step| {
+            let was_read = wants_read(&core.settings, &step.connection.state, step.traffic);
             let traffic = &mut step.traffic;
             traffic.output.use_up(count);
             if traffic.output.is_empty() {
@@ -386,8 +387,8 @@ impl Shard {
             if traffic.is_waiting && has_room && traffic.unanswered.is_empty() {
                 core.queue(step);
             }
-            if step.connection.is_kept_waiting(step.traffic, &core.settings) {
-                // It has taken what it had to take; from here on it is for us that it waits.
+            // It was not read from, and has taken some of what it had to take: it lives.
+            if 0 < count && !was_read {
                 core.hear(step);
             }
         });

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The thread has one deadline and no other work, so neither load nor the growth of a log delays it.
-//! Where logs have a directory of their own, the data directory gets a copy of the durable slots: so
-//! it is known there that there were logs, and where history ended.
+//! Where logs have a directory of their own, the data directory has a copy of the file: so it is known
+//! there that there were logs, and where history ended.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -41,7 +41,8 @@ pub(crate) struct Marks {
 }
 
 struct Shared {
-    cached: Mutex<Cached>,
+    /// The cached slots of each file.
+    cached: Mutex<Vec<Cached>>,
     /// The newest watermark that is not in a durable slot.
     noted: Mutex<Option<(u64, Watermark)>>,
     news: Condvar,
@@ -72,21 +73,14 @@ struct SlotFile {
 impl Marks {
     /// Opens the files, the copy last, and starts the thread.
     pub(crate) fn start(paths: &[PathBuf]) -> io::Result<Marks> {
-        let mut files = Vec::new();
+        let (mut files, mut cached) = (Vec::new(), Vec::new());
         let mut found = 0;
         for path in paths {
             let (file, sequence) = SlotFile::open(path)?;
             found = found.max(sequence);
+            cached.push(Cached::open(path, &file.file)?);
             files.push(file);
         }
-        let cached = match Map::open(&paths[0], WATERMARK_FILE_BYTES as u64) {
-            Ok(map) => Cached::Map(map),
-            Err(error) => {
-                let path = paths[0].display();
-                warn!(%path, %error, "the watermark cannot be mapped: each sync costs a write");
-                Cached::File(files[0].file.try_clone()?)
-            }
-        };
         let shared = Arc::new(Shared {
             cached: Mutex::new(cached),
             noted: Mutex::default(),
@@ -111,16 +105,8 @@ impl Marks {
     pub(crate) fn note(&self, sequence: u64, watermark: Watermark) {
         let slot = watermark.encode(sequence);
         let offset = cached_offset(sequence);
-        match &mut *self.shared.cached.lock() {
-            Cached::Map(map) => {
-                let offset = usize::try_from(offset).expect("a small file");
-                map.as_mut()[offset..offset + slot.len()].copy_from_slice(&slot);
-            }
-            Cached::File(file) => {
-                if let Err(error) = file.write_all_at(&slot, offset) {
-                    warn!(%error, "the watermark cannot be stored");
-                }
-            }
+        for cached in &mut *self.shared.cached.lock() {
+            cached.store(offset, &slot);
         }
         *self.shared.noted.lock() = Some((sequence, watermark));
         self.shared.news.notify_one();
@@ -185,6 +171,33 @@ impl Shared {
             warn!(%error, "the watermark cannot be stored durably");
         }
         durable.has_warned = stored.is_err();
+    }
+}
+
+impl Cached {
+    fn open(path: &Path, file: &File) -> io::Result<Cached> {
+        Ok(match Map::open(path, WATERMARK_FILE_BYTES as u64) {
+            Ok(map) => Cached::Map(map),
+            Err(error) => {
+                let path = path.display();
+                warn!(%path, %error, "the watermark cannot be mapped: each sync costs a write");
+                Cached::File(file.try_clone()?)
+            }
+        })
+    }
+
+    fn store(&mut self, offset: u64, slot: &[u8]) {
+        match self {
+            Cached::Map(map) => {
+                let offset = usize::try_from(offset).expect("a small file");
+                map.as_mut()[offset..offset + slot.len()].copy_from_slice(slot);
+            }
+            Cached::File(file) => {
+                if let Err(error) = file.write_all_at(slot, offset) {
+                    warn!(%error, "the watermark cannot be stored");
+                }
+            }
+        }
     }
 }
 
@@ -260,7 +273,7 @@ mod tests {
         assert_eq!(marks.found(), 0);
         for sequence in 1..=50 {
             marks.note(sequence, Watermark::new(Zxid(1), Zxid(sequence.cast_signed())));
-            assert_eq!(newest(&paths[0]), Some(sequence));
+            assert!(paths.iter().all(|path| newest(path) == Some(sequence)));
         }
         await_that(|| paths.iter().all(|path| durable(path) == Some(50)));
         marks.store(51, Watermark::new(Zxid(1), Zxid(51))).unwrap();

@@ -924,10 +924,10 @@ fn slot_of(sockets: &mut [Option<Socket>], id: ConnectionId) -> Option<&mut Sock
     sockets.get_mut(id.slot as usize)?.as_mut().filter(|socket| socket.id == id)
 }
 
-/// A socket is not read from: from now on it is looked at.
+/// A socket is not read from: from now on it is looked at. What waits in it already was never heard.
 fn note_unread(socket: &mut Socket, unread: &mut VecDeque<ConnectionId>) {
     if socket.unread.is_none() {
-        socket.unread = Some(Look::at(socket));
+        socket.unread = Some(Look { arrived: 0, ..Look::at(socket) });
         unread.push_back(socket.id);
     }
 }

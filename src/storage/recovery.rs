@@ -745,7 +745,7 @@ fn keep_copies<F: Files, E: Error>(
     places: &Places,
     cuts: &[Cut],
 ) -> Result<Vec<Option<PathBuf>>, RecoveryError<F::Error, E>> {
-    let mut copies = Vec::new();
+    let (mut copies, mut made) = (Vec::new(), Vec::new());
     let taken = files.list(&places.torn).map_err(|source| io_error(&places.torn, source))?;
     let taken = taken.unwrap_or_default();
     for cut in cuts {
@@ -753,21 +753,32 @@ fn keep_copies<F: Files, E: Error>(
             copies.push(None);
             continue;
         }
-        // A start that crashed between copy and cut has left the same under this name, and it is
-        // written again. What is longer or shorter is of another log that had the name.
+        // A copy that has its name is whole, and stays. A start that crashed between copy and cut has
+        // left the same bytes under this name; other bytes are of an earlier cut.
         let mut name = format!("log.{:x}.at.{}", cut.log.0, cut.offset);
         let bytes = cut.end - cut.offset;
-        while taken.iter().any(|(taken, len)| *taken == name && *len != bytes) {
+        let mut is_kept = false;
+        while let Some((_, len)) = taken.iter().find(|(taken, _)| *taken == name) {
+            let copy = places.torn.join(&name);
+            let same =
+                *len == bytes && is_copy(files, cut, &copy).map_err(|e| io_error(&copy, e))?;
+            if same {
+                is_kept = true;
+                break;
+            }
             name.push_str(".again");
         }
         let copy = places.torn.join(name);
-        if let Err(source) = keep_copy(files, places, cut, &copy) {
-            for made in copies.iter().flatten().chain([&temporary(&copy)]) {
-                // Best done, and not needed: no name here means anything to a server.
-                let _ = files.remove(made);
+        if !is_kept {
+            if let Err(source) = keep_copy(files, places, cut, &copy) {
+                for made in made.iter().chain([&temporary(&copy)]) {
+                    // Best done, and not needed: no name here means anything to a server.
+                    let _ = files.remove(made);
+                }
+                let (log, offset) = (cut.path.clone(), cut.offset);
+                return Err(RecoveryError::Copy { log, offset, copy, source });
             }
-            let (log, offset) = (cut.path.clone(), cut.offset);
-            return Err(RecoveryError::Copy { log, offset, copy, source });
+            made.push(copy.clone());
         }
         copies.push(Some(copy));
     }
@@ -776,6 +787,26 @@ fn keep_copies<F: Files, E: Error>(
 
 fn temporary(copy: &Path) -> PathBuf {
     copy.with_file_name("copy.tmp")
+}
+
+/// Whether a file of the length of what is cut holds the same bytes.
+fn is_copy<F: Files>(files: &mut F, cut: &Cut, copy: &Path) -> Result<bool, F::Error> {
+    let (mut of_log, mut of_copy) = (Window::new(STEP_BYTES), Window::new(STEP_BYTES));
+    read_from_disk(files, copy)?;
+    let (start, end) = (whole(cut.offset), whole(cut.end));
+    let mut at = start;
+    while at < end {
+        let mut log = FileSource { files, path: &cut.path, len: end };
+        let expected = of_log.view(&mut log, at, 1)?;
+        let mut copied = FileSource { files, path: copy, len: end - start };
+        let found = of_copy.view(&mut copied, at - start, 1)?;
+        let count = expected.len().min(found.len());
+        if count == 0 || expected[..count] != found[..count] {
+            return Ok(false);
+        }
+        at += count;
+    }
+    Ok(true)
 }
 
 fn keep_copy<F: Files>(

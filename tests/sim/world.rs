@@ -604,7 +604,7 @@ impl World {
         if link.client_gone || link.dead {
             return Ok(());
         }
-        let (client, shard, connection) = (link.client, link.shard, link.connection);
+        let client = link.client;
         if link.to_client.bytes.is_empty() {
             if link.to_client.ended {
                 link.client_gone = true;
@@ -618,7 +618,13 @@ impl World {
         }
         let piece = link.to_client.take_piece(&mut self.rng);
         let server_gone = link.server_gone;
-        if let Some(session) = link.session.filter(|_| link.look.is_some() && !server_gone) {
+        let (shard, connection) = (link.shard, link.connection);
+        let core = self.server.as_mut().map(|server| &mut server.shards[shard]);
+        // A connection that ends speaks for nobody.
+        let is_ending = core
+            .is_none_or(|core| core.shard.outgoing(connection).is_none_or(|it| it.close.is_some()));
+        let is_watched = link.look.is_some() && !server_gone && !is_ending;
+        if let Some(session) = link.session.filter(|_| is_watched) {
             // It is not read from: that it takes something counts.
             self.checker.on_heard(self.now(), session);
         }
@@ -661,8 +667,9 @@ impl World {
             link.to_server.paused = !wants_read;
             if !wants_read {
                 self.checker.marks.insert("connection not read from");
-                let look = (link.to_server.arrived_ever, link.to_client.taken_ever);
-                link.look.get_or_insert(look);
+                // What waits there already was never heard.
+                let heard = link.to_server.arrived_ever - link.to_server.arrived as u64;
+                link.look.get_or_insert((heard, link.to_client.taken_ever));
             }
             link.send_to_client(&outgoing.bytes[..count]);
             if 0 < count {
