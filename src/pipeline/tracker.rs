@@ -201,10 +201,9 @@ impl Tracker {
     }
 }
 
-/// How many sessions, at most, a server opens whose ids then are on its disk no more. Each takes a
-/// transaction, and an epoch has no more of these; a history that has come to a later epoch does
-/// not say how many it had. In the clock's time these ids are 65 seconds.
-const FORGOTTEN_SESSIONS_MAX: i64 = 1 << 32;
+/// Sessions whose ids are on the disk no more are counted by the zxid, up to this many, and then from
+/// zero again: after 256 epochs. In the clock's time these ids are 4.6 hours at most.
+const FORGOTTEN_SESSIONS_MAX: i64 = 1 << 40;
 
 /// The first id that is beyond all that were given out, by what is on the disk.
 ///
@@ -216,8 +215,9 @@ fn after(highest: SessionId, last: Zxid) -> SessionId {
     if highest.0 & ID_MASK == ID_MASK {
         return SessionId(highest.0 & !ID_MASK);
     }
-    // Not the counter of `last`: it begins again with each epoch.
-    let forgotten = last.0.clamp(0, FORGOTTEN_SESSIONS_MAX);
+    // Not the counter of `last`: it begins again with each epoch. What is counted here must grow with
+    // every transaction, or a later life would give the ids of an earlier one.
+    let forgotten = last.0.max(0) % FORGOTTEN_SESSIONS_MAX;
     let beyond = highest.0.saturating_add(1 + forgotten);
     SessionId(beyond.min(highest.0 | ID_MASK))
 }
@@ -281,11 +281,12 @@ mod tests {
         let distance = |last: Zxid| after(highest, last).0 - highest.0;
         assert_eq!(distance(Zxid::ZERO), 1);
         assert_eq!(distance(Zxid(7)), 8);
-        let before = distance(Zxid(i64::from(u32::MAX)));
-        assert_eq!(before, 1 << 32);
-        for rolled in [Zxid(1 << 32), Zxid(1 << 32 | 5), Zxid(7 << 32), Zxid(i64::MAX)] {
-            assert!(before <= distance(rolled), "{rolled}");
+        let ends = [i64::from(u32::MAX), 1 << 32, (1 << 32) + 5, 7 << 32, (255 << 32) + 9];
+        for (earlier, later) in ends.iter().zip(&ends[1..]) {
+            let given = later - earlier;
+            assert!(distance(Zxid(*earlier)) + given <= distance(Zxid(*later)), "{later:#x}");
         }
+        assert!(distance(Zxid(i64::MAX)) <= FORGOTTEN_SESSIONS_MAX);
     }
 
     #[test]
