@@ -279,7 +279,7 @@ pub(crate) const TABLE: &[Case] = &[
     case("125", SHORT_, "a container that is emptied goes, one never used stays", session::containers),
     case("125b", PLAIN_, "a container never used goes after maxNeverUsedIntervalMs", session::container_never_used),
     case("126", SHORT_, "a TTL node goes when it is over age and childless", session::ttl_nodes),
-    case("127", On::Own, "a server that knows no TTLs takes their nodes for orphans", create::ttl_unknown_after_restart),
+    case("127", On::Own, "a server that knows no TTLs takes their nodes for orphans, or refuses to start", create::ttl_unknown_after_restart),
     case("128", OPEN_, "closeSession deletes an ephemeral created just before it", session::pending_ephemeral),
 
     // Limits and switches.
