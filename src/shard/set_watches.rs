@@ -209,13 +209,13 @@ impl Core {
     ) {
         let hasher = FixedState::with_seed(self.settings.hash_seed);
         for path in std::iter::once(path).chain(path::ancestors(path)) {
-            let mut next = work.by_hash.get(&hasher.hash_one(path)).copied();
+            // Each once: however often a path is listed, the next change does not find it here. One
+            // with the same hash is watched early as well, as of the same view.
+            let mut next = work.by_hash.remove(&hasher.hash_one(path));
             while let Some(at) = next {
                 let at = at as usize;
                 next = work.paths[at].before;
-                if path_at(body, work.paths[at].offset) == path {
-                    self.set_watch(step, body, work, at);
-                }
+                self.set_watch(step, body, work, at);
             }
         }
     }

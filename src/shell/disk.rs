@@ -286,7 +286,7 @@ impl<H: Clone> GroupLog<H> {
     /// These steps, with the files that they are about.
     fn waiting(&mut self, steps: Vec<Step>) -> Waiting {
         let is_cut = steps.iter().any(|step| matches!(step, Step::Cut { .. }));
-        // A log that is cut is not written any more: its map goes first.
+        // A log that is cut is not written any more.
         let (old, room) = match &self.current {
             Some(_) if is_cut => (self.current.take(), None),
             Some(current) => (None, Some((current.path.clone(), current.book.maker()))),
@@ -294,7 +294,7 @@ impl<H: Clone> GroupLog<H> {
         };
         Waiting {
             steps,
-            old: old.map(|current| (current.path, current.book.into_file())),
+            old: old.map(|current| (current.path, current.book)),
             room,
             directory: self.options.directory.clone(),
             snapshots: self.options.snapshots.clone(),
@@ -424,8 +424,8 @@ pub(crate) struct Sync<H> {
 /// A round of steps that wait for the disk: for a thread of its own.
 pub(crate) struct Waiting {
     steps: Vec<Step>,
-    /// The log that is cut.
-    old: Option<(PathBuf, Arc<File>)>,
+    /// The log that is cut. Its map goes where it is no harm to wait for whoever makes room in it.
+    old: Option<(PathBuf, Book)>,
     /// The log that grows.
     room: Option<(PathBuf, Room)>,
     directory: PathBuf,
@@ -439,6 +439,7 @@ impl Waiting {
     pub(crate) fn run(self) -> Result<Option<Begun>, LogError> {
         let Waiting { steps, old, room, directory, snapshots, keeper, marks } = self;
         let (mut made, mut begun) = (None, None);
+        let old = old.map(|(path, book)| (path, book.into_file()));
         let begin = |source| LogError::Begin { path: directory.clone(), source };
         for step in steps {
             match step {

@@ -8,7 +8,8 @@
 //!
 //! The thread has one deadline and no other work, so neither load nor the growth of a log delays it.
 //! Where logs have a directory of their own, the data directory has a copy of the file: so it is known
-//! there that there were logs, and where history ended.
+//! there that there were logs, and where history ended. The copy is written by the thread alone, and
+//! nothing fails or waits because it cannot be: its directory may be full, or slow.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -41,7 +42,7 @@ pub(crate) struct Marks {
 }
 
 struct Shared {
-    /// The cached slots of each file.
+    /// The cached slots: of the file beside the logs, and of copies that can be mapped.
     cached: Mutex<Vec<Cached>>,
     /// The newest watermark that is not in a durable slot.
     noted: Mutex<Option<(u64, Watermark)>>,
@@ -57,36 +58,50 @@ enum Cached {
     File(File),
 }
 
-/// The durable slots, in all files that there are.
+/// The durable slots of the file beside the logs, and of its copy.
 struct Durable {
-    files: Vec<SlotFile>,
-    /// The newest sequence stored.
-    newest: u64,
+    beside_logs: SlotFile,
+    copies: Vec<SlotFile>,
     has_warned: bool,
 }
 
 struct SlotFile {
+    path: PathBuf,
     file: File,
     slots: DurableSlots,
+    /// The newest sequence in its durable slots.
+    newest: u64,
 }
 
 impl Marks {
-    /// Opens the files, the copy last, and starts the thread.
+    /// Opens the file beside the logs, which comes first, and its copy, and starts the thread.
     pub(crate) fn start(paths: &[PathBuf]) -> io::Result<Marks> {
-        let (mut files, mut cached) = (Vec::new(), Vec::new());
-        let mut found = 0;
-        for path in paths {
-            let (file, sequence) = SlotFile::open(path)?;
-            found = found.max(sequence);
-            cached.push(Cached::open(path, &file.file)?);
-            files.push(file);
+        let (beside_logs, mut found) = SlotFile::open(&paths[0])?;
+        let mut cached = vec![Cached::open(&beside_logs)?];
+        let mut copies = Vec::new();
+        for path in &paths[1..] {
+            let opened = SlotFile::open(path).and_then(|(file, sequence)| {
+                let map = Map::open(path, WATERMARK_FILE_BYTES as u64)?;
+                Ok((file, sequence, map))
+            });
+            match opened {
+                Ok((file, newest, map)) => {
+                    cached.push(Cached::Map(map));
+                    copies.push(file);
+                    found = found.max(newest);
+                }
+                Err(error) => {
+                    let path = path.display();
+                    warn!(%path, %error, "no copy of the watermark: missing logs may go unnoticed");
+                }
+            }
         }
         let shared = Arc::new(Shared {
             cached: Mutex::new(cached),
             noted: Mutex::default(),
             news: Condvar::new(),
             stopping: AtomicBool::new(false),
-            durable: Mutex::new(Durable { files, newest: found, has_warned: false }),
+            durable: Mutex::new(Durable { beside_logs, copies, has_warned: false }),
         });
         let (stop, stopped) = channel::bounded(1);
         let thread = thread::Builder::new().name("watermark".to_owned()).spawn({
@@ -112,9 +127,15 @@ impl Marks {
         self.shared.news.notify_one();
     }
 
-    /// Stores a watermark into the durable slots, now.
+    /// Stores a watermark into a durable slot of the file beside the logs, now, and soon into the copy.
     pub(crate) fn store(&self, sequence: u64, watermark: Watermark) -> io::Result<()> {
-        self.shared.durable.lock().store(sequence, watermark)
+        self.shared.durable.lock().beside_logs.store(sequence, watermark)?;
+        let mut noted = self.shared.noted.lock();
+        if noted.is_none_or(|(newest, _)| newest < sequence) {
+            *noted = Some((sequence, watermark));
+            self.shared.news.notify_one();
+        }
+        Ok(())
     }
 
     /// Stores what is left to store, and ends the thread.
@@ -162,26 +183,30 @@ impl Shared {
     fn store_noted(&self) {
         let mut durable = self.durable.lock();
         let Some((sequence, watermark)) = self.noted.lock().take() else { return };
-        let stored = durable.store(sequence, watermark);
-        if let Err(error) = &stored
-            && !durable.has_warned
-        {
-            // It only lags, and after a power cut recovery is less precise. A disk that cannot take
-            // it will not take the log either, and that is an error of the log.
-            warn!(%error, "the watermark cannot be stored durably");
+        let Durable { beside_logs, copies, has_warned } = &mut *durable;
+        let mut is_stored = true;
+        for file in std::iter::once(beside_logs).chain(copies) {
+            let Err(error) = file.store(sequence, watermark) else { continue };
+            is_stored = false;
+            if !*has_warned {
+                // It only lags, and after a power cut recovery is less precise. A disk that cannot
+                // take it will not take the log either, and that is an error of the log.
+                let path = file.path.display();
+                warn!(%path, %error, "the watermark cannot be stored durably");
+            }
         }
-        durable.has_warned = stored.is_err();
+        *has_warned = !is_stored;
     }
 }
 
 impl Cached {
-    fn open(path: &Path, file: &File) -> io::Result<Cached> {
-        Ok(match Map::open(path, WATERMARK_FILE_BYTES as u64) {
+    fn open(of: &SlotFile) -> io::Result<Cached> {
+        Ok(match Map::open(&of.path, WATERMARK_FILE_BYTES as u64) {
             Ok(map) => Cached::Map(map),
             Err(error) => {
-                let path = path.display();
+                let path = of.path.display();
                 warn!(%path, %error, "the watermark cannot be mapped: each sync costs a write");
-                Cached::File(file.try_clone()?)
+                Cached::File(of.file.try_clone()?)
             }
         })
     }
@@ -198,22 +223,6 @@ impl Cached {
                 }
             }
         }
-    }
-}
-
-impl Durable {
-    fn store(&mut self, sequence: u64, watermark: Watermark) -> io::Result<()> {
-        if sequence <= self.newest {
-            return Ok(());
-        }
-        let slot = watermark.encode(sequence);
-        for SlotFile { file, slots } in &mut self.files {
-            file.write_all_at(&slot, slots.offset())?;
-            file.sync_data()?;
-            slots.on_synced();
-        }
-        self.newest = sequence;
-        Ok(())
     }
 }
 
@@ -235,7 +244,19 @@ impl SlotFile {
             file.sync_all()?;
             sync_directory(path.parent().unwrap_or(Path::new(".")))?;
         }
-        Ok((SlotFile { file, slots }, sequence))
+        Ok((SlotFile { path: path.to_path_buf(), file, slots, newest: sequence }, sequence))
+    }
+
+    /// Stores a watermark durably, unless a newer one is there.
+    fn store(&mut self, sequence: u64, watermark: Watermark) -> io::Result<()> {
+        if sequence <= self.newest {
+            return Ok(());
+        }
+        self.file.write_all_at(&watermark.encode(sequence), self.slots.offset())?;
+        self.file.sync_data()?;
+        self.slots.on_synced();
+        self.newest = sequence;
+        Ok(())
     }
 }
 
@@ -279,7 +300,8 @@ mod tests {
         marks.store(51, Watermark::new(Zxid(1), Zxid(51))).unwrap();
         // Older than what is stored: it changes nothing.
         marks.store(7, Watermark::new(Zxid(1), Zxid(7))).unwrap();
-        assert_eq!(paths.each_ref().map(|path| durable(path)), [Some(51), Some(51)]);
+        assert_eq!(durable(&paths[0]), Some(51));
+        await_that(|| durable(&paths[1]) == Some(51));
         drop(marks);
         assert_eq!(Marks::start(&paths).unwrap().found(), 51);
     }
@@ -294,6 +316,17 @@ mod tests {
         }
         marks.stop();
         assert_eq!(durable(&path), Some(3));
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_made_stops_nobody() {
+        let scratch = Scratch::new("marks-no-copy");
+        let paths = [scratch.path().join("marks"), scratch.path().join("missing/copy")];
+        let marks = Marks::start(&paths).unwrap();
+        marks.store(1, Watermark::new(Zxid(1), Zxid(0))).unwrap();
+        marks.note(2, Watermark::new(Zxid(1), Zxid(2)));
+        marks.stop();
+        assert_eq!(durable(&paths[0]), Some(2));
     }
 
     #[test]

@@ -49,7 +49,7 @@ use super::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME};
 use super::gathering::{Answered, Gathering, Shaping};
 use super::segment::records;
 use super::txnlog::HEADER_BYTES;
-use super::watermark::Watermark;
+use super::watermark::{UNBOUNDED, Watermark};
 
 /// The name of a log before it has one, in the directory of logs. ZooKeeper does not look at it, and
 /// a start removes it.
@@ -379,6 +379,12 @@ impl Journal {
     /// Takes records. `next_order` and `next_round` say what follows from it.
     pub fn append(&mut self, now: Duration, append: Append) {
         assert!(self.appended < append.first && append.first <= append.last, "zxids ascend");
+        let truncates = |storing: &Storing| matches!(storing, Storing::Truncation(_));
+        let is_under = matches!(&self.round, Some(Under::Store(storing)) if truncates(storing));
+        assert!(
+            !is_under && !self.storing.iter().any(|(_, storing)| truncates(storing)),
+            "nothing is appended before a truncation has ended"
+        );
         assert!(append.first.epoch() == append.last.epoch(), "an append is of one epoch");
         assert!(
             append.new_file || self.current.is_some() || !self.queue.is_empty(),
@@ -708,6 +714,9 @@ impl Journal {
         let start = self.queue.front().expect("it asks for a log").append.first;
         let through = self.stored;
         let mut watermark = Watermark::new(start, through);
+        if !self.settings.force_sync {
+            watermark.offset = UNBOUNDED;
+        }
         watermark.epoch_ends = self.mark.map_or(watermark.epoch_ends, |mark| mark.epoch_ends);
         for end in self.epoch_ends.iter().filter(|end| **end <= through) {
             watermark.end_epoch(*end);

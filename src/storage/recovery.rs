@@ -56,7 +56,7 @@ use super::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME};
 use super::journal::{EPOCH_TEMPORARY_NAME, TEMPORARY_NAME as LOG_TEMPORARY_NAME};
 use super::replay::{self, Cut, NEXT_STEP, Record, Replay, ReplayError, Replayed};
 use super::snapshot::{SnapshotReader, Trailer};
-use super::watermark::{WATERMARK_NAME, Watermark, WatermarkDamaged};
+use super::watermark::{WATERMARK_NAME, WITHOUT_COPY_BYTES, Watermark, WatermarkDamaged};
 use super::window::{Source, Window};
 use super::{FileName, Listing, QUICK_BYTES, SnapshotFile, is_quick_valid};
 
@@ -418,6 +418,9 @@ fn read_watermarks<F: Files, E: Error>(
     for directory in &directories[..1 + usize::from(places.are_apart)] {
         let path = directory.join(WATERMARK_NAME);
         let bytes = files.read(&path).map_err(|source| io_error(&path, source))?;
+        let is_copy = *directory != &places.data_log_dir;
+        // One of this length was left there by a version that kept no copies, when logs lay there.
+        let bytes = bytes.filter(|bytes| !is_copy || bytes.len() != WITHOUT_COPY_BYTES);
         let decoded = Watermark::decode(&bytes.unwrap_or_default())
             .map_err(|damage| RecoveryError::Watermark { path: path.clone(), damage })?;
         let Some((sequence, watermark)) = decoded else { continue };
@@ -1275,6 +1278,16 @@ mod tests {
                 false => assert_eq!(memory.served().0, 4),
             }
         }
+        // Left by a version that kept no copies: it is of another time.
+        let mut old = mark(6, watermark(7, seven));
+        old.truncate(WITHOUT_COPY_BYTES);
+        let mut memory = Memory::with(&[
+            ("snapshot.0", snapshot(0)),
+            ("log.1", history(1..=4)),
+            ("/logs/ringkeeper.watermark", mark(5, watermark(4, four))),
+            ("/data/ringkeeper.watermark", old),
+        ]);
+        assert_eq!(memory.served().0, 4);
         let mut memory = Memory::with(&[("/data/ringkeeper.watermark", vec![1; 100])]);
         assert!(memory.refused().starts_with("/data/ringkeeper.watermark: "));
     }

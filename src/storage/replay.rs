@@ -56,7 +56,7 @@ use super::txnlog::{
     self, END_MARK, FRAMING_BYTES, HEADER_BYTES, LENGTH_OFFSET, PAYLOAD_BYTES_MIN, PAYLOAD_OFFSET,
     RECORD_BYTES_MIN,
 };
-use super::watermark::Watermark;
+use super::watermark::{UNBOUNDED, Watermark};
 use super::window::{Source, Window};
 use super::{UNSYNCED_BYTES_MAX, ZXID_MAX};
 
@@ -763,7 +763,7 @@ impl Replay {
         let beyond = beyond(window, source, stop.offset, known).map_err(OnEnd::Read)?;
         self.ended = Some((path.clone(), stop));
         if beyond != Beyond::Zeros || cause == Cause::NoHeader {
-            let is_bounded = own.is_some_and(|own| (HEADER_BYTES as u64) < own.offset);
+            let is_bounded = own.is_some_and(|own| own.offset != UNBOUNDED);
             // What a snapshot holds was synced before it was taken.
             let last = self.previous.unwrap_or(Zxid(start.0 - 1));
             let may_be_torn = self.options.from <= last || !is_bounded;
@@ -1275,10 +1275,14 @@ mod tests {
         let (log, starts) = kibibytes(4_000);
         let mut image = log;
         image[starts[10] + 100] ^= 1;
-        let watermark = Watermark::new(Zxid(1), Zxid::ZERO);
-        let options = Options { watermark: Some(watermark), ..OPTIONS };
-        let (zxids, replayed) = run(&[(1, image)], options).unwrap();
+        let begun = Watermark::new(Zxid(1), Zxid::ZERO);
+        let never_synced = Watermark { offset: UNBOUNDED, ..begun };
+        let options = Options { watermark: Some(never_synced), ..OPTIONS };
+        let (zxids, replayed) = run(&[(1, image.clone())], options).unwrap();
         assert_eq!((zxids.len(), replayed.cuts.len()), (10, 1));
+        // One that is synced has only had no sync yet: the bound holds from its beginning.
+        let error = run(&[(1, image)], Options { watermark: Some(begun), ..options }).unwrap_err();
+        assert!(matches!(error, ReplayError::Damaged { .. }), "{error}");
     }
 
     #[test]

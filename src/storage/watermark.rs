@@ -13,9 +13,9 @@
 //!
 //! The log stores into the cached slots after every sync, through a map of the file. That costs no
 //! system call, and the kernel keeps it when the process is killed: after a kill the watermark
-//! covers everything that was acknowledged. Nobody syncs these two pages by themselves, and the
-//! disk may get them torn. So the durable slots are written and synced a few times a second, and a
-//! power cut takes the watermark back by no more than that.
+//! covers everything that was acknowledged. They are stored into while the disk gets them, which may
+//! tear them. So the durable slots are written and synced a few times a second, and a power cut takes
+//! the watermark back by no more than that.
 //!
 //! Each kind has two slots, used in turn, so that a store that is torn leaves the one before. The
 //! whole slot with the highest sequence counts, whichever kind it is of. A watermark is never ahead
@@ -29,6 +29,8 @@ use super::txnlog::HEADER_BYTES;
 pub const WATERMARK_NAME: &str = "ringkeeper.watermark";
 /// How long the file is.
 pub const WATERMARK_FILE_BYTES: usize = SLOTS * SLOT_DISTANCE;
+/// How long it was before there were copies of it.
+pub const WITHOUT_COPY_BYTES: usize = CACHED * SLOT_DISTANCE;
 /// How much of a slot is written.
 pub const SLOT_BYTES: usize = 8 * FIELDS + 4;
 
@@ -42,6 +44,10 @@ const CACHED: usize = 2;
 const SLOT_DISTANCE: usize = 4096;
 const MAGIC: [u8; 8] = *b"RKMARK\0\x01";
 const CHECKED_BYTES: usize = SLOT_BYTES - 4;
+
+/// The offset in the watermark of a log that is not synced at all (`forceSync=no`): a crash may tear it
+/// anywhere, and no bound says how far.
+pub const UNBOUNDED: u64 = 0;
 
 /// Everything up to here is on stable storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

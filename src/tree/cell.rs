@@ -1321,7 +1321,13 @@ impl ReaderCell {
     /// A reader at `view`, where the writer or another reader stands.
     fn at(shared: &Arc<Shared>, view: i64) -> ReaderCell {
         let slot = Arc::new(CachePadded::new(AtomicI64::new(view)));
-        shared.slots.lock().push(Arc::clone(&slot));
+        let mut slots = shared.slots.lock();
+        // Where nothing is written nobody looks for the lowest view: those that have gone go here.
+        if slots.len() == slots.capacity() {
+            slots.retain(|slot| slot.load(Ordering::Acquire) != GONE);
+        }
+        slots.push(Arc::clone(&slot));
+        drop(slots);
         ReaderCell { shared: Arc::clone(shared), slot, view }
     }
 
@@ -1434,5 +1440,30 @@ impl<'t> Seen<'t> {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_of_readers_that_have_gone_are_let_go_though_nothing_is_written() {
+        let root = Next {
+            stat: StatPersisted::default(),
+            child_count: 0,
+            data: NextData::Bytes(None),
+            acl: None,
+            digest: 0,
+            digest_prefix: 0,
+        };
+        let mut store = Store::new(0, root);
+        let reader = store.reader();
+        for _ in 0..10_000 {
+            drop(reader.fork());
+        }
+        assert!(reader.shared.slots.lock().len() < 100);
+        let forks: Vec<ReaderCell> = (0..300).map(|_| reader.fork()).collect();
+        assert!(forks.len() < reader.shared.slots.lock().len());
     }
 }
