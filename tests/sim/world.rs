@@ -872,13 +872,13 @@ impl World {
     /// Does what the pipeline's last step asked for.
     fn act(&mut self) -> Verdict {
         let now = self.now();
+        let log_now = self.log_now();
         let (life, mesh_us) = (self.life, self.plan.mesh_us);
         let Some(server) = &mut self.server else { return Ok(()) };
         let appends = mem::take(&mut server.out.appends);
         let applied = mem::take(&mut server.out.applied);
         for append in appends {
             self.checker.on_append(now, &append.records)?;
-            let log_now = Duration::from_micros(self.now_us.cast_unsigned());
             if let Err(error) = server.log.append(log_now, &mut self.disk, append) {
                 return self.on_disk_error(error);
             }
