@@ -158,6 +158,13 @@ impl TreeWriter {
             self.note(path, How::CreatedWithoutParent);
             return Code::NoNode;
         };
+        // A fuzzy snapshot may show the ephemeral znode that came after one with children: the log
+        // has these deleted before it.
+        let above = parent.live().expect("a parent lives").ephemeral_owner();
+        if Owner::is_certainly_session(above) {
+            self.note(path, How::CreatedBelowEphemeral);
+            return Code::NoChildrenForEphemerals;
+        }
         let acl = self.intern(acl);
         let existing = self.store.find(path);
         if let Some(node) = existing {
@@ -189,9 +196,6 @@ impl TreeWriter {
             self.push(node, header.zxid, stat, 0, NextData::Bytes(data), acl.clone());
         }
         let version = parent.live().expect("a parent lives");
-        if Owner::is_certainly_session(version.ephemeral_owner()) {
-            self.note(path, How::CreatedBelowEphemeral);
-        }
         let mut stat = version.stat();
         let parent_acl = version.acl().cloned();
         let cversion =
