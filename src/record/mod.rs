@@ -6,4 +6,5 @@ pub mod data;
 pub mod op;
 pub mod persistence;
 pub mod proto;
+pub mod quorum;
 pub mod txn;

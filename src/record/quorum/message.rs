@@ -1,0 +1,573 @@
+//! What packets say: those of a learner, and those of a leader.
+//!
+//! ```text
+//! type               by       zxid                  data
+//! REQUEST            learner  -1                    long session, int cxid, int op, body; authinfo
+//! PROPOSAL           leader   of the transaction    payload of a log record
+//! ACK                learner  what is logged        null
+//! COMMIT             leader   what is decided       null
+//! PING               leader   last proposed         null
+//! PING               learner  the leader's          { long session, int timeout in ms }*, not null
+//! REVALIDATE         learner  -1                    long session, int timeout in ms
+//! REVALIDATE         leader   the learner's         long session, bool valid
+//! SYNC               leader   0                     null
+//! INFORM             leader   of the transaction    payload of a log record
+//! COMMITANDACTIVATE  leader   what is decided       long designated leader
+//! NEWLEADER          leader   epoch << 32           configuration as text; null to learners of 3.3
+//! FOLLOWERINFO       learner  accepted epoch << 32  LearnerInfo
+//! UPTODATE           leader   -1                    null
+//! DIFF TRUNC SNAP    leader   see FromLeader        null
+//! OBSERVERINFO       learner  accepted epoch << 32  LearnerInfo
+//! LEADERINFO         leader   new epoch << 32       int protocol version
+//! ACKEPOCH           learner  last logged           int current epoch; -1 if the epoch was accepted
+//! INFORMANDACTIVATE  leader   of the transaction    long designated leader, payload
+//! ```
+//!
+//! Reading is as strict as ZooKeeper is: what closes a connection there is `Malformed` here, and
+//! data that it does not look at is not looked at. A packet in a place where it does not belong is
+//! read all the same: the place is not known here.
+//!
+//! After `Leader.java`, `LearnerHandler.java`, `Learner.java`, `Follower.java`, `Observer.java`.
+
+use crate::jute::record::{Buffer, Record as _};
+use crate::jute::{Malformed, Reader, Write as _};
+use crate::record::txn::TxnHeader;
+use crate::types::{Epoch, ServerId, SessionId, Zxid};
+
+use super::packet::{AuthInfo, PacketKind, QuorumPacket};
+
+/// The version of Zab that every release since 3.4 speaks, and the only one here.
+pub const PROTOCOL_VERSION: i32 = 0x1_0000;
+
+/// A packet that says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PacketError {
+    /// ZooKeeper logs and ignores these once learner and leader know each other.
+    #[error("a packet of unknown type {kind}")]
+    Unknown { kind: i32 },
+    /// The same, of a type that the other side sends.
+    #[error("{kind} does not come from this side")]
+    OtherSide { kind: PacketKind },
+    /// ZooKeeper closes the connection.
+    #[error("{kind}: malformed {what} at byte {offset} of its data")]
+    Malformed { kind: PacketKind, what: &'static str, offset: usize },
+}
+
+/// What a learner says of itself.
+///
+/// `LearnerHandler.run` takes as much as there is: nothing, the server's number (8 bytes, up to
+/// 3.3), the number and the version (12), or all (20, since 3.5). It looks at nothing behind that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LearnerInfo {
+    /// `None`: ZooKeeper makes one up, below zero.
+    pub server: Option<ServerId>,
+    /// `None` counts as 1, which is before `PROTOCOL_VERSION`: such a learner is sent no
+    /// LEADERINFO and sends no ACKEPOCH.
+    pub protocol_version: Option<i32>,
+    /// The version of the learner's configuration. A leader refuses a higher one than its own.
+    pub config_version: Option<i64>,
+}
+
+impl LearnerInfo {
+    /// What a server says that speaks the protocol of today.
+    #[must_use]
+    pub const fn new(server: ServerId, config_version: i64) -> LearnerInfo {
+        LearnerInfo {
+            server: Some(server),
+            protocol_version: Some(PROTOCOL_VERSION),
+            config_version: Some(config_version),
+        }
+    }
+
+    /// Any bytes are one.
+    #[must_use]
+    pub fn from_data(data: Buffer<'_>) -> LearnerInfo {
+        let mut reader = Reader::new(data.unwrap_or_default());
+        let server = reader.i64().ok().map(ServerId);
+        let protocol_version = server.and_then(|_| reader.i32().ok());
+        let config_version = protocol_version.and_then(|_| reader.i64().ok());
+        LearnerInfo { server, protocol_version, config_version }
+    }
+
+    fn write(self, out: &mut Vec<u8>) {
+        let Some(server) = self.server else { return };
+        out.put_i64(server.0);
+        let Some(protocol_version) = self.protocol_version else { return };
+        out.put_i32(protocol_version);
+        let Some(config_version) = self.config_version else { return };
+        out.put_i64(config_version);
+    }
+}
+
+/// Sessions that a learner has heard from since its last ping, left in their bytes.
+///
+/// A learner reports a new session once even if it is another server's, because a session enters
+/// the table when its creation is applied (`LearnerSessionTracker`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TouchTable<'a>(&'a [u8]);
+
+const TOUCH_BYTES: usize = 12;
+
+impl<'a> TouchTable<'a> {
+    pub const EMPTY: TouchTable<'static> = TouchTable(&[]);
+
+    /// The entries one after the other.
+    pub fn from_bytes(bytes: &'a [u8]) -> Result<TouchTable<'a>, Malformed> {
+        if bytes.len().is_multiple_of(TOUCH_BYTES) {
+            Ok(TouchTable(bytes))
+        } else {
+            let offset = bytes.len() - bytes.len() % TOUCH_BYTES;
+            Err(Malformed { offset, what: "touched session" })
+        }
+    }
+
+    #[must_use]
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Each session with its timeout in milliseconds.
+    pub fn sessions(self) -> impl ExactSizeIterator<Item = (SessionId, i32)> + use<'a> {
+        self.0.chunks_exact(TOUCH_BYTES).map(|entry| {
+            let mut reader = Reader::new(entry);
+            let session = SessionId(reader.i64().expect("an entry is whole"));
+            (session, reader.i32().expect("an entry is whole"))
+        })
+    }
+
+    /// Adds an entry to the bytes of a table.
+    pub fn write_entry(session: SessionId, timeout_ms: i32, out: &mut Vec<u8>) {
+        out.put_i64(session.0);
+        out.put_i32(timeout_ms);
+    }
+}
+
+/// The payload of a log record: a header, a body, and most often a digest. Byte for byte what the
+/// leader's log holds, also where something here is not understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TxnPayload<'a>(&'a [u8]);
+
+impl<'a> TxnPayload<'a> {
+    /// Bytes that begin with a whole header.
+    pub fn from_bytes(bytes: &'a [u8]) -> Result<TxnPayload<'a>, Malformed> {
+        let header = TxnHeader::read(&mut Reader::new(bytes));
+        header.map(|_| TxnPayload(bytes))
+    }
+
+    #[must_use]
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    #[must_use]
+    pub fn header(self) -> TxnHeader {
+        TxnHeader::read(&mut Reader::new(self.0)).expect("begins with a header")
+    }
+}
+
+/// What a client asked a learner for, and the learner its leader.
+///
+/// `Learner.request`. The leader's answer is a transaction that has the same session and cxid, an
+/// error too; only for sync it is SYNC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    pub session: SessionId,
+    /// The client's xid; 0 for createSession.
+    pub cxid: i32,
+    /// `record::op::code`.
+    pub op: i32,
+    /// The client's request behind its header. createSession: int timeout in ms. closeSession:
+    /// nothing.
+    pub body: &'a [u8],
+    /// Null for createSession.
+    pub identities: AuthInfo<'a>,
+}
+
+/// What a learner sends its leader, or an observer its observer master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromLearner<'a> {
+    /// The first packet of a participant.
+    FollowerInfo {
+        accepted: Epoch,
+        info: LearnerInfo,
+    },
+    /// The first packet of an observer.
+    ObserverInfo {
+        accepted: Epoch,
+        info: LearnerInfo,
+    },
+    /// The answer to LEADERINFO. `current` is `None` (-1) where the epoch was accepted before, so
+    /// that this does not count as agreement to it. `last` may be -1 (no history at all).
+    AckEpoch {
+        last: Zxid,
+        current: Option<Epoch>,
+    },
+    /// Logged and synced up to here, or, with a counter of zero, the answer to NEWLEADER and to
+    /// UPTODATE. 3.8 acknowledges history as well, even before NEWLEADER.
+    Ack {
+        zxid: Zxid,
+    },
+    Ping {
+        zxid: Zxid,
+        touched: TouchTable<'a>,
+    },
+    /// A client wants to go on with this session. The answer repeats `zxid`.
+    Revalidate {
+        zxid: Zxid,
+        session: SessionId,
+        timeout_ms: i32,
+    },
+    Request(Request<'a>),
+}
+
+/// What a leader sends its learners, or an observer master its observers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromLeader<'a> {
+    LeaderInfo {
+        epoch: Epoch,
+        protocol_version: i32,
+    },
+    /// What follows is missing; `zxid` is the last of it that is committed, and of no use.
+    Diff {
+        zxid: Zxid,
+    },
+    /// What is logged behind `zxid` is to be cut.
+    Trunc {
+        zxid: Zxid,
+    },
+    /// All is to be replaced by the snapshot that follows, whose last zxid this is.
+    Snap {
+        zxid: Zxid,
+    },
+    /// All history of older epochs has been sent. `config` is the last configuration that the
+    /// leader has seen, as text; learners of ZooKeeper accept null and empty.
+    NewLeader {
+        zxid: Zxid,
+        config: Buffer<'a>,
+    },
+    UpToDate,
+    /// To participants.
+    Proposal {
+        zxid: Zxid,
+        txn: TxnPayload<'a>,
+    },
+    Commit {
+        zxid: Zxid,
+    },
+    /// Commits a reconfiguration, and names the leader to go on with.
+    CommitAndActivate {
+        zxid: Zxid,
+        designated: ServerId,
+    },
+    /// To observers: proposed and committed.
+    Inform {
+        zxid: Zxid,
+        txn: TxnPayload<'a>,
+    },
+    InformAndActivate {
+        zxid: Zxid,
+        designated: ServerId,
+        txn: TxnPayload<'a>,
+    },
+    Ping {
+        zxid: Zxid,
+    },
+    Revalidate {
+        zxid: Zxid,
+        session: SessionId,
+        valid: bool,
+    },
+    /// Answers the oldest sync that this learner has asked for.
+    Sync,
+}
+
+/// A packet's data, and what to say where it is wrong.
+struct Data<'a> {
+    kind: PacketKind,
+    reader: Reader<'a>,
+}
+
+impl<'a> Data<'a> {
+    /// Of a packet whose data must not be null.
+    fn of(kind: PacketKind, packet: &QuorumPacket<'a>) -> Result<Data<'a>, PacketError> {
+        match packet.data {
+            Some(data) => Ok(Data { kind, reader: Reader::new(data) }),
+            None => Err(PacketError::Malformed { kind, what: "null data", offset: 0 }),
+        }
+    }
+
+    fn field<T>(
+        &mut self,
+        read: impl FnOnce(&mut Reader<'a>) -> Result<T, Malformed>,
+    ) -> Result<T, PacketError> {
+        let kind = self.kind;
+        read(&mut self.reader).map_err(|Malformed { offset, what }| PacketError::Malformed {
+            kind,
+            what,
+            offset,
+        })
+    }
+
+    fn session(&mut self) -> Result<SessionId, PacketError> {
+        self.field(Reader::i64).map(SessionId)
+    }
+
+    /// All that is left, which must be the transaction of `zxid`.
+    fn txn(&mut self, zxid: Zxid) -> Result<TxnPayload<'a>, PacketError> {
+        let (kind, offset) = (self.kind, self.reader.offset());
+        let bytes = self.reader.rest();
+        let txn = TxnPayload::from_bytes(bytes).map_err(|Malformed { offset: at, what }| {
+            PacketError::Malformed { kind, what, offset: offset + at }
+        })?;
+        if txn.header().zxid == zxid.0 {
+            Ok(txn)
+        } else {
+            // Behind client id and cxid.
+            let what = "zxid of the transaction, which is not the packet's";
+            Err(PacketError::Malformed { kind, what, offset: offset + 12 })
+        }
+    }
+}
+
+/// The epoch whose start a zxid names. An epoch below zero, which no server has, would be a very
+/// high one without its sign.
+fn epoch_of(kind: PacketKind, zxid: Zxid) -> Result<Epoch, PacketError> {
+    if 0 <= zxid.0 {
+        Ok(zxid.epoch())
+    } else {
+        Err(PacketError::Malformed { kind, what: "epoch below zero in the zxid", offset: 0 })
+    }
+}
+
+fn kind_of(packet: &QuorumPacket<'_>) -> Result<PacketKind, PacketError> {
+    PacketKind::from_number(packet.kind).ok_or(PacketError::Unknown { kind: packet.kind })
+}
+
+/// Writes a packet without data.
+fn write_bare(kind: PacketKind, zxid: Zxid, out: &mut Vec<u8>) {
+    QuorumPacket { kind: kind.number(), zxid, data: None, authinfo: AuthInfo::NULL }.write(out);
+}
+
+/// Writes a packet whose data `data` appends, and which has no identities.
+fn write_with(kind: PacketKind, zxid: Zxid, out: &mut Vec<u8>, data: impl FnOnce(&mut Vec<u8>)) {
+    write_up_to_authinfo(kind, zxid, out, data);
+    AuthInfo::NULL.write(out);
+}
+
+fn write_up_to_authinfo(
+    kind: PacketKind,
+    zxid: Zxid,
+    out: &mut Vec<u8>,
+    data: impl FnOnce(&mut Vec<u8>),
+) {
+    out.put_i32(kind.number());
+    out.put_i64(zxid.0);
+    let start = out.len();
+    out.put_i32(0);
+    data(out);
+    let length = i32::try_from(out.len() - start - 4).expect("a packet below 2 GiB");
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+impl<'a> FromLearner<'a> {
+    /// Reads a packet that a learner has sent.
+    pub fn read(packet: &QuorumPacket<'a>) -> Result<FromLearner<'a>, PacketError> {
+        let kind = kind_of(packet)?;
+        let zxid = packet.zxid;
+        Ok(match kind {
+            PacketKind::FollowerInfo | PacketKind::ObserverInfo => {
+                let accepted = epoch_of(kind, zxid)?;
+                let info = LearnerInfo::from_data(packet.data);
+                if kind == PacketKind::FollowerInfo {
+                    FromLearner::FollowerInfo { accepted, info }
+                } else {
+                    FromLearner::ObserverInfo { accepted, info }
+                }
+            }
+            PacketKind::AckEpoch => {
+                let current = match Data::of(kind, packet)?.field(Reader::i32)? {
+                    -1 => None,
+                    epoch => Some(Epoch(u32::try_from(epoch).map_err(|_| {
+                        PacketError::Malformed { kind, what: "epoch below zero", offset: 0 }
+                    })?)),
+                };
+                FromLearner::AckEpoch { last: zxid, current }
+            }
+            PacketKind::Ack => FromLearner::Ack { zxid },
+            PacketKind::Ping => {
+                let mut data = Data::of(kind, packet)?;
+                let touched = data.field(|reader| TouchTable::from_bytes(reader.rest()))?;
+                FromLearner::Ping { zxid, touched }
+            }
+            PacketKind::Revalidate => {
+                let mut data = Data::of(kind, packet)?;
+                let (session, timeout_ms) = (data.session()?, data.field(Reader::i32)?);
+                FromLearner::Revalidate { zxid, session, timeout_ms }
+            }
+            PacketKind::Request => {
+                let mut data = Data::of(kind, packet)?;
+                FromLearner::Request(Request {
+                    session: data.session()?,
+                    cxid: data.field(Reader::i32)?,
+                    op: data.field(Reader::i32)?,
+                    body: data.reader.rest(),
+                    identities: packet.authinfo,
+                })
+            }
+            PacketKind::Proposal
+            | PacketKind::Commit
+            | PacketKind::Sync
+            | PacketKind::Inform
+            | PacketKind::CommitAndActivate
+            | PacketKind::NewLeader
+            | PacketKind::UpToDate
+            | PacketKind::Diff
+            | PacketKind::Trunc
+            | PacketKind::Snap
+            | PacketKind::LeaderInfo
+            | PacketKind::InformAndActivate => return Err(PacketError::OtherSide { kind }),
+        })
+    }
+
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match *self {
+            FromLearner::FollowerInfo { accepted, info } => {
+                write_info(PacketKind::FollowerInfo, accepted, info, out);
+            }
+            FromLearner::ObserverInfo { accepted, info } => {
+                write_info(PacketKind::ObserverInfo, accepted, info, out);
+            }
+            FromLearner::AckEpoch { last, current } => {
+                write_with(PacketKind::AckEpoch, last, out, |out| {
+                    out.put_i32(current.map_or(-1, |epoch| epoch.0 as i32));
+                });
+            }
+            FromLearner::Ack { zxid } => write_bare(PacketKind::Ack, zxid, out),
+            FromLearner::Ping { zxid, touched } => {
+                write_with(PacketKind::Ping, zxid, out, |out| out.extend_from_slice(touched.0));
+            }
+            FromLearner::Revalidate { zxid, session, timeout_ms } => {
+                write_with(PacketKind::Revalidate, zxid, out, |out| {
+                    out.put_i64(session.0);
+                    out.put_i32(timeout_ms);
+                });
+            }
+            FromLearner::Request(Request { session, cxid, op, body, identities }) => {
+                write_up_to_authinfo(PacketKind::Request, Zxid(-1), out, |out| {
+                    out.put_i64(session.0);
+                    out.put_i32(cxid);
+                    out.put_i32(op);
+                    out.extend_from_slice(body);
+                });
+                identities.write(out);
+            }
+        }
+    }
+}
+
+fn write_info(kind: PacketKind, accepted: Epoch, info: LearnerInfo, out: &mut Vec<u8>) {
+    write_with(kind, Zxid::new(accepted, 0), out, |out| info.write(out));
+}
+
+impl<'a> FromLeader<'a> {
+    /// Reads a packet that a leader has sent.
+    pub fn read(packet: &QuorumPacket<'a>) -> Result<FromLeader<'a>, PacketError> {
+        let kind = kind_of(packet)?;
+        let zxid = packet.zxid;
+        Ok(match kind {
+            PacketKind::LeaderInfo => FromLeader::LeaderInfo {
+                epoch: epoch_of(kind, zxid)?,
+                protocol_version: Data::of(kind, packet)?.field(Reader::i32)?,
+            },
+            PacketKind::Diff => FromLeader::Diff { zxid },
+            PacketKind::Trunc => FromLeader::Trunc { zxid },
+            PacketKind::Snap => FromLeader::Snap { zxid },
+            PacketKind::NewLeader => FromLeader::NewLeader { zxid, config: packet.data },
+            PacketKind::UpToDate => FromLeader::UpToDate,
+            PacketKind::Proposal => {
+                FromLeader::Proposal { zxid, txn: Data::of(kind, packet)?.txn(zxid)? }
+            }
+            PacketKind::Commit => FromLeader::Commit { zxid },
+            PacketKind::CommitAndActivate => {
+                let designated = ServerId(Data::of(kind, packet)?.field(Reader::i64)?);
+                FromLeader::CommitAndActivate { zxid, designated }
+            }
+            PacketKind::Inform => {
+                FromLeader::Inform { zxid, txn: Data::of(kind, packet)?.txn(zxid)? }
+            }
+            PacketKind::InformAndActivate => {
+                let mut data = Data::of(kind, packet)?;
+                let designated = ServerId(data.field(Reader::i64)?);
+                FromLeader::InformAndActivate { zxid, designated, txn: data.txn(zxid)? }
+            }
+            PacketKind::Ping => FromLeader::Ping { zxid },
+            PacketKind::Revalidate => {
+                let mut data = Data::of(kind, packet)?;
+                let (session, valid) = (data.session()?, data.field(Reader::bool)?);
+                FromLeader::Revalidate { zxid, session, valid }
+            }
+            PacketKind::Sync => FromLeader::Sync,
+            PacketKind::Request
+            | PacketKind::Ack
+            | PacketKind::FollowerInfo
+            | PacketKind::ObserverInfo
+            | PacketKind::AckEpoch => return Err(PacketError::OtherSide { kind }),
+        })
+    }
+
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match *self {
+            FromLeader::LeaderInfo { epoch, protocol_version } => {
+                write_with(PacketKind::LeaderInfo, Zxid::new(epoch, 0), out, |out| {
+                    out.put_i32(protocol_version);
+                });
+            }
+            FromLeader::Diff { zxid } => write_bare(PacketKind::Diff, zxid, out),
+            FromLeader::Trunc { zxid } => write_bare(PacketKind::Trunc, zxid, out),
+            FromLeader::Snap { zxid } => write_bare(PacketKind::Snap, zxid, out),
+            FromLeader::NewLeader { zxid, config } => {
+                let kind = PacketKind::NewLeader.number();
+                QuorumPacket { kind, zxid, data: config, authinfo: AuthInfo::NULL }.write(out);
+            }
+            FromLeader::UpToDate => write_bare(PacketKind::UpToDate, Zxid(-1), out),
+            FromLeader::Proposal { zxid, txn } => {
+                write_txn(PacketKind::Proposal, zxid, None, txn, out);
+            }
+            FromLeader::Commit { zxid } => write_bare(PacketKind::Commit, zxid, out),
+            FromLeader::CommitAndActivate { zxid, designated } => {
+                write_with(PacketKind::CommitAndActivate, zxid, out, |out| {
+                    out.put_i64(designated.0);
+                });
+            }
+            FromLeader::Inform { zxid, txn } => {
+                write_txn(PacketKind::Inform, zxid, None, txn, out);
+            }
+            FromLeader::InformAndActivate { zxid, designated, txn } => {
+                write_txn(PacketKind::InformAndActivate, zxid, Some(designated), txn, out);
+            }
+            FromLeader::Ping { zxid } => write_bare(PacketKind::Ping, zxid, out),
+            FromLeader::Revalidate { zxid, session, valid } => {
+                write_with(PacketKind::Revalidate, zxid, out, |out| {
+                    out.put_i64(session.0);
+                    out.put_bool(valid);
+                });
+            }
+            FromLeader::Sync => write_bare(PacketKind::Sync, Zxid::ZERO, out),
+        }
+    }
+}
+
+fn write_txn(
+    kind: PacketKind,
+    zxid: Zxid,
+    designated: Option<ServerId>,
+    txn: TxnPayload<'_>,
+    out: &mut Vec<u8>,
+) {
+    write_with(kind, zxid, out, |out| {
+        if let Some(designated) = designated {
+            out.put_i64(designated.0);
+        }
+        out.extend_from_slice(txn.0);
+    });
+}
