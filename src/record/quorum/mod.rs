@@ -103,3 +103,6 @@ fn int_at(bytes: &[u8], at: usize) -> Option<i32> {
 fn long_at(bytes: &[u8], at: usize) -> Option<i64> {
     bytes.get(at..)?.first_chunk().map(|chunk| i64::from_be_bytes(*chunk))
 }
+
+#[cfg(test)]
+mod tests;
