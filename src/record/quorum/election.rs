@@ -37,21 +37,24 @@ pub const FRAME_BYTES_MAX: usize = 512 * 1024;
 const ONE_ADDRESS: i64 = -65536;
 const SEVERAL_ADDRESSES: i64 = -65535;
 
-/// How a server introduces itself.
+/// How a server introduces itself (`QuorumCnxManager.startConnection`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HelloForm {
     /// Before 3.5: the server's number alone.
     ServerOnly,
-    /// -65536. What is sent unless several addresses are configured: 3.5 knows no other.
+    /// -65536 (`PROTOCOL_VERSION_V1`), since 3.5. The form to send by default: 3.5 closes the
+    /// connection on the other one.
     OneAddress,
-    /// -65535, with `multiAddress.enabled`.
+    /// -65535 (`PROTOCOL_VERSION_V2`), since 3.6. Sent with `multiAddress.enabled` only.
     SeveralAddresses,
 }
 
-/// Who has opened a connection, and where it can be reached in return.
+/// Who has opened a connection, and where it can be reached in return
+/// (`QuorumCnxManager.InitialMessage`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     pub form: HelloForm,
+    /// `i64::MAX` once stood for an observer without a number.
     pub server: ServerId,
     /// Its own election addresses, as configured there.
     pub addresses: Vec<ElectionAddress>,
@@ -65,8 +68,8 @@ pub struct ElectionAddress {
 }
 
 impl ElectionAddress {
-    /// Whether it stands for every address of the machine, and so for none to connect to
-    /// (`InitialMessage.isWildcardAddress`).
+    /// Whether it stands for all addresses of the machine, so that nobody can connect to it
+    /// (`InitialMessage.isWildcardAddress`, which resolves names too).
     #[must_use]
     pub fn is_wildcard(&self) -> bool {
         self.host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
@@ -91,14 +94,14 @@ impl fmt::Display for ElectionAddress {
 }
 
 impl Hello {
-    /// The addresses to connect to. Where none is left, the configuration knows better
+    /// The addresses to connect to. Where there is none, ZooKeeper uses those of its configuration
     /// (`QuorumCnxManager.handleConnection`).
     pub fn reachable(&self) -> impl Iterator<Item = &ElectionAddress> {
         self.addresses.iter().filter(|address| !address.is_wildcard())
     }
 
-    /// Writes the hello, which must leave in one piece: a Java server takes the addresses with
-    /// one read and closes where they are not all there. Fails if the addresses are too long.
+    /// Writes the hello. It must be sent in one piece: ZooKeeper reads the addresses with one read
+    /// and closes the connection if some are missing. Fails if the addresses are too long.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
         let version = match self.form {
             HelloForm::ServerOnly => {
@@ -164,8 +167,8 @@ pub enum ServerState {
     Following,
     Leading,
     Observing,
-    /// A number that no release sends. ZooKeeper answers one that does not vote all the same, and
-    /// drops the rest.
+    /// A number that no release sends. ZooKeeper answers such a notification if its sender is not
+    /// a voter, and drops it otherwise.
     Unknown(i32),
 }
 
@@ -208,35 +211,38 @@ impl fmt::Display for ServerState {
 /// The version of every notification since 3.5 (`Notification.CURRENTVERSION`).
 pub const NOTIFICATION_VERSION: i32 = 2;
 
-/// The vote of a server, whose number is that of the connection.
+/// The vote of a server (`FastLeaderElection.Notification`, `ToSend`). It does not say which
+/// server: the connection does.
 ///
-/// Who is no voter votes for nobody: `leader` is `i64::MIN`, and an observer's `zxid` and
-/// `peer_epoch` are too, in the first notification of a round.
+/// A server that is not a voter sends `i64::MIN` as `leader`; an observer also as `zxid` and
+/// `peer_epoch`. That is its first notification of a round: once it has adopted a vote, it sends
+/// that vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notification<'a> {
     pub state: ServerState,
     pub leader: ServerId,
-    /// The last of `leader`'s log, when it was voted for.
+    /// The last zxid in the log of `leader` at the time of the vote.
     pub zxid: Zxid,
     /// The sender's round.
     pub election_epoch: i64,
-    /// `leader`'s current epoch; once it is established, the epoch that it leads.
+    /// The current epoch of `leader` at the time of the vote; once it leads, the epoch it leads.
     pub peer_epoch: i64,
-    /// 0 where the message has none, or has it in 40 bytes: ZooKeeper does not look at it there.
+    /// 0 in messages of 28 or 40 bytes: ZooKeeper ignores the version that is in the longer one.
     pub version: i32,
-    /// The sender's configuration as text, from version 2 on. One that cannot be read is no reason
-    /// to drop the vote.
+    /// The sender's configuration as text, from version 2 on (3.5). ZooKeeper uses the vote also
+    /// where it cannot read the configuration.
     pub config: Buffer<'a>,
 }
 
-/// Before 3.4. Longer ones have at least the peer epoch and a version.
+/// Before 3.4. Longer messages have at least the peer epoch and a version. The 36 bytes of 3.4.0
+/// to 3.4.5 are dropped by every release since.
 const SHORT_BYTES: usize = 28;
-/// 3.4: a version is there and means nothing.
+/// 3.4.6 and later: the version is there and ignored.
 const UNVERSIONED_BYTES: usize = 40;
 
 impl<'a> Record<'a> for Notification<'a> {
-    /// Takes all that is left: what is in a notification depends on its length. One that is
-    /// malformed is to be dropped, and the connection kept.
+    /// Takes all that is left, because the fields depend on the length. ZooKeeper drops a malformed
+    /// notification and keeps the connection (`FastLeaderElection.WorkerReceiver`).
     fn read(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
         let bytes = reader.rest().len();
         let state = ServerState::from_number(reader.i32()?);
@@ -264,7 +270,7 @@ impl<'a> Record<'a> for Notification<'a> {
         if 1 < version {
             let offset = reader.offset();
             let config = reader.buffer()?;
-            // A length of -1 is null elsewhere; here it is none.
+            // -1 is a null buffer in Jute, and a wrong length here.
             let what = "length of a configuration";
             notification.config = Some(config.ok_or(Malformed { offset, what })?);
         }
@@ -272,7 +278,8 @@ impl<'a> Record<'a> for Notification<'a> {
         Ok(notification)
     }
 
-    /// 40 bytes below version 2, as 3.4 sends. Above, a configuration is written in any case.
+    /// Below version 2: 40 bytes, as 3.4 sends them. From version 2 on a configuration is written,
+    /// an empty one for `None`.
     fn write(&self, out: &mut Vec<u8>) {
         out.put_i32(self.state.number());
         out.put_i64(self.leader.0);
@@ -303,6 +310,7 @@ impl Notification<'_> {
 #[derive(Debug)]
 pub struct ElectionStream {
     arrivals: Arrivals,
+    frame_bytes_max: usize,
     stage: Stage,
 }
 
@@ -332,13 +340,24 @@ impl ElectionStream {
     /// Of a connection that another server has opened: a hello comes first.
     #[must_use]
     pub fn accepted() -> ElectionStream {
-        ElectionStream { arrivals: Arrivals::default(), stage: Stage::Hello }
+        ElectionStream::at(Stage::Hello)
     }
 
     /// Of a connection that we have opened: the hello is ours.
     #[must_use]
     pub fn opened() -> ElectionStream {
-        ElectionStream { arrivals: Arrivals::default(), stage: Stage::Frames }
+        ElectionStream::at(Stage::Frames)
+    }
+
+    fn at(stage: Stage) -> ElectionStream {
+        let arrivals = Arrivals::default();
+        ElectionStream { arrivals, frame_bytes_max: FRAME_BYTES_MAX, stage }
+    }
+
+    /// Another bound than `FRAME_BYTES_MAX` for what is not taken yet. A notification has 44 bytes
+    /// and a configuration, so servers that are not in ours need not be allowed as much.
+    pub fn set_frame_bytes_max(&mut self, frame_bytes_max: usize) {
+        self.frame_bytes_max = frame_bytes_max;
     }
 
     /// Adds what has come. `next` is called until it gives `None` before more is added.
@@ -390,7 +409,7 @@ impl ElectionStream {
                 self.stage = Stage::Frames;
                 Ok(Some(Cut::Hello(hello)))
             }
-            Stage::Frames => match frame::cut(self.arrivals.front(), FRAME_BYTES_MAX) {
+            Stage::Frames => match frame::cut(self.arrivals.front(), self.frame_bytes_max) {
                 frame::Front::Incomplete { .. } => Ok(None),
                 frame::Front::Frame { body } if !body.is_empty() => {
                     Ok(Some(Cut::Frame { body_bytes: body.len() }))
@@ -403,6 +422,6 @@ impl ElectionStream {
 
     fn bad_length(&self, length: i32) -> StreamError {
         let (what, offset) = ("frame", self.arrivals.offset());
-        StreamError::Length { what, offset, length, min: 1, max: FRAME_BYTES_MAX }
+        StreamError::Length { what, offset, length, min: 1, max: self.frame_bytes_max }
     }
 }

@@ -23,11 +23,15 @@
 //! INFORMANDACTIVATE  leader   of the transaction    long designated leader, payload
 //! ```
 //!
-//! Reading is as strict as ZooKeeper is: what closes a connection there is `Malformed` here, and
-//! data that it does not look at is not looked at. A packet in a place where it does not belong is
-//! read all the same: the place is not known here.
+//! Reading is as strict as ZooKeeper's: packets for which it closes the connection are `Malformed`,
+//! and data that it ignores is ignored. Only two checks are ours: an epoch is not negative, and a
+//! transaction has the zxid of its packet (a learner of ZooKeeper fails later on such a packet).
+//! Whether a packet is expected is not known here.
 //!
 //! After `Leader.java`, `LearnerHandler.java`, `Learner.java`, `Follower.java`, `Observer.java`.
+//! 3.5 to 3.9 write the same bytes. They differ in when they send an ACK (see `FromLearner::Ack`)
+//! and in the transactions inside PROPOSAL and INFORM: TxnDigest and the list of a closeSession
+//! since 3.6, create2 as a sub-operation of a multi since 3.9.
 
 use crate::jute::record::{Buffer, Record as _};
 use crate::jute::{Malformed, Reader, Write as _};
@@ -53,13 +57,14 @@ pub enum PacketError {
     Malformed { kind: PacketKind, what: &'static str, offset: usize },
 }
 
-/// What a learner says of itself.
+/// What a learner says of itself (`zookeeper.jute`, `quorum.LearnerInfo`).
 ///
 /// `LearnerHandler.run` takes as much as there is: nothing, the server's number (8 bytes, up to
-/// 3.3), the number and the version (12), or all (20, since 3.5). It looks at nothing behind that.
+/// 3.3), number and protocol version (12 bytes, 3.4), or all (20 bytes, since 3.5). It ignores
+/// bytes behind that. A field that is not whole counts as absent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LearnerInfo {
-    /// `None`: ZooKeeper makes one up, below zero.
+    /// `None`: ZooKeeper assigns a negative number.
     pub server: Option<ServerId>,
     /// `None` counts as 1, which is before `PROTOCOL_VERSION`: such a learner is sent no
     /// LEADERINFO and sends no ACKEPOCH.
@@ -99,10 +104,11 @@ impl LearnerInfo {
     }
 }
 
-/// Sessions that a learner has heard from since its last ping, left in their bytes.
+/// The sessions that a learner has heard from since its last ping, left in their bytes
+/// (`Learner.ping` writes them, `LearnerHandler.run` reads them).
 ///
-/// A learner reports a new session once even if it is another server's, because a session enters
-/// the table when its creation is applied (`LearnerSessionTracker`).
+/// Every learner reports a new session once, whichever server its client is connected to: a session
+/// enters the table when its creation is applied (`LearnerSessionTracker.commitSession`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TouchTable<'a>(&'a [u8]);
 
@@ -165,10 +171,10 @@ impl<'a> TxnPayload<'a> {
     }
 }
 
-/// What a client asked a learner for, and the learner its leader.
+/// A client's request that a learner passes on to its leader (`Learner.request`).
 ///
-/// `Learner.request`. The leader's answer is a transaction that has the same session and cxid, an
-/// error too; only for sync it is SYNC.
+/// The answer is a transaction with the same session and cxid, also where the request fails. Only
+/// sync is answered by SYNC, and a request that changes nothing (getData) not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request<'a> {
     pub session: SessionId,
@@ -196,22 +202,26 @@ pub enum FromLearner<'a> {
         accepted: Epoch,
         info: LearnerInfo,
     },
-    /// The answer to LEADERINFO. `current` is `None` (-1) where the epoch was accepted before, so
-    /// that this does not count as agreement to it. `last` may be -1 (no history at all).
+    /// The answer to LEADERINFO. `last` is the last zxid of the learner's log, -1 where its data is
+    /// unexpectedly gone. `current` is `None` (-1 in the packet) where the learner had accepted the
+    /// epoch before: the leader must not count it as another agreement.
     AckEpoch {
         last: Zxid,
         current: Option<Epoch>,
     },
-    /// Logged and synced up to here, or, with a counter of zero, the answer to NEWLEADER and to
-    /// UPTODATE. 3.8 acknowledges history as well, even before NEWLEADER.
+    /// This transaction is logged and synced. With a counter of zero: the answer to NEWLEADER, and
+    /// once more to UPTODATE. 3.8 also acknowledges transactions of the history, possibly before
+    /// its answer to NEWLEADER; 3.9 never does. An observer answers only NEWLEADER and UPTODATE.
     Ack {
         zxid: Zxid,
     },
+    /// The answer to a ping, with the ping's zxid.
     Ping {
         zxid: Zxid,
         touched: TouchTable<'a>,
     },
-    /// A client wants to go on with this session. The answer repeats `zxid`.
+    /// A client has connected to this learner with an existing session. The answer has the same
+    /// `zxid`, which is -1.
     Revalidate {
         zxid: Zxid,
         session: SessionId,
@@ -223,60 +233,36 @@ pub enum FromLearner<'a> {
 /// What a leader sends its learners, or an observer master its observers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FromLeader<'a> {
-    LeaderInfo {
-        epoch: Epoch,
-        protocol_version: i32,
-    },
-    /// What follows is missing; `zxid` is the last of it that is committed, and of no use.
-    Diff {
-        zxid: Zxid,
-    },
-    /// What is logged behind `zxid` is to be cut.
-    Trunc {
-        zxid: Zxid,
-    },
-    /// All is to be replaced by the snapshot that follows, whose last zxid this is.
-    Snap {
-        zxid: Zxid,
-    },
+    /// The epoch that the leader proposes. ZooKeeper sends `PROTOCOL_VERSION` and accepts any.
+    LeaderInfo { epoch: Epoch, protocol_version: i32 },
+    /// The learner keeps its history; what it lacks follows as PROPOSAL and COMMIT. `zxid` is the
+    /// last that the leader has committed, or the learner's own; learners do not use it.
+    Diff { zxid: Zxid },
+    /// The learner cuts off its log behind `zxid`, which it may not have.
+    Trunc { zxid: Zxid },
+    /// The learner replaces all it has by the snapshot that follows. The snapshot holds everything
+    /// up to `zxid`, and maybe effects of transactions behind it.
+    Snap { zxid: Zxid },
     /// All history of older epochs has been sent. `config` is the last configuration that the
-    /// leader has seen, as text; learners of ZooKeeper accept null and empty.
-    NewLeader {
-        zxid: Zxid,
-        config: Buffer<'a>,
-    },
+    /// leader has seen, as text. Learners of ZooKeeper accept null and empty.
+    NewLeader { zxid: Zxid, config: Buffer<'a> },
+    /// The learner may serve clients.
     UpToDate,
-    /// To participants.
-    Proposal {
-        zxid: Zxid,
-        txn: TxnPayload<'a>,
-    },
-    Commit {
-        zxid: Zxid,
-    },
-    /// Commits a reconfiguration, and names the leader to go on with.
-    CommitAndActivate {
-        zxid: Zxid,
-        designated: ServerId,
-    },
-    /// To observers: proposed and committed.
-    Inform {
-        zxid: Zxid,
-        txn: TxnPayload<'a>,
-    },
-    InformAndActivate {
-        zxid: Zxid,
-        designated: ServerId,
-        txn: TxnPayload<'a>,
-    },
-    Ping {
-        zxid: Zxid,
-    },
-    Revalidate {
-        zxid: Zxid,
-        session: SessionId,
-        valid: bool,
-    },
+    /// A transaction to log. To participants, and to observers as part of their history. A leader
+    /// of 3.9.3 that is sent a malformed request proposes the zxid before once more.
+    Proposal { zxid: Zxid, txn: TxnPayload<'a> },
+    /// The proposal with this zxid is decided.
+    Commit { zxid: Zxid },
+    /// The same of a reconfiguration, with the server that leads from then on.
+    CommitAndActivate { zxid: Zxid, designated: ServerId },
+    /// To observers: a transaction that is decided.
+    Inform { zxid: Zxid, txn: TxnPayload<'a> },
+    /// The same of a reconfiguration, with the server that leads from then on.
+    InformAndActivate { zxid: Zxid, designated: ServerId, txn: TxnPayload<'a> },
+    /// `zxid` is the last that was proposed, so an observer sees it ahead of its last INFORM.
+    Ping { zxid: Zxid },
+    /// Whether a session may go on at the learner that asked.
+    Revalidate { zxid: Zxid, session: SessionId, valid: bool },
     /// Answers the oldest sync that this learner has asked for.
     Sync,
 }
@@ -329,8 +315,8 @@ impl<'a> Data<'a> {
     }
 }
 
-/// The epoch whose start a zxid names. An epoch below zero, which no server has, would be a very
-/// high one without its sign.
+/// The epoch of a zxid that names its start. No server has a negative epoch; without its sign it
+/// would be a very high one.
 fn epoch_of(kind: PacketKind, zxid: Zxid) -> Result<Epoch, PacketError> {
     if 0 <= zxid.0 {
         Ok(zxid.epoch())

@@ -10,11 +10,12 @@
 //!                 on the quorum port before the first packet            (sasl.rs)
 //! ```
 //!
-//! Bytes in, bytes out: who is answered what, and when, is decided elsewhere. `ElectionStream` and
-//! `PacketStream` take the bytes of a connection in any pieces. Their memory grows with the bytes
-//! that came, never with an announced length, and their errors are final. What a frame or a packet
-//! *says* is read apart from where it ends, because ZooKeeper drops a notification or ignores a
-//! packet that it does not understand, and keeps the connection.
+//! Bytes in, bytes out; what is sent when is decided elsewhere. `ElectionStream` and `PacketStream`
+//! take the bytes of a connection in any pieces. Their memory grows with the bytes that came, never
+//! with an announced length. Their errors are final: the connection is of no use then.
+//!
+//! The content of a frame or packet is read in a second step, because ZooKeeper keeps the connection
+//! where it drops a notification, or ignores a packet, that it does not understand.
 
 mod election;
 mod message;

@@ -23,28 +23,51 @@ use super::sasl::{self, Sasl};
 use super::snapshot_scan::SnapshotScan;
 use super::{Arrivals, StreamError, int_at, long_at};
 
-/// The types of packets, all that releases 3.5 to 3.9 send.
+/// The types of packets, all that releases 3.5 to 3.9 send (constants of `Leader`). Unless said
+/// otherwise a type has been there since 3.4, and its bytes are the same in every release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum PacketKind {
+    /// A learner passes a client's request on (`Learner.request`).
     Request = 1,
+    /// To participants: log this (`Leader.propose`).
     Proposal = 2,
+    /// A learner has logged and synced (`SendAckRequestProcessor`), or has taken over the history
+    /// (`Learner.syncWithLeader`).
     Ack = 3,
+    /// To participants: this is decided (`Leader.commit`).
     Commit = 4,
+    /// From the leader twice a tick (`LearnerHandler.ping`), and each time an answer with the
+    /// sessions that the learner has heard from (`Learner.ping`).
     Ping = 5,
+    /// A session has moved to this learner (`Learner.validateSession`), and the answer
+    /// (`Leader.revalidateSession`).
     Revalidate = 6,
+    /// Answers a forwarded sync (`Leader.sendSync`).
     Sync = 7,
+    /// To observers: apply this (`Leader.inform`). Since 3.3.
     Inform = 8,
+    /// COMMIT of a reconfiguration (`Leader.commitAndActivate`). Since 3.5.
     CommitAndActivate = 9,
+    /// The end of the history (`LearnerHandler.run`). Since 3.5 with a configuration.
     NewLeader = 10,
+    /// A participant's first packet (`Learner.registerWithLeader`).
     FollowerInfo = 11,
+    /// Clients may be served (`LearnerHandler.run`).
     UpToDate = 12,
+    /// What is missing follows (`LearnerHandler.syncFollower`).
     Diff = 13,
+    /// The end of the log is to be cut off (`LearnerHandler.syncFollower`).
     Trunc = 14,
+    /// A snapshot follows (`LearnerHandler.run`).
     Snap = 15,
+    /// An observer's first packet (`Learner.registerWithLeader`).
     ObserverInfo = 16,
+    /// The epoch that the leader proposes (`LearnerHandler.run`).
     LeaderInfo = 17,
+    /// The learner agrees to the epoch (`Learner.registerWithLeader`).
     AckEpoch = 18,
+    /// INFORM of a reconfiguration (`Leader.informAndActivate`). Since 3.5.
     InformAndActivate = 19,
 }
 
@@ -107,7 +130,8 @@ impl fmt::Display for PacketKind {
     }
 }
 
-/// A packet as it travels. `FromLearner` and `FromLeader` say what it means.
+/// A packet as it travels (`zookeeper.jute`, `quorum.QuorumPacket`). `FromLearner` and `FromLeader`
+/// say what it means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuorumPacket<'a> {
     /// A `PacketKind`, or a number that no release sends.
@@ -167,7 +191,8 @@ pub fn packet_head(
     Ok(head)
 }
 
-/// The identities of a request's sender, left in their bytes: a vector, or null.
+/// The identities of a request's client, left in their bytes: a vector, or null. An observer
+/// master passes them on as they are (`ObserverMaster`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuthInfo<'a>(&'a [u8]);
 
@@ -239,6 +264,11 @@ pub enum PacketSender {
 }
 
 /// Cuts what comes from a leader, or from a learner, into its pieces.
+///
+/// ZooKeeper reads fields off a stream (`BinaryInputArchive`) and closes the connection where a
+/// length is out of bounds. The same lengths are refused here, with one more: ZooKeeper bounds each
+/// identity of a packet and not their number, here all identities of a packet together are bounded
+/// like one field.
 #[derive(Debug)]
 pub struct PacketStream {
     arrivals: Arrivals,

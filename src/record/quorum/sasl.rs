@@ -4,8 +4,8 @@
 //! QuorumAuthPacket = long magic 0x5f2435013501edcc, int status, buffer token
 //! ```
 //!
-//! The connecting side is the SASL client and begins. A server that does not insist on SASL looks
-//! whether the magic is next and goes on without an exchange where it is not.
+//! The connecting side is the SASL client and begins. A server that does not require SASL looks
+//! whether the magic comes next, and goes on without an exchange if it does not.
 //!
 //! After `auth/QuorumAuth.java` and `SaslQuorumAuthServer.authenticate`. The magic is positive,
 //! though the Java constant is written with a minus: the literal behind it is negative itself.
@@ -18,13 +18,13 @@ use super::{Arrivals, StreamError, int_at, long_at};
 /// `QuorumAuth.QUORUM_AUTH_MAGIC_NUMBER`.
 pub const QUORUM_AUTH_MAGIC: i64 = 0x5f24_3501_3501_edcc;
 
-/// The longest token that is read. ZooKeeper allows `jute.maxbuffer` twice; tokens of DIGEST-MD5
-/// have hundreds of bytes, those of Kerberos some thousands, and a stranger may send one.
+/// The longest token that is read. ZooKeeper allows twice `jute.maxbuffer`, to strangers too. Tokens
+/// of DIGEST-MD5 have hundreds of bytes, those of Kerberos some thousands.
 pub const TOKEN_BYTES_MAX: usize = 64 << 10;
 
 const TOKEN_AT: usize = 16;
 
-/// How far an exchange is (`QuorumAuth.Status`).
+/// How far an exchange has come (`QuorumAuth.Status`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i32)]
 pub enum AuthStatus {
@@ -45,6 +45,7 @@ impl AuthStatus {
     }
 }
 
+/// One step of an exchange (`zookeeper.jute`, `quorum.QuorumAuthPacket`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuorumAuthPacket<'a> {
     pub status: AuthStatus,
@@ -63,7 +64,7 @@ impl QuorumAuthPacket<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sasl<'a> {
     Packet(QuorumAuthPacket<'a>),
-    /// Something else, or a SASL packet that is not for now. Nothing was taken.
+    /// Something else, which `next` reads. Nothing was taken.
     Other,
     /// It takes more bytes to know.
     Incomplete,

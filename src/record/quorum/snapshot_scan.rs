@@ -9,14 +9,15 @@
 //! ```
 //!
 //! The bytes are those of a snapshot file (`storage/snapshot.rs`) without its header and seals.
-//! Here only lengths are followed; whoever builds the tree holds the rest against what may be.
+//! Only lengths are followed here. Paths, lists and stats are checked where the tree is built.
 //!
 //! After `SerializeUtils.deserializeSnapshot`, `ReferenceCountedACLCache.deserialize` and
 //! `DataTree.deserialize`.
 
 use crate::jute::Malformed;
 
-/// Follows a body in pieces of any size.
+/// Follows a body in pieces of any size. The bytes are the same in 3.8, 3.9 and 3.10: the blocks that
+/// newer releases append to a snapshot file (digest, last processed zxid) are not sent.
 #[derive(Clone, Debug, Default)]
 pub struct SnapshotScan {
     stage: Stage,

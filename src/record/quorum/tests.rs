@@ -194,6 +194,18 @@ fn a_frame_has_a_length_that_java_accepts_or_ends_the_connection() {
     assert_eq!(out, [1]);
 }
 
+#[test]
+fn the_bound_of_frames_can_be_lower_for_strangers() {
+    let mut bytes = Vec::new();
+    VOTE.write_frame(&mut bytes).unwrap();
+    for (bound, is_read) in [(bytes.len() - 4, true), (bytes.len() - 5, false)] {
+        let mut stream = ElectionStream::opened();
+        stream.set_frame_bytes_max(bound);
+        stream.push(&bytes);
+        assert_eq!(stream.next().is_ok(), is_read);
+    }
+}
+
 // What packets say.
 
 fn packet(kind: i32, zxid: i64, data: Buffer<'_>) -> QuorumPacket<'_> {
@@ -577,6 +589,19 @@ fn a_body_that_cannot_be_or_is_not_signed_ends_the_stream() {
             let found = pieces(PacketSender::Leader, 100, parts);
             assert_eq!(found.last().unwrap(), reason);
         }
+        let mut stream = PacketStream::new(PacketSender::Leader, 100);
+        stream.push(&snap);
+        assert!(stream.next().unwrap().is_some());
+        stream.push(&body);
+        let error = loop {
+            match stream.next() {
+                Ok(piece) => assert!(piece.is_some()),
+                Err(error) => break error,
+            }
+        };
+        stream.push(SNAPSHOT_SIGNATURE);
+        assert_eq!(stream.next(), Err(error), "an error is final");
+        assert_eq!(stream.sasl(), Err(error));
     }
 }
 
@@ -614,6 +639,29 @@ fn a_sasl_packet_is_told_from_what_else_may_come() {
     assert_eq!(stream.sasl(), Ok(Sasl::Packet(null)));
     assert_eq!(stream.sasl(), Ok(Sasl::Other));
     assert!(stream.next().unwrap().is_some());
+}
+
+#[test]
+fn one_byte_tells_that_no_sasl_packet_comes() {
+    let mut stream = PacketStream::new(PacketSender::Learner, 100);
+    assert_eq!(stream.sasl(), Ok(Sasl::Incomplete));
+    stream.push(&[0]);
+    assert_eq!(stream.sasl(), Ok(Sasl::Other));
+}
+
+#[test]
+fn a_sasl_packet_may_be_looked_at_as_a_packet_first() {
+    let token = QuorumAuthPacket { status: AuthStatus::InProgress, token: Some(b"token") };
+    let mut bytes = Vec::new();
+    token.write(&mut bytes);
+    let mut stream = PacketStream::new(PacketSender::Learner, 100);
+    stream.push(&bytes);
+    assert_eq!(stream.next(), Ok(None), "as a packet it would be longer");
+    assert_eq!(stream.sasl(), Ok(Sasl::Packet(token)));
+    FromLearner::Ack { zxid: Zxid(1) }.write(&mut bytes);
+    stream.push(&bytes[bytes.len() - 20..]);
+    assert!(stream.next().unwrap().is_some());
+    assert_eq!(stream.held_bytes(), 0);
 }
 
 #[test]
@@ -715,7 +763,7 @@ fn learner_packet() -> impl Strategy<Value = Vec<u8>> {
         let message = match kind {
             0 => FromLearner::FollowerInfo { accepted, info },
             1 => FromLearner::ObserverInfo { accepted, info },
-            2 => FromLearner::AckEpoch { last: zxid, current: (int != 0).then_some(accepted) },
+            2 => FromLearner::AckEpoch { last: zxid, current: (int % 2 == 0).then_some(accepted) },
             3 => FromLearner::Ack { zxid },
             4 => FromLearner::Ping { zxid, touched: TouchTable::from_bytes(&touched).unwrap() },
             5 => FromLearner::Revalidate { zxid, session, timeout_ms: int },
@@ -769,6 +817,41 @@ proptest! {
             }
         }
         prop_assert_eq!(again, bytes);
+    }
+
+    #[test]
+    fn any_packet_is_read_or_refused(
+        kind in -1..22,
+        zxid in zxid(),
+        data in prop::option::of(prop::collection::vec(any::<u8>(), 0..60)),
+        has_its_zxid in any::<bool>(),
+    ) {
+        let mut data = data;
+        if let Some(data) = &mut data
+            && has_its_zxid
+            && 20 <= data.len()
+        {
+            data[12..20].copy_from_slice(&zxid.0.to_be_bytes());
+        }
+        let packet = packet(kind, zxid.0, data.as_deref());
+        let mut out = Vec::new();
+        match FromLeader::read(&packet) {
+            Ok(message) => {
+                message.write(&mut out);
+                let again = QuorumPacket::read(&mut Reader::new(&out)).unwrap();
+                prop_assert_eq!(FromLeader::read(&again), Ok(message));
+            }
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+        out.clear();
+        match FromLearner::read(&packet) {
+            Ok(message) => {
+                message.write(&mut out);
+                let again = QuorumPacket::read(&mut Reader::new(&out)).unwrap();
+                prop_assert_eq!(FromLearner::read(&again), Ok(message));
+            }
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
     }
 
     #[test]
