@@ -678,8 +678,9 @@ fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
     }
 }
 
-/// All that a stream gives and the error that it ends with, if any, as text: pieces of a snapshot
-/// are one.
+/// All that a stream gives and the error that it ends with, if any, as text. The pieces of a
+/// snapshot are one, once it has ended: how much of a damaged one comes before the error depends on
+/// how the stream was cut.
 fn outcome(side: Side, bytes: &[u8], mut piece_bytes: impl FnMut() -> usize) -> Vec<String> {
     let mut said: Vec<String> = Vec::new();
     let mut rest = bytes;
@@ -708,11 +709,14 @@ fn outcome(side: Side, bytes: &[u8], mut piece_bytes: impl FnMut() -> usize) -> 
                         body.extend_from_slice(piece);
                         Some(String::new())
                     }
+                    Some(PacketPiece::SnapshotEnd) => {
+                        Some(format!("body {:?}", std::mem::take(&mut body)))
+                    }
                     Some(PacketPiece::Packet(packet)) => {
                         check_meaning(&packet);
                         Some(format!("{packet:?}"))
                     }
-                    other => other.map(|piece| format!("{piece:?}")),
+                    None => None,
                 })
             };
             match next {
@@ -734,12 +738,8 @@ fn outcome(side: Side, bytes: &[u8], mut piece_bytes: impl FnMut() -> usize) -> 
         let held = if is_election { election.held_bytes() } else { packets.held_bytes() };
         assert!(held <= bytes.len());
     }
-    // Behind an error it depends on the pieces how much of a body was given out before.
-    if !said
-        .last()
-        .is_some_and(|line| line.contains(" in a snapshot") || line.contains("snapshot'"))
-    {
-        said.push(format!("{body:?}"));
+    if rest.is_empty() && !said.last().is_some_and(|line| line.contains(" at byte ")) {
+        said.push(format!("{} bytes of a body", body.len()));
     }
     said
 }

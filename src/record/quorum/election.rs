@@ -60,6 +60,7 @@ pub struct Hello {
     pub addresses: Vec<ElectionAddress>,
 }
 
+/// Where a server takes connections of the election port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ElectionAddress {
     /// Without the brackets of an IPv6 address. Not resolved.
@@ -102,6 +103,9 @@ impl Hello {
 
     /// Writes the hello. It must be sent in one piece: ZooKeeper reads the addresses with one read
     /// and closes the connection if some are missing. Fails if the addresses are too long.
+    ///
+    /// # Panics
+    /// Without an address, unless the form has none: receivers would close the connection.
     pub fn write(&self, out: &mut Vec<u8>) -> Result<(), TooLong> {
         let version = match self.form {
             HelloForm::ServerOnly => {
@@ -111,6 +115,7 @@ impl Hello {
             HelloForm::OneAddress => ONE_ADDRESS,
             HelloForm::SeveralAddresses => SEVERAL_ADDRESSES,
         };
+        assert!(!self.addresses.is_empty(), "a server has an election address");
         let texts: Vec<String> = self.addresses.iter().map(ElectionAddress::to_string).collect();
         let text = texts.join("|");
         if ADDRESSES_BYTES_MAX < text.len() {
@@ -139,13 +144,13 @@ impl Hello {
             return Ok(None);
         };
         let (min, max) = (1, ADDRESSES_BYTES_MAX);
-        let text_bytes = usize::try_from(length)
-            .ok()
-            .filter(|bytes| (min..=max).contains(bytes))
-            .ok_or_else(|| {
-            let (what, offset) = ("addresses of a hello", arrivals.offset() + 16);
-            StreamError::Length { what, offset, length, min, max }
-        })?;
+        let text_bytes = match usize::try_from(length) {
+            Ok(bytes) if (min..=max).contains(&bytes) => bytes,
+            _ => {
+                let (what, offset) = ("addresses of a hello", arrivals.offset() + 16);
+                return Err(StreamError::Length { what, offset, length, min, max });
+            }
+        };
         let Some(text) = front.get(20..20 + text_bytes) else { return Ok(None) };
         let text = decode_lossy(text);
         // Java's split: empty parts at the end vanish.
@@ -360,7 +365,8 @@ impl ElectionStream {
         self.frame_bytes_max = frame_bytes_max;
     }
 
-    /// Adds what has come. `next` is called until it gives `None` before more is added.
+    /// Adds what has come. With `next` called until it gives `None` in between, no more is held
+    /// than one frame and what is added.
     pub fn push(&mut self, bytes: &[u8]) {
         self.arrivals.push(bytes);
     }

@@ -38,7 +38,7 @@ use crate::jute::{Malformed, Reader, Write as _};
 use crate::record::txn::TxnHeader;
 use crate::types::{Epoch, ServerId, SessionId, Zxid};
 
-use super::packet::{AuthInfo, PacketKind, QuorumPacket};
+use super::packet::{AuthInfo, PACKET_HEAD_BYTES, PacketKind, QuorumPacket};
 
 /// The version of Zab that every release since 3.4 speaks, and the only one here.
 pub const PROTOCOL_VERSION: i32 = 0x1_0000;
@@ -52,8 +52,8 @@ pub enum PacketError {
     /// The same, of a type that the other side sends.
     #[error("{kind} does not come from this side")]
     OtherSide { kind: PacketKind },
-    /// ZooKeeper closes the connection.
-    #[error("{kind}: malformed {what} at byte {offset} of its data")]
+    /// ZooKeeper closes the connection. The offset counts from the start of the packet.
+    #[error("{kind}: malformed {what} at byte {offset} of the packet")]
     Malformed { kind: PacketKind, what: &'static str, offset: usize },
 }
 
@@ -267,6 +267,10 @@ pub enum FromLeader<'a> {
     Sync,
 }
 
+/// Where a packet has its zxid, and the length of its data.
+const ZXID_AT: usize = 4;
+const LENGTH_AT: usize = 12;
+
 /// A packet's data, and what to say where it is wrong.
 struct Data<'a> {
     kind: PacketKind,
@@ -278,7 +282,7 @@ impl<'a> Data<'a> {
     fn of(kind: PacketKind, packet: &QuorumPacket<'a>) -> Result<Data<'a>, PacketError> {
         match packet.data {
             Some(data) => Ok(Data { kind, reader: Reader::new(data) }),
-            None => Err(PacketError::Malformed { kind, what: "null data", offset: 0 }),
+            None => Err(PacketError::Malformed { kind, what: "data (null)", offset: LENGTH_AT }),
         }
     }
 
@@ -286,12 +290,13 @@ impl<'a> Data<'a> {
         &mut self,
         read: impl FnOnce(&mut Reader<'a>) -> Result<T, Malformed>,
     ) -> Result<T, PacketError> {
-        let kind = self.kind;
-        read(&mut self.reader).map_err(|Malformed { offset, what }| PacketError::Malformed {
-            kind,
-            what,
-            offset,
-        })
+        let read = read(&mut self.reader);
+        read.map_err(|Malformed { offset, what }| self.malformed(offset, what))
+    }
+
+    /// `offset` counts from the start of the data.
+    fn malformed(&self, offset: usize, what: &'static str) -> PacketError {
+        PacketError::Malformed { kind: self.kind, what, offset: PACKET_HEAD_BYTES + offset }
     }
 
     fn session(&mut self) -> Result<SessionId, PacketError> {
@@ -300,17 +305,14 @@ impl<'a> Data<'a> {
 
     /// All that is left, which must be the transaction of `zxid`.
     fn txn(&mut self, zxid: Zxid) -> Result<TxnPayload<'a>, PacketError> {
-        let (kind, offset) = (self.kind, self.reader.offset());
-        let bytes = self.reader.rest();
-        let txn = TxnPayload::from_bytes(bytes).map_err(|Malformed { offset: at, what }| {
-            PacketError::Malformed { kind, what, offset: offset + at }
-        })?;
+        let start = self.reader.offset();
+        let txn = TxnPayload::from_bytes(self.reader.rest())
+            .map_err(|Malformed { offset, what }| self.malformed(start + offset, what))?;
         if txn.header().zxid == zxid.0 {
             Ok(txn)
         } else {
             // Behind client id and cxid.
-            let what = "zxid of the transaction, which is not the packet's";
-            Err(PacketError::Malformed { kind, what, offset: offset + 12 })
+            Err(self.malformed(start + 12, "zxid of the transaction (the packet has another)"))
         }
     }
 }
@@ -321,7 +323,7 @@ fn epoch_of(kind: PacketKind, zxid: Zxid) -> Result<Epoch, PacketError> {
     if 0 <= zxid.0 {
         Ok(zxid.epoch())
     } else {
-        Err(PacketError::Malformed { kind, what: "epoch below zero in the zxid", offset: 0 })
+        Err(PacketError::Malformed { kind, what: "zxid (negative epoch)", offset: ZXID_AT })
     }
 }
 
@@ -371,11 +373,13 @@ impl<'a> FromLearner<'a> {
                 }
             }
             PacketKind::AckEpoch => {
-                let current = match Data::of(kind, packet)?.field(Reader::i32)? {
+                let mut data = Data::of(kind, packet)?;
+                let current = match data.field(Reader::i32)? {
                     -1 => None,
-                    epoch => Some(Epoch(u32::try_from(epoch).map_err(|_| {
-                        PacketError::Malformed { kind, what: "epoch below zero", offset: 0 }
-                    })?)),
+                    epoch => match u32::try_from(epoch) {
+                        Ok(epoch) => Some(Epoch(epoch)),
+                        Err(_) => return Err(data.malformed(0, "epoch (negative)")),
+                    },
                 };
                 FromLearner::AckEpoch { last: zxid, current }
             }

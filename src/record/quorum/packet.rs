@@ -281,8 +281,8 @@ pub struct PacketStream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketPiece<'a> {
     Packet(QuorumPacket<'a>),
-    /// More of the body that follows a SNAP; never empty. What it says is not checked, only where
-    /// it ends.
+    /// More of the body that follows a SNAP; never empty. Only its end is looked for: its content is
+    /// not checked, and its fields may have any length.
     Snapshot(&'a [u8]),
     /// The body has ended, and its signature is right.
     SnapshotEnd,
@@ -343,7 +343,8 @@ impl PacketStream {
         self.field_bytes_max = field_bytes_max;
     }
 
-    /// Adds what has come. `next` is called until it gives `None` before more is added.
+    /// Adds what has come. With `next` called until it gives `None` in between, no more is held
+    /// than one packet and what is added.
     pub fn push(&mut self, bytes: &[u8]) {
         self.arrivals.push(bytes);
     }

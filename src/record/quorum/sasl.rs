@@ -13,7 +13,7 @@
 use crate::jute::Write as _;
 use crate::jute::record::Buffer;
 
-use super::{Arrivals, StreamError, int_at, long_at};
+use super::{Arrivals, StreamError, int_at};
 
 /// `QuorumAuth.QUORUM_AUTH_MAGIC_NUMBER`.
 pub const QUORUM_AUTH_MAGIC: i64 = 0x5f24_3501_3501_edcc;
@@ -78,7 +78,6 @@ pub(super) fn take(arrivals: &mut Arrivals) -> Result<Sasl<'_>, StreamError> {
     if front[..seen] != magic[..seen] {
         return Ok(Sasl::Other);
     }
-    debug_assert!(long_at(front, 0).is_none_or(|magic| magic == QUORUM_AUTH_MAGIC));
     let (Some(status), Some(length)) = (int_at(front, 8), int_at(front, 12)) else {
         return Ok(Sasl::Incomplete);
     };
@@ -88,13 +87,13 @@ pub(super) fn take(arrivals: &mut Arrivals) -> Result<Sasl<'_>, StreamError> {
         arrivals.take(TOKEN_AT);
         return Ok(Sasl::Packet(QuorumAuthPacket { status, token: None }));
     }
-    let token_bytes = usize::try_from(length)
-        .ok()
-        .filter(|&bytes| bytes <= TOKEN_BYTES_MAX)
-        .ok_or_else(|| {
+    let token_bytes = match usize::try_from(length) {
+        Ok(bytes) if bytes <= TOKEN_BYTES_MAX => bytes,
+        _ => {
             let (what, offset) = ("SASL token", arrivals.offset() + 12);
-            StreamError::Length { what, offset, length, min: 0, max: TOKEN_BYTES_MAX }
-        })?;
+            return Err(StreamError::Length { what, offset, length, min: 0, max: TOKEN_BYTES_MAX });
+        }
+    };
     if front.len() < TOKEN_AT + token_bytes {
         return Ok(Sasl::Incomplete);
     }

@@ -273,47 +273,47 @@ fn what_closes_a_connection_in_java_is_malformed() {
     header.write(&mut txn);
     let short = [0; 100];
     for (number, zxid, data, reason) in [
-        (17, 1 << 32, None, "LEADERINFO: malformed null data at byte 0 of its data"),
-        (17, 1 << 32, Some(&short[..3]), "LEADERINFO: malformed int at byte 0 of its data"),
+        (17, 1 << 32, None, "LEADERINFO: malformed data (null) at byte 12 of the packet"),
+        (17, 1 << 32, Some(&short[..3]), "LEADERINFO: malformed int at byte 16 of the packet"),
         (
             17,
             -1,
             Some(&short[..4]),
-            "LEADERINFO: malformed epoch below zero in the zxid at byte 0 of its data",
+            "LEADERINFO: malformed zxid (negative epoch) at byte 4 of the packet",
         ),
-        (2, 9, None, "PROPOSAL: malformed null data at byte 0 of its data"),
-        (2, 9, Some(&short[..10]), "PROPOSAL: malformed int at byte 8 of its data"),
+        (2, 9, None, "PROPOSAL: malformed data (null) at byte 12 of the packet"),
+        (2, 9, Some(&short[..10]), "PROPOSAL: malformed int at byte 24 of the packet"),
         (
             2,
             9,
             Some(&txn),
-            "PROPOSAL: malformed zxid of the transaction, which is not the packet's at byte 12 of its data",
+            "PROPOSAL: malformed zxid of the transaction (the packet has another) at byte 28 of the packet",
         ),
-        (8, 9, Some(&short[..31]), "INFORM: malformed int at byte 28 of its data"),
-        (9, 9, Some(&short[..7]), "COMMITANDACTIVATE: malformed long at byte 0 of its data"),
-        (19, 9, Some(&short[..7]), "INFORMANDACTIVATE: malformed long at byte 0 of its data"),
-        (19, 9, Some(&short[..20]), "INFORMANDACTIVATE: malformed long at byte 20 of its data"),
-        (6, 9, Some(&short[..8]), "REVALIDATE: malformed bool at byte 8 of its data"),
+        (8, 9, Some(&short[..31]), "INFORM: malformed int at byte 44 of the packet"),
+        (9, 9, Some(&short[..7]), "COMMITANDACTIVATE: malformed long at byte 16 of the packet"),
+        (19, 9, Some(&short[..7]), "INFORMANDACTIVATE: malformed long at byte 16 of the packet"),
+        (19, 9, Some(&short[..20]), "INFORMANDACTIVATE: malformed long at byte 36 of the packet"),
+        (6, 9, Some(&short[..8]), "REVALIDATE: malformed bool at byte 24 of the packet"),
     ] {
         let packet = packet(number, zxid, data);
         assert_eq!(FromLeader::read(&packet).unwrap_err().to_string(), reason);
     }
     let negative = (-2_i32).to_be_bytes();
     for (number, zxid, data, reason) in [
+        (11, -1, None, "FOLLOWERINFO: malformed zxid (negative epoch) at byte 4 of the packet"),
+        (18, 9, None, "ACKEPOCH: malformed data (null) at byte 12 of the packet"),
         (
-            11,
-            -1,
-            None,
-            "FOLLOWERINFO: malformed epoch below zero in the zxid at byte 0 of its data",
+            18,
+            9,
+            Some(&negative[..]),
+            "ACKEPOCH: malformed epoch (negative) at byte 16 of the packet",
         ),
-        (18, 9, None, "ACKEPOCH: malformed null data at byte 0 of its data"),
-        (18, 9, Some(&negative[..]), "ACKEPOCH: malformed epoch below zero at byte 0 of its data"),
-        (5, 9, None, "PING: malformed null data at byte 0 of its data"),
-        (5, 9, Some(&short[..5]), "PING: malformed touched session at byte 0 of its data"),
-        (5, 9, Some(&short[..29]), "PING: malformed touched session at byte 24 of its data"),
-        (6, -1, Some(&short[..8]), "REVALIDATE: malformed int at byte 8 of its data"),
-        (1, -1, None, "REQUEST: malformed null data at byte 0 of its data"),
-        (1, -1, Some(&short[..8]), "REQUEST: malformed int at byte 8 of its data"),
+        (5, 9, None, "PING: malformed data (null) at byte 12 of the packet"),
+        (5, 9, Some(&short[..5]), "PING: malformed touched session at byte 16 of the packet"),
+        (5, 9, Some(&short[..29]), "PING: malformed touched session at byte 40 of the packet"),
+        (6, -1, Some(&short[..8]), "REVALIDATE: malformed int at byte 24 of the packet"),
+        (1, -1, None, "REQUEST: malformed data (null) at byte 12 of the packet"),
+        (1, -1, Some(&short[..8]), "REQUEST: malformed int at byte 24 of the packet"),
     ] {
         let packet = packet(number, zxid, data);
         assert_eq!(FromLearner::read(&packet).unwrap_err().to_string(), reason);
