@@ -165,6 +165,22 @@ impl Ensemble {
         self.of_role(Role::Observer)
     }
 
+    /// Whether a server votes.
+    #[must_use]
+    pub fn is_participant(&self, server: ServerId) -> bool {
+        self.members.get(&server).is_some_and(|member| member.role == Role::Participant)
+    }
+
+    /// What a server's vote counts: 1 for everybody, known or not, where a majority decides; zero
+    /// for a stranger to a hierarchy (`QuorumMaj.getWeight`, `QuorumHierarchical.getWeight`).
+    #[must_use]
+    pub fn weight(&self, server: ServerId) -> i64 {
+        match &self.quorum {
+            Quorum::Majority => 1,
+            Quorum::Hierarchical { weights, .. } => weights.get(&server).copied().unwrap_or(0),
+        }
+    }
+
     fn of_role(&self, role: Role) -> impl Iterator<Item = ServerId> {
         self.members.values().filter(move |member| member.role == role).map(|member| member.id)
     }

@@ -6,4 +6,8 @@
 //! committed <= synced by a quorum <= proposed
 //! ```
 
+pub mod election;
+pub mod election_links;
 pub mod standalone;
+pub mod vote;
+pub mod voters;
