@@ -93,6 +93,16 @@ struct Client {
     sent: VecDeque<Sent>,
 }
 
+impl crate::script::Stage for World {
+    fn play(&mut self, line: &str) -> Result<(), String> {
+        World::play(self, line)
+    }
+
+    fn take_outcome(&mut self) -> String {
+        std::mem::take(&mut self.outcome)
+    }
+}
+
 impl World {
     #[cfg(feature = "mutants")]
     pub(crate) fn with_mutant(mutant: shard::Mutant) -> World {
@@ -146,7 +156,7 @@ impl World {
         self.take(out);
     }
 
-    pub(crate) fn play(&mut self, line: &str) -> Result<(), String> {
+    fn play(&mut self, line: &str) -> Result<(), String> {
         if let Some((name, requests)) = line.split_once(':') {
             return self.send(name, requests);
         }
@@ -207,10 +217,6 @@ impl World {
         }
         self.settle();
         Ok(())
-    }
-
-    pub(crate) fn take_outcome(&mut self) -> String {
-        std::mem::take(&mut self.outcome)
     }
 
     fn connect(&mut self, words: &mut Words<'_>) -> Result<(), String> {
