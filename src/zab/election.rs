@@ -109,6 +109,8 @@ pub struct Election {
 #[derive(Debug)]
 enum Stage {
     Looking(Looking),
+    /// The leader is given up, and the next round has not begun: there is nothing to say.
+    Suspended,
     /// The vote that decided; its epoch becomes the leader's once that is established.
     Decided {
         state: PeerState,
@@ -154,11 +156,7 @@ impl Election {
             refused: BTreeSet::new(),
             askers: BTreeSet::new(),
             answered_ms: BTreeMap::new(),
-            stage: Stage::Decided {
-                state: PeerState::Observing,
-                vote: Vote::OF_OBSERVER,
-                is_established: false,
-            },
+            stage: Stage::Suspended,
         };
         election.look(now, standing, out);
         election
@@ -167,7 +165,7 @@ impl Election {
     #[must_use]
     pub fn state(&self) -> PeerState {
         match &self.stage {
-            Stage::Looking(_) => PeerState::Looking,
+            Stage::Looking(_) | Stage::Suspended => PeerState::Looking,
             Stage::Decided { state, .. } => *state,
         }
     }
@@ -178,6 +176,9 @@ impl Election {
         let (state, vote) = match &self.stage {
             Stage::Looking(looking) => {
                 (PeerState::Looking, Vote { round: self.round, ..looking.proposal })
+            }
+            Stage::Suspended => {
+                (PeerState::Looking, Vote { round: self.round, ..Vote::OF_OBSERVER })
             }
             Stage::Decided { state, vote, .. } => (*state, *vote),
         };
@@ -190,8 +191,14 @@ impl Election {
             Stage::Looking(looking) => {
                 Some(looking.finalize.map_or(looking.resend, |end| end.min(looking.resend)))
             }
-            Stage::Decided { .. } => None,
+            Stage::Suspended | Stage::Decided { .. } => None,
         }
+    }
+
+    /// The leader is given up. Until `look`, others hear nothing of this server: it is not known yet
+    /// what it has.
+    pub fn suspend(&mut self) {
+        self.stage = Stage::Suspended;
     }
 
     /// Begins a round: there is no leader (any more).
@@ -276,10 +283,12 @@ impl Election {
                     self.answer(from, out);
                 }
             }
-            Stage::Decided { .. } if notification.state == PeerState::Looking => {
+            Stage::Decided { .. } | Stage::Suspended
+                if notification.state == PeerState::Looking =>
+            {
                 self.answer(from, out);
             }
-            Stage::Decided { .. } => {}
+            Stage::Decided { .. } | Stage::Suspended => {}
         }
     }
 
@@ -317,7 +326,9 @@ impl Election {
         if !matches!(self.stage, Stage::Decided { is_established: true, .. }) {
             self.askers.insert(to);
         }
-        out.tell.insert(to);
+        if !matches!(self.stage, Stage::Suspended) {
+            out.tell.insert(to);
+        }
     }
 
     fn tell_voters(&self, out: &mut Output) {

@@ -41,6 +41,12 @@ impl Voters {
         self.configurations().any(|ensemble| ensemble.is_participant(server))
     }
 
+    /// Whether a server is in any of the configurations, in whatever role.
+    #[must_use]
+    pub fn knows(&self, server: ServerId) -> bool {
+        self.configurations().any(|ensemble| ensemble.members.contains_key(&server))
+    }
+
     /// Every server that votes in any of the configurations, in the order of their numbers.
     #[must_use]
     pub fn all(&self) -> BTreeSet<ServerId> {

@@ -3,16 +3,20 @@
 //!
 //! `SEEDS=10000` runs as many seeds; `SEED=17` runs one, `TRACE=1` prints its events.
 
-#![allow(clippy::unwrap_used, reason = "what does not hold ends the test")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "what does not hold ends the test")]
 
+mod cluster;
+mod door;
 mod election;
 #[path = "../sim/rng.rs"]
 #[allow(dead_code, reason = "shared with the simulation of whole servers")]
 mod rng;
+#[path = "../support/script.rs"]
+mod script;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-const SEEDS_DEFAULT: u64 = 1000;
+const SEEDS_DEFAULT: u64 = 300;
 
 /// Runs a test for each seed and says which failed.
 fn for_each_seed(run: impl Fn(u64)) {

@@ -1,0 +1,698 @@
+//! A leader: from the epoch that it proposes to the transactions that it commits.
+//!
+//! ```text
+//! discovery        a quorum says which epochs it has accepted; the next one is stored, then told
+//! agreement        a quorum accepts it, and none of it knows more than this server
+//! synchronization  currentEpoch is stored; each learner is brought to this server's history, and
+//!                  a quorum has it durably
+//! broadcast        proposals are logged, acknowledged, committed in order
+//! ```
+//!
+//! Whatever is not reached within `initLimit` ends the leadership, and so does a tick at which no
+//! quorum has been heard for `syncLimit`.
+//!
+//! Order of what a learner is sent: the operation, the history that is committed, NEWLEADER, what is
+//! proposed and not committed, and everything live from there on. Java sends uncommitted proposals
+//! before NEWLEADER; when their COMMIT then comes behind it, followers of 3.8.0 fail.
+//!
+//! After `Leader.java`, `LearnerHandler.java`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::history::History;
+use super::proposals::{Proposal, Proposals};
+use super::sync_plan::{Plan, plan};
+use super::voters::Voters;
+use super::{Durable, LinkId, Own, Settings};
+use crate::record::quorum::{FromLearner, LearnerInfo, PROTOCOL_VERSION};
+use crate::types::{Deadline, Epoch, Now, ServerId, Zxid};
+
+/// The last epoch there can be: a zxid is a signed number.
+const EPOCH_MAX: Epoch = Epoch(0x7fff_ffff);
+
+/// What a leader sends a learner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ToLearner {
+    LeaderInfo {
+        epoch: Epoch,
+    },
+    Diff {
+        zxid: Zxid,
+    },
+    Trunc {
+        zxid: Zxid,
+    },
+    /// The snapshot of the state that is committed follows: it ends at `zxid`.
+    Snap {
+        zxid: Zxid,
+    },
+    NewLeader {
+        epoch: Epoch,
+    },
+    UpToDate,
+    Proposal(Proposal),
+    Commit {
+        zxid: Zxid,
+    },
+    Inform(Proposal),
+    Ping {
+        zxid: Zxid,
+    },
+}
+
+/// What a step asks for. Each link gets its own in order.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub sends: Vec<(LinkId, ToLearner)>,
+    /// Links to close, and why.
+    pub closes: Vec<(LinkId, Fault)>,
+    pub stores: Vec<Durable>,
+    /// To be logged here.
+    pub appends: Vec<Proposal>,
+    /// The leader is established: all that is logged here is committed, and clients are served.
+    pub established: Option<Epoch>,
+    /// All up to here is committed.
+    pub committed: Option<Zxid>,
+    /// The leadership is over.
+    pub ended: Option<End>,
+}
+
+/// Why a leader gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum End {
+    #[error("no quorum within initLimit: it was in {0}")]
+    InitLimit(&'static str),
+    #[error("no quorum has been heard for syncLimit")]
+    QuorumLost,
+    #[error("the last zxid of the epoch is used up")]
+    EpochUsedUp,
+}
+
+/// Why a learner is let go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("{0} does not belong here")]
+    OutOfPlace(&'static str),
+    #[error("protocol version {0:?} is older than ZooKeeper 3.4's")]
+    ProtocolVersion(Option<i32>),
+    #[error("its number is not told")]
+    NoNumber,
+    #[error("its configuration has version {theirs:#x}, ours has {ours:#x}")]
+    Configuration { theirs: i64, ours: i64 },
+    #[error("it knows more than this server: epoch {epoch}, zxid {last}")]
+    Ahead { epoch: Epoch, last: Zxid },
+    #[error("nothing was heard of it for {0} ms")]
+    Silent(i64),
+    #[error("it has not acknowledged {0} for syncLimit")]
+    Stuck(Zxid),
+    #[error("it has accepted epoch {0}, which no leader here has proposed")]
+    Epoch(Epoch),
+    #[error("server {0} has connected anew")]
+    Replaced(ServerId),
+}
+
+#[derive(Debug)]
+pub struct Leader {
+    me: ServerId,
+    settings: Settings,
+    voters: Arc<Voters>,
+    /// This server's acceptedEpoch and currentEpoch when it was elected.
+    accepted: Epoch,
+    current: Epoch,
+    stage: Stage,
+    seats: BTreeMap<LinkId, Seat>,
+    /// What is committed, or will be once this leader is established.
+    history: History,
+    proposals: Proposals,
+    /// The zxid that was given out last.
+    proposed: Zxid,
+    /// What is synced here.
+    synced: Zxid,
+    next_ping: Deadline,
+    next_check: Deadline,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Discovery {
+        until: Deadline,
+        /// One above every acceptedEpoch so far.
+        epoch: Epoch,
+        /// Voters that have said theirs.
+        connecting: BTreeSet<ServerId>,
+        /// The epoch is chosen, and being stored.
+        is_chosen: bool,
+    },
+    Agreement {
+        until: Deadline,
+        epoch: Epoch,
+        acked: BTreeSet<ServerId>,
+        is_agreed: bool,
+    },
+    Synchronization {
+        until: Deadline,
+        epoch: Epoch,
+        acked: BTreeSet<ServerId>,
+    },
+    Broadcast {
+        epoch: Epoch,
+    },
+}
+
+/// One learner, as its leader sees it.
+#[derive(Debug)]
+struct Seat {
+    stage: SeatStage,
+    server: ServerId,
+    is_observer: bool,
+    heard_ms: i64,
+    /// Until it must have acknowledged NEWLEADER.
+    until: Deadline,
+    /// Proposals that it has yet to acknowledge: the oldest, and the newest that was sent when the
+    /// oldest was noted.
+    oldest: Option<(Zxid, i64)>,
+    newest: Option<(Zxid, i64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SeatStage {
+    /// Connected.
+    Hello,
+    /// It has said which epoch it accepted.
+    Discovery { accepted: Epoch },
+    /// It was told the epoch.
+    Told,
+    /// It has accepted; its log ends there.
+    Agreed { last: Zxid },
+    /// It is sent all that is live.
+    Syncing,
+    /// It has this server's history.
+    Synced,
+    /// It serves.
+    Live,
+}
+
+impl Leader {
+    /// An election has decided for this server.
+    pub fn new(
+        now: Now,
+        me: ServerId,
+        settings: Settings,
+        voters: Arc<Voters>,
+        own: Own,
+        out: &mut Output,
+    ) -> Leader {
+        let Own { accepted, current, history, synced } = own;
+        let until = Deadline(now.monotonic_ms + settings.init_ms());
+        let mut leader = Leader {
+            me,
+            settings,
+            voters,
+            accepted,
+            current,
+            stage: Stage::Discovery {
+                until,
+                epoch: Epoch(accepted.0 + 1),
+                connecting: BTreeSet::from([me]),
+                is_chosen: false,
+            },
+            seats: BTreeMap::new(),
+            proposed: history.end(),
+            history,
+            proposals: Proposals::default(),
+            synced,
+            next_ping: Deadline(now.monotonic_ms + settings.tick_ms / 2),
+            next_check: Deadline(now.monotonic_ms + settings.tick_ms),
+        };
+        leader.choose_epoch(out);
+        leader
+    }
+
+    /// What this server's history is, when it no longer leads.
+    #[must_use]
+    pub fn into_history(self) -> (History, Vec<Proposal>) {
+        (self.history, self.proposals.outstanding().cloned().collect())
+    }
+
+    /// Its learners' connections.
+    pub fn links(&self) -> impl Iterator<Item = LinkId> {
+        self.seats.keys().copied()
+    }
+
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        let seats = self.seats.values().map(|seat| self.seat_deadline(seat));
+        let next = match &self.stage {
+            Stage::Discovery { until, .. }
+            | Stage::Agreement { until, .. }
+            | Stage::Synchronization { until, .. } => *until,
+            Stage::Broadcast { .. } => self.next_check,
+        };
+        seats.chain([next, self.next_ping]).min().expect("there are two at least")
+    }
+
+    /// The epoch, once it serves.
+    #[must_use]
+    pub fn epoch(&self) -> Option<Epoch> {
+        match &self.stage {
+            Stage::Broadcast { epoch } => Some(*epoch),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn committed(&self) -> Zxid {
+        self.history.end()
+    }
+
+    /// A zxid for the next transaction. There is none once the counter is used up: the leadership
+    /// ends, and the next one counts anew (ZOOKEEPER-1277).
+    pub fn next_zxid(&mut self, out: &mut Output) -> Option<Zxid> {
+        assert!(self.epoch().is_some(), "only an established leader proposes");
+        let next = self.proposed.next();
+        if next.counter() == u32::MAX {
+            out.ended = Some(End::EpochUsedUp);
+            return None;
+        }
+        Some(next)
+    }
+
+    /// Sends a transaction to be logged everywhere. Its zxid is the one that was given out.
+    pub fn propose(&mut self, now: Now, proposal: Proposal, out: &mut Output) {
+        assert_eq!(proposal.zxid, self.proposed.next(), "zxids are given out one by one");
+        self.proposed = proposal.zxid;
+        for (link, seat) in &mut self.seats {
+            if seat.is_attached() && !seat.is_observer {
+                seat.on_sent(now, proposal.zxid);
+                out.sends.push((*link, ToLearner::Proposal(proposal.clone())));
+            }
+        }
+        out.appends.push(proposal.clone());
+        self.proposals.propose(proposal, &self.voters);
+        self.commit(out);
+    }
+
+    /// All up to here is synced in this server's log.
+    pub fn on_synced(&mut self, zxid: Zxid, out: &mut Output) {
+        self.synced = zxid.max(self.synced);
+        self.proposals.on_ack(self.me, zxid);
+        self.establish(out);
+        self.commit(out);
+    }
+
+    pub fn on_stored(&mut self, now: Now, stored: Durable, out: &mut Output) {
+        let until = Deadline(now.monotonic_ms + self.settings.init_ms());
+        match (&self.stage, stored) {
+            (Stage::Discovery { epoch, is_chosen: true, .. }, Durable::AcceptedEpoch(stored))
+                if *epoch == stored =>
+            {
+                let (epoch, acked) = (stored, BTreeSet::from([self.me]));
+                self.accepted = epoch;
+                self.stage = Stage::Agreement { until, epoch, acked, is_agreed: false };
+                for (link, seat) in &mut self.seats {
+                    if let SeatStage::Discovery { .. } = seat.stage {
+                        seat.stage = SeatStage::Told;
+                        out.sends.push((*link, ToLearner::LeaderInfo { epoch }));
+                    }
+                }
+                self.agree(out);
+            }
+            (Stage::Agreement { epoch, is_agreed: true, .. }, Durable::CurrentEpoch(stored))
+                if *epoch == stored =>
+            {
+                let (epoch, acked) = (stored, BTreeSet::new());
+                self.current = epoch;
+                self.stage = Stage::Synchronization { until, epoch, acked };
+                let agreed: Vec<_> = self
+                    .seats
+                    .iter()
+                    .filter_map(|(link, seat)| match seat.stage {
+                        SeatStage::Agreed { last } => Some((*link, last)),
+                        _ => None,
+                    })
+                    .collect();
+                for (link, last) in agreed {
+                    self.synchronize(now, link, last, out);
+                }
+                self.establish(out);
+            }
+            _ => {}
+        }
+    }
+
+    /// A learner connected.
+    pub fn on_connected(&mut self, now: Now, link: LinkId) {
+        let until = Deadline(now.monotonic_ms + self.settings.init_ms());
+        let seat = Seat {
+            stage: SeatStage::Hello,
+            server: ServerId::default(),
+            is_observer: true,
+            heard_ms: now.monotonic_ms,
+            until,
+            oldest: None,
+            newest: None,
+        };
+        self.seats.insert(link, seat);
+    }
+
+    pub fn on_closed(&mut self, link: LinkId) {
+        if let Some(seat) = self.seats.remove(&link)
+            && !seat.is_observer
+        {
+            self.proposals.on_gone(seat.server);
+        }
+    }
+
+    pub fn on_packet(&mut self, now: Now, link: LinkId, packet: FromLearner<'_>, out: &mut Output) {
+        let Some(seat) = self.seats.get_mut(&link) else { return };
+        seat.heard_ms = now.monotonic_ms;
+        let result = match (seat.stage, packet) {
+            (SeatStage::Hello, FromLearner::FollowerInfo { accepted, info }) => {
+                self.on_learner_info(link, accepted, info, false, out)
+            }
+            (SeatStage::Hello, FromLearner::ObserverInfo { accepted, info }) => {
+                self.on_learner_info(link, accepted, info, true, out)
+            }
+            (SeatStage::Told, FromLearner::AckEpoch { last, current }) => {
+                self.on_ack_epoch(now, link, last, current, out)
+            }
+            (_, FromLearner::Ack { zxid }) if seat.is_attached() => {
+                self.on_ack(link, zxid, out);
+                Ok(())
+            }
+            (SeatStage::Hello | SeatStage::Told, _) => Err(Fault::OutOfPlace("this packet")),
+            // An established learner's other packets are not this module's.
+            _ => Ok(()),
+        };
+        if let Err(fault) = result {
+            self.let_go(link, fault, out);
+        }
+    }
+
+    pub fn on_time(&mut self, now: Now, out: &mut Output) {
+        if self.next_ping.is_due(now) {
+            self.next_ping = Deadline(now.monotonic_ms + self.settings.tick_ms / 2);
+            let ping = ToLearner::Ping { zxid: self.proposed };
+            let attached = self.seats.iter().filter(|(_, seat)| seat.is_attached());
+            out.sends.extend(attached.map(|(link, _)| (*link, ping.clone())));
+        }
+        let late: Vec<_> =
+            self.seats.iter().filter(|(_, seat)| self.seat_deadline(seat).is_due(now)).collect();
+        let late: Vec<_> = late.iter().map(|(link, seat)| (**link, self.fault_of(seat))).collect();
+        for (link, fault) in late {
+            self.let_go(link, fault, out);
+        }
+        match &self.stage {
+            Stage::Discovery { until, .. } if until.is_due(now) => {
+                out.ended = Some(End::InitLimit("discovery"));
+            }
+            Stage::Agreement { until, .. } if until.is_due(now) => {
+                out.ended = Some(End::InitLimit("the agreement on its epoch"));
+            }
+            Stage::Synchronization { until, .. } if until.is_due(now) => {
+                out.ended = Some(End::InitLimit("synchronization"));
+            }
+            Stage::Broadcast { .. } if self.next_check.is_due(now) => {
+                self.next_check = Deadline(now.monotonic_ms + self.settings.tick_ms);
+                let is_heard =
+                    |seat: &&Seat| now.monotonic_ms < seat.heard_ms + self.settings.sync_ms();
+                let live = self.seats.values().filter(|seat| seat.is_attached()).filter(is_heard);
+                let mut heard: BTreeSet<ServerId> =
+                    live.filter(|seat| !seat.is_observer).map(|seat| seat.server).collect();
+                heard.insert(self.me);
+                if !self.voters.is_quorum(&heard) {
+                    out.ended = Some(End::QuorumLost);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_learner_info(
+        &mut self,
+        link: LinkId,
+        accepted: Epoch,
+        info: LearnerInfo,
+        is_observer: bool,
+        out: &mut Output,
+    ) -> Result<(), Fault> {
+        if info.protocol_version.is_none_or(|version| version < PROTOCOL_VERSION) {
+            return Err(Fault::ProtocolVersion(info.protocol_version));
+        }
+        let server = info.server.ok_or(Fault::NoNumber)?;
+        let ours = self.voters.committed().version;
+        if let Some(theirs) = info.config_version.filter(|theirs| ours < *theirs) {
+            return Err(Fault::Configuration { theirs, ours });
+        }
+        // A stranger's word does not use up the epochs.
+        let is_ours = self.voters.knows(server);
+        if EPOCH_MAX <= accepted || (!is_ours && self.candidate() < accepted) {
+            return Err(Fault::Epoch(accepted));
+        }
+        // What it acknowledged over another connection, it may have to cut over this one.
+        let is_its = |(other, seat): (&LinkId, &Seat)| {
+            (*other != link && seat.stage != SeatStage::Hello && seat.server == server)
+                .then_some(*other)
+        };
+        for older in self.seats.iter().filter_map(is_its).collect::<Vec<_>>() {
+            self.let_go(older, Fault::Replaced(server), out);
+        }
+        let seat = self.seats.get_mut(&link).expect("its packet was just looked at");
+        (seat.server, seat.is_observer) = (server, is_observer);
+        seat.stage = SeatStage::Discovery { accepted };
+        match &mut self.stage {
+            Stage::Discovery { epoch, connecting, is_chosen: false, .. } => {
+                // Observers raise the epoch, and count for no quorum (ZOOKEEPER-2959).
+                if is_ours {
+                    *epoch = Epoch(accepted.0 + 1).max(*epoch);
+                }
+                if !is_observer && self.voters.contains(server) {
+                    connecting.insert(server);
+                }
+                self.choose_epoch(out);
+            }
+            Stage::Discovery { .. } => {}
+            Stage::Agreement { epoch, .. }
+            | Stage::Synchronization { epoch, .. }
+            | Stage::Broadcast { epoch } => {
+                seat.stage = SeatStage::Told;
+                out.sends.push((link, ToLearner::LeaderInfo { epoch: *epoch }));
+            }
+        }
+        Ok(())
+    }
+
+    /// The epoch that is proposed, as far as it is known.
+    fn candidate(&self) -> Epoch {
+        match &self.stage {
+            Stage::Discovery { epoch, .. }
+            | Stage::Agreement { epoch, .. }
+            | Stage::Synchronization { epoch, .. }
+            | Stage::Broadcast { epoch } => *epoch,
+        }
+    }
+
+    /// Freezes the epoch once a quorum has said what it accepted.
+    fn choose_epoch(&mut self, out: &mut Output) {
+        if let Stage::Discovery { epoch, connecting, is_chosen, .. } = &mut self.stage
+            && !*is_chosen
+            && self.voters.is_quorum(connecting)
+        {
+            *is_chosen = true;
+            out.stores.push(Durable::AcceptedEpoch(*epoch));
+        }
+    }
+
+    fn on_ack_epoch(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        last: Zxid,
+        current: Option<Epoch>,
+        out: &mut Output,
+    ) -> Result<(), Fault> {
+        let seat = self.seats.get_mut(&link).expect("its packet was just looked at");
+        seat.stage = SeatStage::Agreed { last };
+        let (server, is_observer) = (seat.server, seat.is_observer);
+        match &mut self.stage {
+            Stage::Agreement { acked, is_agreed: false, .. } => {
+                if let Some(epoch) = current {
+                    if (self.current, self.history.end()) < (epoch, last) {
+                        return Err(Fault::Ahead { epoch, last });
+                    }
+                    if !is_observer && last != Zxid(-1) {
+                        acked.insert(server);
+                    }
+                    self.agree(out);
+                }
+            }
+            Stage::Synchronization { .. } | Stage::Broadcast { .. } => {
+                self.synchronize(now, link, last, out);
+            }
+            Stage::Discovery { .. } | Stage::Agreement { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// A quorum has accepted the epoch: this server's history is the one to go on from.
+    fn agree(&mut self, out: &mut Output) {
+        if let Stage::Agreement { epoch, acked, is_agreed, .. } = &mut self.stage
+            && !*is_agreed
+            && self.voters.is_quorum(acked)
+        {
+            *is_agreed = true;
+            out.stores.push(Durable::CurrentEpoch(*epoch));
+        }
+    }
+
+    /// Brings a learner to the committed history, and attaches it to what comes.
+    fn synchronize(&mut self, now: Now, link: LinkId, last: Zxid, out: &mut Output) {
+        let (Stage::Synchronization { epoch, .. } | Stage::Broadcast { epoch }) = self.stage else {
+            unreachable!("nobody is synchronized before the epoch is agreed on");
+        };
+        let mut send = |packet| out.sends.push((link, packet));
+        let end = self.history.end();
+        let after = match plan(last, &self.history) {
+            Plan::Diff { after } => {
+                send(ToLearner::Diff { zxid: end });
+                after
+            }
+            Plan::Trunc { to } => {
+                send(ToLearner::Trunc { zxid: to });
+                to
+            }
+            Plan::Log { .. } | Plan::Snap => {
+                send(ToLearner::Snap { zxid: end });
+                end
+            }
+        };
+        for proposal in self.history.iter().filter(|proposal| after < proposal.zxid) {
+            send(ToLearner::Proposal(proposal.clone()));
+            send(ToLearner::Commit { zxid: proposal.zxid });
+        }
+        send(ToLearner::NewLeader { epoch });
+        let seat = self.seats.get_mut(&link).expect("a learner that was just seen");
+        seat.stage = SeatStage::Syncing;
+        if !seat.is_observer {
+            for proposal in self.proposals.outstanding() {
+                seat.on_sent(now, proposal.zxid);
+                out.sends.push((link, ToLearner::Proposal(proposal.clone())));
+            }
+        }
+    }
+
+    fn on_ack(&mut self, link: LinkId, zxid: Zxid, out: &mut Output) {
+        let Some(seat) = self.seats.get_mut(&link) else { return };
+        let (server, is_observer) = (seat.server, seat.is_observer);
+        if zxid.counter() == 0 {
+            // Of NEWLEADER the first time, of UPTODATE the second.
+            let is_this = match &self.stage {
+                Stage::Synchronization { epoch, .. } | Stage::Broadcast { epoch } => {
+                    Zxid::new(*epoch, 0) == zxid
+                }
+                Stage::Discovery { .. } | Stage::Agreement { .. } => false,
+            };
+            if !is_this || seat.stage != SeatStage::Syncing {
+                return;
+            }
+            seat.stage = SeatStage::Synced;
+            if let Stage::Synchronization { acked, .. } = &mut self.stage {
+                if !is_observer {
+                    acked.insert(server);
+                }
+                self.establish(out);
+            } else {
+                seat.stage = SeatStage::Live;
+                out.sends.push((link, ToLearner::UpToDate));
+            }
+            return;
+        }
+        seat.on_acked(zxid);
+        if !is_observer {
+            self.proposals.on_ack(server, zxid);
+            self.commit(out);
+        }
+    }
+
+    /// Begins to serve once a quorum has this server's history, and it has it itself, durably.
+    fn establish(&mut self, out: &mut Output) {
+        let Stage::Synchronization { epoch, acked, .. } = &mut self.stage else { return };
+        let epoch = *epoch;
+        if self.history.end() <= self.synced {
+            acked.insert(self.me);
+        }
+        if !self.voters.is_quorum(acked) {
+            return;
+        }
+        self.stage = Stage::Broadcast { epoch };
+        self.proposed = Zxid::new(epoch, 0);
+        out.established = Some(epoch);
+        out.committed = Some(self.history.end());
+        for (link, seat) in &mut self.seats {
+            if seat.stage == SeatStage::Synced {
+                seat.stage = SeatStage::Live;
+                out.sends.push((*link, ToLearner::UpToDate));
+            }
+        }
+    }
+
+    fn commit(&mut self, out: &mut Output) {
+        while let Some(proposal) = self.proposals.next_committed() {
+            let zxid = proposal.zxid;
+            for (link, seat) in self.seats.iter().filter(|(_, seat)| seat.is_attached()) {
+                let packet = match seat.is_observer {
+                    true => ToLearner::Inform(proposal.clone()),
+                    false => ToLearner::Commit { zxid },
+                };
+                out.sends.push((*link, packet));
+            }
+            self.history.push(proposal);
+            out.committed = Some(zxid);
+        }
+    }
+
+    fn let_go(&mut self, link: LinkId, fault: Fault, out: &mut Output) {
+        self.on_closed(link);
+        out.closes.push((link, fault));
+    }
+
+    /// When a learner that stays as silent as it is will be let go.
+    fn seat_deadline(&self, seat: &Seat) -> Deadline {
+        let sync_ms = self.settings.sync_ms();
+        match seat.stage {
+            SeatStage::Live | SeatStage::Synced => {
+                let stuck_ms = seat.oldest.map_or(i64::MAX, |(_, sent_ms)| sent_ms + sync_ms);
+                Deadline((seat.heard_ms + sync_ms).min(stuck_ms))
+            }
+            _ => seat.until,
+        }
+    }
+
+    fn fault_of(&self, seat: &Seat) -> Fault {
+        match seat.oldest {
+            Some((zxid, sent_ms)) if sent_ms < seat.heard_ms => Fault::Stuck(zxid),
+            _ => Fault::Silent(self.settings.sync_ms()),
+        }
+    }
+}
+
+impl Seat {
+    /// Whether it is sent what is live.
+    fn is_attached(&self) -> bool {
+        matches!(self.stage, SeatStage::Syncing | SeatStage::Synced | SeatStage::Live)
+    }
+
+    fn on_sent(&mut self, now: Now, zxid: Zxid) {
+        let sent = Some((zxid, now.monotonic_ms));
+        *if self.oldest.is_none() { &mut self.oldest } else { &mut self.newest } = sent;
+    }
+
+    fn on_acked(&mut self, acked: Zxid) {
+        for _ in 0..2 {
+            if self.oldest.is_some_and(|(zxid, _)| zxid <= acked) {
+                self.oldest = self.newest.take();
+            }
+        }
+    }
+}

@@ -1,0 +1,546 @@
+//! A learner: from the leader's epoch to its history, and then what it proposes and commits.
+//!
+//! ```text
+//! discovery        acceptedEpoch is stored before ACKEPOCH
+//! synchronization  the operation, the history; at NEWLEADER: log, then currentEpoch, then ACK
+//! broadcast        a proposal is logged and synced, then acknowledged; it shows when it is committed
+//! ```
+//!
+//! What the leader had not committed when it sent NEWLEADER waits for UPTODATE, and is acknowledged
+//! behind the second ACK of the epoch: a leader of Java takes the first ACK that it reads for the
+//! one of NEWLEADER (ZOOKEEPER-4685).
+//!
+//! History goes to the log as it comes. A server that ends before NEWLEADER has a part of what is
+//! committed everywhere, under its old currentEpoch: it votes with less than it has, and never with
+//! more.
+//!
+//! After `Learner.java` (`registerWithLeader`, `syncWithLeader`), `Follower.java`, `Observer.java`.
+
+use std::collections::VecDeque;
+
+use super::history::History;
+use super::proposals::Proposal;
+use super::{Durable, Own, Settings};
+use crate::record::quorum::{FromLeader, PROTOCOL_VERSION, TxnPayload};
+use crate::types::{Deadline, Epoch, Now, Zxid};
+
+/// What a learner sends its leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToLeader {
+    /// FOLLOWERINFO, or OBSERVERINFO.
+    Info {
+        accepted: Epoch,
+    },
+    AckEpoch {
+        last: Zxid,
+        current: Option<Epoch>,
+    },
+    Ack {
+        zxid: Zxid,
+    },
+    /// The answer to a PING, with the sessions that were heard since the last one.
+    Ping {
+        zxid: Zxid,
+    },
+}
+
+/// What a step asks for.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub sends: Vec<ToLeader>,
+    pub stores: Vec<Durable>,
+    /// To be logged here.
+    pub appends: Vec<Proposal>,
+    /// The snapshot that follows on the link replaces the state: `Durable::Snapshot` says that it
+    /// has, and that it is stored.
+    pub load: Option<Zxid>,
+    /// The leader is established, all that is committed shows, and clients are served.
+    pub established: Option<Epoch>,
+    /// All up to here is committed.
+    pub committed: Option<Zxid>,
+    /// The leader is given up.
+    pub fault: Option<Fault>,
+}
+
+/// Why a learner gives its leader up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("the leader offers epoch {offered}, and {accepted} is accepted here")]
+    StaleEpoch { accepted: Epoch, offered: Epoch },
+    #[error("the leader speaks protocol version {0:#x}")]
+    ProtocolVersion(i32),
+    #[error("the leader sent {what} while this learner was in {stage}")]
+    OutOfPlace { what: &'static str, stage: &'static str },
+    #[error("the leader sent {found} after {last}: there is a gap")]
+    Gap { last: Zxid, found: Zxid },
+    #[error("the leader committed {found}, and {expected} comes before it")]
+    CommitOrder { expected: Zxid, found: Zxid },
+    #[error("the leader committed {found}, which it has not proposed")]
+    CommitUnproposed { found: Zxid },
+    #[error("the leader had the log cut to {to}, and what is left of it ends at {end}")]
+    CutTooFar { to: Zxid, end: Zxid },
+    #[error("nothing was heard of the leader for {0} ms")]
+    Silent(i64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Follower,
+    Observer,
+}
+
+#[derive(Debug)]
+pub struct Learner {
+    kind: Kind,
+    settings: Settings,
+    accepted: Epoch,
+    current: Epoch,
+    stage: Stage,
+    /// What is committed, once UPTODATE has come; all that is logged, before that.
+    history: History,
+    /// What is logged, or being logged, after UPTODATE and not committed.
+    logged: VecDeque<Proposal>,
+    /// What is synced.
+    synced: Zxid,
+    until: Deadline,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// FOLLOWERINFO is sent.
+    Discovery,
+    /// The leader's epoch is being stored.
+    Accepting {
+        epoch: Epoch,
+    },
+    Synchronization {
+        epoch: Epoch,
+        joining: Joining,
+    },
+    Broadcast {
+        /// Logged, and not acknowledged yet.
+        unacked: VecDeque<Zxid>,
+    },
+}
+
+#[derive(Debug)]
+struct Joining {
+    operation: Operation,
+    /// Proposals that are not logged yet.
+    received: VecDeque<Proposal>,
+    /// The last of them that is committed.
+    committed: Zxid,
+    new_leader: NewLeader,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Awaited,
+    Underway(Durable),
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NewLeader {
+    Awaited,
+    /// Received; the history before it is not synced yet.
+    Logging,
+    /// currentEpoch is being stored.
+    Storing,
+    Acked,
+}
+
+impl Learner {
+    /// The link to the leader is up, who knows how much of what is logged here is committed.
+    pub fn new(now: Now, kind: Kind, settings: Settings, own: Own, out: &mut Output) -> Learner {
+        let Own { accepted, current, history, synced } = own;
+        out.sends.push(ToLeader::Info { accepted });
+        let until = Deadline(now.monotonic_ms + settings.init_ms());
+        Learner {
+            kind,
+            settings,
+            accepted,
+            current,
+            stage: Stage::Discovery,
+            history,
+            logged: VecDeque::new(),
+            synced,
+            until,
+        }
+    }
+
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        self.until
+    }
+
+    #[must_use]
+    pub fn committed(&self) -> Zxid {
+        self.history.end()
+    }
+
+    /// The last transaction of the log.
+    #[must_use]
+    pub fn last(&self) -> Zxid {
+        self.logged.back().map_or(self.history.end(), |last| last.zxid)
+    }
+
+    /// The history as it is when the leader is given up, and what is logged behind it.
+    #[must_use]
+    pub fn into_history(self) -> (History, Vec<Proposal>) {
+        (self.history, self.logged.into())
+    }
+
+    pub fn on_time(&mut self, now: Now, out: &mut Output) {
+        if self.until.is_due(now) {
+            let (init_ms, sync_ms) = (self.settings.init_ms(), self.settings.sync_ms());
+            out.fault = Some(Fault::Silent(if self.is_joined() { sync_ms } else { init_ms }));
+        }
+    }
+
+    pub fn on_packet(&mut self, now: Now, packet: FromLeader<'_>, out: &mut Output) {
+        if self.is_joined() {
+            self.until = Deadline(now.monotonic_ms + self.settings.sync_ms());
+        }
+        if let Err(fault) = self.take(packet, out) {
+            out.fault = Some(fault);
+        }
+    }
+
+    pub fn on_stored(&mut self, now: Now, stored: Durable, out: &mut Output) {
+        match (&mut self.stage, stored) {
+            (Stage::Accepting { epoch }, Durable::AcceptedEpoch(accepted))
+                if *epoch == accepted =>
+            {
+                self.accepted = accepted;
+                self.agree(accepted, Some(self.current), out);
+            }
+            (Stage::Synchronization { joining, .. }, stored)
+                if joining.operation == Operation::Underway(stored) =>
+            {
+                joining.operation = Operation::Done;
+                match stored {
+                    Durable::Snapshot(zxid) => {
+                        self.history.replace(zxid);
+                        self.logged.clear();
+                        self.synced = zxid;
+                    }
+                    Durable::Truncated(_)
+                    | Durable::AcceptedEpoch(_)
+                    | Durable::CurrentEpoch(_) => {}
+                }
+                if let Err(fault) = self.log_history(out) {
+                    out.fault = Some(fault);
+                }
+                self.join(out);
+            }
+            (Stage::Synchronization { epoch, joining }, Durable::CurrentEpoch(current))
+                if *epoch == current && joining.new_leader == NewLeader::Storing =>
+            {
+                joining.new_leader = NewLeader::Acked;
+                self.current = current;
+                self.until = Deadline(now.monotonic_ms + self.settings.sync_ms());
+                out.sends.push(ToLeader::Ack { zxid: Zxid::new(current, 0) });
+            }
+            _ => {}
+        }
+    }
+
+    /// The log was cut, and ends at `end`. If that is not where the leader believes it to end, this
+    /// server lacks something that would not be sent: it joins anew, and says where it is.
+    pub fn on_truncated(&mut self, now: Now, to: Zxid, end: Zxid, out: &mut Output) {
+        self.history.truncate_after(end);
+        self.synced = end;
+        if end == to {
+            self.on_stored(now, Durable::Truncated(to), out);
+        } else {
+            out.fault = Some(Fault::CutTooFar { to, end });
+        }
+    }
+
+    /// All up to here is synced.
+    pub fn on_synced(&mut self, zxid: Zxid, out: &mut Output) {
+        self.synced = zxid.max(self.synced);
+        self.join(out);
+        self.acknowledge(out);
+    }
+
+    /// Whether NEWLEADER is acknowledged.
+    fn is_joined(&self) -> bool {
+        match &self.stage {
+            Stage::Discovery | Stage::Accepting { .. } => false,
+            Stage::Synchronization { joining, .. } => joining.new_leader == NewLeader::Acked,
+            Stage::Broadcast { .. } => true,
+        }
+    }
+
+    fn take(&mut self, packet: FromLeader<'_>, out: &mut Output) -> Result<(), Fault> {
+        match &mut self.stage {
+            Stage::Discovery => match packet {
+                FromLeader::LeaderInfo { epoch, protocol_version } => {
+                    self.on_leader_info(epoch, protocol_version, out)
+                }
+                _ => Err(Fault::OutOfPlace { what: "another packet", stage: "discovery" }),
+            },
+            Stage::Accepting { .. } => {
+                Err(Fault::OutOfPlace { what: "a packet", stage: "discovery, before ACKEPOCH" })
+            }
+            Stage::Synchronization { .. } => self.on_sync_packet(packet, out),
+            Stage::Broadcast { .. } => self.on_live_packet(packet, out),
+        }
+    }
+
+    fn on_leader_info(
+        &mut self,
+        epoch: Epoch,
+        protocol_version: i32,
+        out: &mut Output,
+    ) -> Result<(), Fault> {
+        if protocol_version < PROTOCOL_VERSION {
+            return Err(Fault::ProtocolVersion(protocol_version));
+        }
+        if epoch < self.accepted {
+            return Err(Fault::StaleEpoch { accepted: self.accepted, offered: epoch });
+        }
+        if epoch == self.accepted {
+            // It was accepted before: this is no agreement to it.
+            self.agree(epoch, None, out);
+        } else {
+            self.stage = Stage::Accepting { epoch };
+            out.stores.push(Durable::AcceptedEpoch(epoch));
+        }
+        Ok(())
+    }
+
+    fn agree(&mut self, epoch: Epoch, current: Option<Epoch>, out: &mut Output) {
+        let joining = Joining {
+            operation: Operation::Awaited,
+            received: VecDeque::new(),
+            committed: Zxid(i64::MIN),
+            new_leader: NewLeader::Awaited,
+        };
+        self.stage = Stage::Synchronization { epoch, joining };
+        out.sends.push(ToLeader::AckEpoch { last: self.last(), current });
+    }
+
+    fn on_sync_packet(&mut self, packet: FromLeader<'_>, out: &mut Output) -> Result<(), Fault> {
+        let last = self.last();
+        let Stage::Synchronization { epoch, joining } = &mut self.stage else { unreachable!() };
+        let stage = "synchronization";
+        match packet {
+            FromLeader::Diff { .. } | FromLeader::Trunc { .. } | FromLeader::Snap { .. }
+                if joining.operation != Operation::Awaited =>
+            {
+                return Err(Fault::OutOfPlace { what: "a second operation", stage });
+            }
+            // Its zxid is the leader's, and says nothing of this server (ZOOKEEPER-2355).
+            FromLeader::Diff { .. } => joining.operation = Operation::Done,
+            FromLeader::Trunc { zxid } => {
+                let truncated = Durable::Truncated(zxid);
+                joining.operation = Operation::Underway(truncated);
+                out.stores.push(truncated);
+            }
+            FromLeader::Snap { zxid } => {
+                joining.operation = Operation::Underway(Durable::Snapshot(zxid));
+                out.load = Some(zxid);
+            }
+            FromLeader::Ping { .. } if joining.new_leader == NewLeader::Acked => {}
+            _ if joining.operation == Operation::Awaited => {
+                return Err(Fault::OutOfPlace { what: "no operation", stage });
+            }
+            FromLeader::Proposal { zxid, txn } => joining.receive(last, zxid, txn)?,
+            FromLeader::Commit { zxid } => joining.committed = zxid.max(joining.committed),
+            FromLeader::Inform { zxid, txn } => {
+                joining.receive(last, zxid, txn)?;
+                joining.committed = zxid.max(joining.committed);
+            }
+            FromLeader::NewLeader { zxid, .. } => {
+                if zxid != Zxid::new(*epoch, 0) || joining.new_leader != NewLeader::Awaited {
+                    return Err(Fault::OutOfPlace {
+                        what: "a NEWLEADER that is not its own",
+                        stage,
+                    });
+                }
+                joining.new_leader = NewLeader::Logging;
+            }
+            FromLeader::UpToDate if joining.new_leader == NewLeader::Acked => {
+                self.serve(out);
+                return Ok(());
+            }
+            FromLeader::UpToDate => {
+                return Err(Fault::OutOfPlace { what: "UPTODATE before the ACK", stage });
+            }
+            FromLeader::Ping { .. } | FromLeader::Sync | FromLeader::Revalidate { .. } => {}
+            FromLeader::LeaderInfo { .. } => {
+                return Err(Fault::OutOfPlace { what: "LEADERINFO", stage });
+            }
+            // Reconfigurations commit as others do; what they activate is the caller's.
+            FromLeader::CommitAndActivate { zxid, .. } => {
+                joining.committed = zxid.max(joining.committed);
+            }
+            FromLeader::InformAndActivate { zxid, txn, .. } => {
+                joining.receive(last, zxid, txn)?;
+                joining.committed = zxid.max(joining.committed);
+            }
+        }
+        self.log_history(out)?;
+        self.join(out);
+        Ok(())
+    }
+
+    /// Logs what the leader has committed, once the operation is over and until NEWLEADER has been
+    /// acknowledged. What comes then waits for UPTODATE.
+    fn log_history(&mut self, out: &mut Output) -> Result<(), Fault> {
+        let Stage::Synchronization { joining, .. } = &mut self.stage else { return Ok(()) };
+        let is_history = matches!(joining.new_leader, NewLeader::Awaited | NewLeader::Logging);
+        if joining.operation != Operation::Done || !is_history {
+            return Ok(());
+        }
+        while let Some(first) =
+            joining.received.front().filter(|first| first.zxid <= joining.committed)
+        {
+            let (end, found) = (self.history.end(), first.zxid);
+            let proposal = joining.received.pop_front().expect("there is a first one");
+            // A snapshot may show it already.
+            if end < found {
+                follows(end, found)?;
+                out.appends.push(proposal.clone());
+                self.history.push(proposal);
+            }
+        }
+        Ok(())
+    }
+
+    /// Once NEWLEADER has come and the history is synced, the epoch is this server's.
+    fn join(&mut self, out: &mut Output) {
+        let Stage::Synchronization { epoch, joining } = &mut self.stage else { return };
+        let is_logged = joining.operation == Operation::Done && self.history.end() <= self.synced;
+        if joining.new_leader == NewLeader::Logging && is_logged {
+            joining.new_leader = NewLeader::Storing;
+            out.stores.push(Durable::CurrentEpoch(*epoch));
+        }
+    }
+
+    /// UPTODATE: what was left of the history shows, and what is proposed is logged.
+    fn serve(&mut self, out: &mut Output) {
+        let Stage::Synchronization { epoch, joining } = &mut self.stage else { unreachable!() };
+        let (received, committed) = (std::mem::take(&mut joining.received), joining.committed);
+        out.sends.push(ToLeader::Ack { zxid: Zxid::new(*epoch, 0) });
+        out.established = Some(*epoch);
+        out.committed = Some(self.history.end());
+        self.stage = Stage::Broadcast { unacked: VecDeque::new() };
+        let end = self.history.end();
+        for proposal in received.into_iter().filter(|proposal| end < proposal.zxid) {
+            self.log(proposal, out);
+        }
+        while self.logged.front().is_some_and(|first| first.zxid <= committed) {
+            self.commit(out);
+        }
+    }
+
+    fn on_live_packet(&mut self, packet: FromLeader<'_>, out: &mut Output) -> Result<(), Fault> {
+        match (packet, self.kind) {
+            (FromLeader::Proposal { zxid, txn }, Kind::Follower) => {
+                self.on_proposal(zxid, txn, out)
+            }
+            (
+                FromLeader::Commit { zxid } | FromLeader::CommitAndActivate { zxid, .. },
+                Kind::Follower,
+            ) => self.on_commit(zxid, out),
+            (
+                FromLeader::Inform { zxid, txn } | FromLeader::InformAndActivate { zxid, txn, .. },
+                Kind::Observer,
+            ) => {
+                self.on_proposal(zxid, txn, out)?;
+                self.on_commit(zxid, out)
+            }
+            (FromLeader::Ping { zxid }, _) => {
+                out.sends.push(ToLeader::Ping { zxid });
+                Ok(())
+            }
+            // As ZooKeeper, which ignores what it does not expect here.
+            _ => Ok(()),
+        }
+    }
+
+    fn on_proposal(
+        &mut self,
+        zxid: Zxid,
+        txn: TxnPayload<'_>,
+        out: &mut Output,
+    ) -> Result<(), Fault> {
+        let last = self.last();
+        if zxid == last {
+            // A leader of 3.9 proposes the error of a request that it cannot read under the zxid
+            // before it, and waits for the ACK.
+            if zxid <= self.synced && self.kind == Kind::Follower {
+                out.sends.push(ToLeader::Ack { zxid });
+            }
+            return Ok(());
+        }
+        follows(last, zxid)?;
+        self.log(Proposal { zxid, payload: txn.as_bytes().into() }, out);
+        Ok(())
+    }
+
+    fn log(&mut self, proposal: Proposal, out: &mut Output) {
+        if let Stage::Broadcast { unacked } = &mut self.stage
+            && self.kind == Kind::Follower
+        {
+            unacked.push_back(proposal.zxid);
+        }
+        out.appends.push(proposal.clone());
+        self.logged.push_back(proposal);
+    }
+
+    fn on_commit(&mut self, zxid: Zxid, out: &mut Output) -> Result<(), Fault> {
+        let expected = self.logged.front().map(|first| first.zxid);
+        match expected {
+            Some(expected) if expected == zxid => {
+                self.commit(out);
+                Ok(())
+            }
+            // A COMMIT of what is committed already may still be on its way when the leader
+            // answers UPTODATE.
+            _ if zxid <= self.history.end() => Ok(()),
+            Some(expected) => Err(Fault::CommitOrder { expected, found: zxid }),
+            None => Err(Fault::CommitUnproposed { found: zxid }),
+        }
+    }
+
+    fn commit(&mut self, out: &mut Output) {
+        let proposal = self.logged.pop_front().expect("what is committed is logged");
+        out.committed = Some(proposal.zxid);
+        self.history.push(proposal);
+    }
+
+    /// ACKs go out one by one: a leader of Java counts each zxid for itself.
+    fn acknowledge(&mut self, out: &mut Output) {
+        let Stage::Broadcast { unacked } = &mut self.stage else { return };
+        while let Some(zxid) = unacked.pop_front_if(|zxid| *zxid <= self.synced) {
+            out.sends.push(ToLeader::Ack { zxid });
+        }
+    }
+}
+
+impl Joining {
+    fn receive(&mut self, logged: Zxid, zxid: Zxid, txn: TxnPayload<'_>) -> Result<(), Fault> {
+        // The first one is free: what a snapshot shows already may come again.
+        if let Some(last) = self.received.back() {
+            follows(last.zxid, zxid)?;
+        } else if self.operation == Operation::Done && logged < zxid {
+            follows(logged, zxid)?;
+        }
+        self.received.push_back(Proposal { zxid, payload: txn.as_bytes().into() });
+        Ok(())
+    }
+}
+
+/// Inside an epoch, a leader leaves nothing out (ZOOKEEPER-4925).
+fn follows(last: Zxid, found: Zxid) -> Result<(), Fault> {
+    if found == last.next() || last.epoch() < found.epoch() {
+        Ok(())
+    } else {
+        Err(Fault::Gap { last, found })
+    }
+}

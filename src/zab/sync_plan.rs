@@ -1,0 +1,66 @@
+//! How a learner gets to where its leader is: by what it lacks, by cutting what it should not have,
+//! or by a snapshot.
+//!
+//! `P` is the last transaction of the learner's log; the leader has in memory what comes after
+//! `base`, up to `end`. The first case that matches holds (`LearnerHandler.syncFollower`,
+//! `queueCommittedProposals`):
+//!
+//! ```text
+//! P = end                                        DIFF, and nothing else
+//! P > end, and is a transaction                  TRUNC to end
+//! P > end, and begins an epoch                   SNAP
+//! P < base                                       from the log on the disk, or SNAP
+//! P in memory, P = base, or P begins an epoch    DIFF, what follows P
+//! P is of the epoch of what is next in memory    TRUNC to what is before it, and what follows
+//! otherwise                                      SNAP
+//! ```
+//!
+//! In the last two cases, the learner has what no leader knows. A zxid whose counter is zero begins
+//! an epoch and is no transaction. Java has no base: where its memory begins at the first transaction
+//! of all, it sends a new learner SNAP.
+
+use super::history::History;
+use crate::types::Zxid;
+
+/// What a learner is sent before the history that it lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// All that it lacks is what follows `after`.
+    Diff {
+        after: Zxid,
+    },
+    /// What it has behind `to` is cut; what follows that is sent.
+    Trunc {
+        to: Zxid,
+    },
+    /// What it lacks is not in memory. The log on the disk may have it, from `after` on.
+    Log {
+        after: Zxid,
+    },
+    Snap,
+}
+
+/// The way for a learner whose log ends at `peer_last`.
+#[must_use]
+pub fn plan(peer_last: Zxid, history: &History) -> Plan {
+    let (base, end) = (history.base(), history.end());
+    let begins_epoch = peer_last.counter() == 0;
+    if peer_last == end {
+        return Plan::Diff { after: peer_last };
+    }
+    if end < peer_last {
+        return if begins_epoch { Plan::Snap } else { Plan::Trunc { to: end } };
+    }
+    if peer_last < base {
+        return Plan::Log { after: peer_last };
+    }
+    let before = history.iter().rev().find(|proposal| proposal.zxid <= peer_last);
+    let before = before.map_or(base, |proposal| proposal.zxid);
+    if before == peer_last || begins_epoch {
+        return Plan::Diff { after: peer_last };
+    }
+    match history.iter().find(|proposal| peer_last < proposal.zxid) {
+        Some(next) if next.zxid.epoch() == peer_last.epoch() => Plan::Trunc { to: before },
+        _ => Plan::Snap,
+    }
+}
