@@ -469,6 +469,9 @@ impl Waiting {
                 Step::StoreWatermark { sequence, watermark } => {
                     marks.store(sequence, watermark).map_err(begin)?;
                 }
+                Step::TakeBackWatermark { sequence, watermark } => {
+                    marks.take_back(sequence, watermark).map_err(begin)?;
+                }
                 Step::RemoveSnapshot { name } => remove(&snapshots.join(name))?,
                 Step::RemoveLog { name } => remove(&directory.join(name))?,
                 Step::CutLog { name, len } => {

@@ -3,10 +3,12 @@
 //!
 //! ```text
 //! core     --note-->  cached slots, through the map      survives the process
-//! thread   --store->  durable slots, write and sync      at most WATERMARK_EVERY later, on the disk
+//! thread   --store->  durable slots, durable writes      at most WATERMARK_EVERY later, on the disk
 //! ```
 //!
 //! The thread has one deadline and no other work, so neither load nor the growth of a log delays it.
+//! What it cannot store it tries again after as long. What a process has left in cached slots alone,
+//! because it was killed, the next one makes durable first.
 //! Where logs have a directory of their own, the data directory has a copy of the file: so it is known
 //! there that there were logs, and where history ended. The copy is written by the thread alone, and
 //! nothing fails or waits because it cannot be: its directory may be full, or slow.
@@ -55,7 +57,10 @@ struct Shared {
 enum Cached {
     Map(Map),
     /// Where the file cannot be mapped: a system call for each sync.
-    File(File),
+    File {
+        file: File,
+        has_warned: bool,
+    },
 }
 
 /// The durable slots of the file beside the logs, and of its copy.
@@ -67,6 +72,9 @@ struct Durable {
 
 struct SlotFile {
     path: PathBuf,
+    /// Each write is durable when it ends (`O_DSYNC`), and takes only its own page to the disk. A sync of
+    /// the file would take the cached slots along, and the next store into one would be a page fault
+    /// that has the kernel write the inode: 14 us at p99.9 instead of 1 us.
     file: File,
     slots: DurableSlots,
     /// The newest sequence in its durable slots.
@@ -77,18 +85,23 @@ impl Marks {
     /// Opens the file beside the logs, which comes first, and its copy, and starts the thread.
     pub(crate) fn start(paths: &[PathBuf]) -> io::Result<Marks> {
         let (beside_logs, mut found) = SlotFile::open(&paths[0])?;
+        let mut is_behind = beside_logs.is_behind(found);
         let mut cached = vec![Cached::open(&beside_logs)?];
         let mut copies = Vec::new();
         for path in &paths[1..] {
-            let opened = SlotFile::open(path).and_then(|(file, sequence)| {
+            let opened = SlotFile::open(path).and_then(|(file, newest)| {
                 let map = Map::open(path, WATERMARK_FILE_BYTES as u64)?;
-                Ok((file, sequence, map))
+                Ok((file, newest, map))
             });
             match opened {
                 Ok((file, newest, map)) => {
                     cached.push(Cached::Map(map));
+                    let sequence = |of: Option<(u64, Watermark)>| of.map(|(sequence, _)| sequence);
+                    if sequence(found) < sequence(newest) {
+                        found = newest;
+                    }
+                    is_behind |= beside_logs.is_behind(found) || file.is_behind(found);
                     copies.push(file);
-                    found = found.max(newest);
                 }
                 Err(error) => {
                     let path = path.display();
@@ -98,7 +111,7 @@ impl Marks {
         }
         let shared = Arc::new(Shared {
             cached: Mutex::new(cached),
-            noted: Mutex::default(),
+            noted: Mutex::new(found.filter(|_| is_behind)),
             news: Condvar::new(),
             stopping: AtomicBool::new(false),
             durable: Mutex::new(Durable { beside_logs, copies, has_warned: false }),
@@ -108,6 +121,7 @@ impl Marks {
             let shared = Arc::clone(&shared);
             move || shared.run(&stopped)
         })?;
+        let found = found.map_or(0, |(sequence, _)| sequence);
         Ok(Marks { shared, stop: Mutex::new(Some(stop)), thread: Mutex::new(Some(thread)), found })
     }
 
@@ -136,6 +150,14 @@ impl Marks {
             self.shared.news.notify_one();
         }
         Ok(())
+    }
+
+    /// Stores a watermark that says less than those before into durable slots, now, of the copy as well:
+    /// nothing may say more than a truncation leaves.
+    pub(crate) fn take_back(&self, sequence: u64, watermark: Watermark) -> io::Result<()> {
+        let mut durable = self.shared.durable.lock();
+        let Durable { beside_logs, copies, .. } = &mut *durable;
+        copies.iter_mut().chain([beside_logs]).try_for_each(|file| file.store(sequence, watermark))
     }
 
     /// Stores what is left to store, and ends the thread.
@@ -196,6 +218,10 @@ impl Shared {
             }
         }
         *has_warned = !is_stored;
+        if !is_stored {
+            // Tried again, unless there is a newer one by now.
+            self.noted.lock().get_or_insert((sequence, watermark));
+        }
     }
 }
 
@@ -206,7 +232,8 @@ impl Cached {
             Err(error) => {
                 let path = of.path.display();
                 warn!(%path, %error, "the watermark cannot be mapped: each sync costs a write");
-                Cached::File(of.file.try_clone()?)
+                let file = OpenOptions::new().write(true).open(&of.path)?;
+                Cached::File { file, has_warned: false }
             }
         })
     }
@@ -217,34 +244,41 @@ impl Cached {
                 let offset = usize::try_from(offset).expect("a small file");
                 map.as_mut()[offset..offset + slot.len()].copy_from_slice(slot);
             }
-            Cached::File(file) => {
-                if let Err(error) = file.write_all_at(slot, offset) {
+            Cached::File { file, has_warned } => {
+                let stored = file.write_all_at(slot, offset);
+                if let Err(error) = &stored
+                    && !*has_warned
+                {
                     warn!(%error, "the watermark cannot be stored");
                 }
+                *has_warned = stored.is_err();
             }
         }
     }
 }
 
 impl SlotFile {
-    /// The file, made if it is missing, and the newest sequence in it.
-    fn open(path: &Path) -> io::Result<(SlotFile, u64)> {
+    /// The file, made if it is missing, and the newest watermark in it.
+    fn open(path: &Path) -> io::Result<(SlotFile, Option<(u64, Watermark)>)> {
         let is_new = !path.exists();
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).mode(0o600).truncate(false);
-        let file = file.open(path)?;
+        let options = options.read(true).write(true).create(true).mode(0o600).truncate(false);
+        let file = options.custom_flags(libc::O_DSYNC).open(path)?;
         let bytes = fs::read(path)?;
-        let sequence = match Watermark::decode(&bytes) {
-            Ok(found) => found.map_or(0, |(sequence, _)| sequence),
-            Err(damaged) => return Err(io::Error::new(io::ErrorKind::InvalidData, damaged)),
-        };
+        let found = Watermark::decode(&bytes)
+            .map_err(|damaged| io::Error::new(io::ErrorKind::InvalidData, damaged))?;
         file.set_len(WATERMARK_FILE_BYTES as u64)?;
-        let slots = DurableSlots::of(&bytes);
+        let (slots, newest) = (DurableSlots::of(&bytes), DurableSlots::newest(&bytes));
         if is_new {
             file.sync_all()?;
             sync_directory(path.parent().unwrap_or(Path::new(".")))?;
         }
-        Ok((SlotFile { path: path.to_path_buf(), file, slots, newest: sequence }, sequence))
+        Ok((SlotFile { path: path.to_path_buf(), file, slots, newest }, found))
+    }
+
+    /// Whether a watermark that was found is newer than its durable slots.
+    fn is_behind(&self, found: Option<(u64, Watermark)>) -> bool {
+        found.is_some_and(|(sequence, _)| self.newest < sequence)
     }
 
     /// Stores a watermark durably, unless a newer one is there.
@@ -253,7 +287,6 @@ impl SlotFile {
             return Ok(());
         }
         self.file.write_all_at(&watermark.encode(sequence), self.slots.offset())?;
-        self.file.sync_data()?;
         self.slots.on_synced();
         self.newest = sequence;
         Ok(())
@@ -304,6 +337,56 @@ mod tests {
         await_that(|| durable(&paths[1]) == Some(51));
         drop(marks);
         assert_eq!(Marks::start(&paths).unwrap().found(), 51);
+    }
+
+    /// As a kill leaves them: the newest watermark is in a cached slot of one file alone.
+    #[test]
+    fn durable_slots_that_lag_are_brought_up_to_date_at_the_start() {
+        let scratch = Scratch::new("marks-lag");
+        let paths = ["marks", "copy"].map(|name| scratch.path().join(name));
+        for cached_in in 0..2 {
+            let sequence = 10 + cached_in as u64;
+            let mut bytes = vec![0; WATERMARK_FILE_BYTES];
+            for (of, path) in paths.iter().enumerate() {
+                if of == cached_in {
+                    let slot = Watermark::new(Zxid(1), Zxid(7)).encode(sequence);
+                    let at = usize::try_from(cached_offset(sequence)).unwrap();
+                    bytes[at..at + slot.len()].copy_from_slice(&slot);
+                }
+                fs::write(path, &bytes).unwrap();
+                bytes.fill(0);
+            }
+            let marks = Marks::start(&paths).unwrap();
+            assert_eq!(marks.found(), sequence);
+            await_that(|| paths.iter().all(|path| durable(path) == Some(sequence)));
+        }
+    }
+
+    #[test]
+    fn a_durable_store_that_fails_is_tried_again() {
+        let scratch = Scratch::new("marks-again");
+        let path = scratch.path().join("marks");
+        let marks = Marks::start(std::slice::from_ref(&path)).unwrap();
+        // A file that cannot be written to, as a disk that is full for a while.
+        let broken = File::open(&path).unwrap();
+        let working = std::mem::replace(&mut marks.shared.durable.lock().beside_logs.file, broken);
+        marks.note(1, Watermark::new(Zxid(1), Zxid(2)));
+        await_that(|| marks.shared.durable.lock().has_warned);
+        assert_eq!(durable(&path), None);
+        marks.shared.durable.lock().beside_logs.file = working;
+        await_that(|| durable(&path) == Some(1));
+    }
+
+    #[test]
+    fn what_is_taken_back_is_durable_in_the_copy_as_well() {
+        let scratch = Scratch::new("marks-back");
+        let paths = ["marks", "copy"].map(|name| scratch.path().join(name));
+        let marks = Marks::start(&paths).unwrap();
+        marks.note(5, Watermark::new(Zxid(1), Zxid(9)));
+        marks.take_back(6, Watermark::new(Zxid(1), Zxid(4))).unwrap();
+        assert!(paths.iter().all(|path| durable(path) == Some(6)));
+        marks.shared.durable.lock().copies[0].file = File::open(&paths[1]).unwrap();
+        assert!(marks.take_back(7, Watermark::new(Zxid(1), Zxid(3))).is_err());
     }
 
     #[test]

@@ -48,7 +48,7 @@ use super::blocks::{Blocks, Extent};
 use super::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME};
 use super::gathering::{Answered, Gathering, Shaping};
 use super::segment::records;
-use super::txnlog::HEADER_BYTES;
+use super::txnlog::{HEADER_BYTES, first_record_checksum};
 use super::watermark::{UNBOUNDED, Watermark};
 
 /// The name of a log before it has one, in the directory of logs. ZooKeeper does not look at it, and
@@ -145,6 +145,9 @@ pub enum Step {
     SyncDirectory,
     /// Store the watermark into a durable slot, and sync it.
     StoreWatermark { sequence: u64, watermark: Watermark },
+    /// The same with one that says less than those before, and also into the copy in the directory of
+    /// snapshots: no watermark may say more than a truncation leaves.
+    TakeBackWatermark { sequence: u64, watermark: Watermark },
     /// Remove a snapshot.
     RemoveSnapshot { name: String },
     /// Remove a log that is not the current one.
@@ -254,6 +257,8 @@ struct Queued {
 struct Boundary {
     offset: u64,
     zxid: Zxid,
+    /// Of the last of them.
+    checksum: u32,
     count: u64,
     since: Duration,
 }
@@ -312,6 +317,8 @@ pub struct Journal {
     epoch_ends: VecDeque<Zxid>,
     appended: Zxid,
     stored: Zxid,
+    /// The checksum of the last record that was stored, where it is known.
+    stored_checksum: Option<u32>,
     synced: Zxid,
     /// What is to be stored once all that was appended before is durable.
     storing: VecDeque<(Zxid, Storing)>,
@@ -358,6 +365,7 @@ impl Journal {
             epoch_ends: VecDeque::new(),
             appended: last,
             stored: last,
+            stored_checksum: mark.and_then(|(_, mark)| mark.checksum.filter(|_| mark.zxid == last)),
             synced: last,
             storing: VecDeque::new(),
             mark: mark.map(|(_, mark)| mark),
@@ -504,6 +512,7 @@ impl Journal {
             Under::Store(storing) => {
                 if let Storing::Truncation(Truncation { zxid, .. }) = storing {
                     (self.appended, self.stored, self.synced) = (zxid, zxid, zxid);
+                    self.stored_checksum = None;
                     self.epoch_ends.clear();
                     // What was asked for behind it follows what is left.
                     self.storing.iter_mut().for_each(|(after, _)| *after = zxid.min(*after));
@@ -527,23 +536,24 @@ impl Journal {
             batch.waited = batch.waited.max(waited);
             last = Some(boundary);
         }
-        let Some(Boundary { offset, zxid, .. }) = last else { return };
+        let Some(boundary) = last else { return };
         self.waiting -= batch.count;
-        current.synced = offset;
+        current.synced = boundary.offset;
         let start = current.start;
         self.gathering.on_synced(now, batch.count, self.waiting, took);
-        self.synced_through(start, offset, zxid, batch);
+        self.synced_through(start, boundary, batch);
         self.store(now);
     }
 
     /// Orders what follows from it: first the watermark, then the acknowledgement.
-    fn synced_through(&mut self, log: Zxid, offset: u64, zxid: Zxid, batch: Batch) {
+    fn synced_through(&mut self, log: Zxid, boundary: Boundary, batch: Batch) {
+        let Boundary { offset, zxid, checksum, .. } = boundary;
         #[cfg(feature = "mutants")]
         let zxid = if self.mutant == Some(Mutant::AckBeyondSync) { self.stored } else { zxid };
         assert!(self.synced < zxid && zxid <= self.stored);
         self.synced = zxid;
         let mut mark = self.mark.expect("set when the log was begun");
-        (mark.log, mark.offset, mark.zxid) = (log, offset, zxid);
+        (mark.log, mark.offset, mark.zxid, mark.checksum) = (log, offset, zxid, Some(checksum));
         while let Some(end) = self.epoch_ends.pop_front_if(|end| *end <= zxid) {
             mark.end_epoch(end);
         }
@@ -626,6 +636,9 @@ impl Journal {
                 self.epoch_ends.push_back(current.last);
             }
             let count = (last.0 - first.0 + 1).unsigned_abs();
+            let stored = &queued.append.records[from..queued.at];
+            let last_record = records(stored).last().expect("whole records were taken");
+            let checksum = first_record_checksum(&stored[last_record.start..]);
             let whole = is_whole && from == 0;
             let records = match &mut current.bytes {
                 Bytes::Direct(blocks) => {
@@ -640,8 +653,9 @@ impl Journal {
                     })
                 }
             };
-            (current.last, self.stored) = (last, last);
-            let boundary = Boundary { offset: current.end(), zxid: last, count, since: now };
+            (current.last, self.stored, self.stored_checksum) = (last, last, Some(checksum));
+            let offset = current.end();
+            let boundary = Boundary { offset, zxid: last, checksum, count, since: now };
             self.boundaries.push_back(boundary);
             self.waiting += count;
             if let Some(growth) = current.growth_ahead(self.settings) {
@@ -714,6 +728,7 @@ impl Journal {
         let start = self.queue.front().expect("it asks for a log").append.first;
         let through = self.stored;
         let mut watermark = Watermark::new(start, through);
+        watermark.checksum = self.stored_checksum;
         if !self.settings.force_sync {
             watermark.offset = UNBOUNDED;
         }
@@ -760,7 +775,7 @@ impl Journal {
         mark.truncate(*log, *offset, *zxid);
         self.mark = Some(mark);
         self.sequence += 1;
-        steps.push(Step::StoreWatermark { sequence: self.sequence, watermark: mark });
+        steps.push(Step::TakeBackWatermark { sequence: self.sequence, watermark: mark });
         let snapshots = later_snapshots.iter().cloned();
         steps.extend(snapshots.map(|name| Step::RemoveSnapshot { name }));
         steps.push(Step::SyncSnapshots);
@@ -938,6 +953,8 @@ mod tests {
                 };
                 assert_eq!((watermark.zxid, *through), (Zxid(zxid), Zxid(zxid)));
                 assert_eq!((watermark.offset, batch.count), (journal.end(), 1));
+                let record = append(false, zxid..=zxid, 10).records;
+                assert_eq!(watermark.checksum, Some(first_record_checksum(&record)));
             }
         }
     }
@@ -971,6 +988,8 @@ mod tests {
             assert_eq!(*len, end);
             assert_eq!((watermark.log, watermark.zxid), (Zxid(3), Zxid(2)));
             assert_eq!(watermark.offset, HEADER_BYTES as u64);
+            let before = append(false, 2..=2, 10).records;
+            assert_eq!(watermark.checksum, Some(first_record_checksum(&before)));
             if back_end == BackEnd::Mapped {
                 assert_eq!(synced(&orders), Some(Zxid(2)));
             }
@@ -1144,7 +1163,7 @@ mod tests {
             let [
                 Step::Cut { .. },
                 Step::SyncCut,
-                Step::StoreWatermark { watermark, .. },
+                Step::TakeBackWatermark { watermark, .. },
                 rest @ ..,
             ] = &steps[..]
             else {

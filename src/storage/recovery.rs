@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! 1. names          of both directories; a name beyond all history is refused
-//! 2. watermarks     the one beside the logs and its copy in dataDir; the newer one counts
+//! 2. watermarks     the one beside the logs and its copy in dataDir; the newer one counts, and the
+//!                   logs have to agree with both
 //! 3. a snapshot     the newest that loads and whose name is not contradicted
 //! 4. the logs       synced, read past the page cache, and applied from the snapshot on
 //! 5. is it all?     the watermark, and every snapshot that was passed over, must be reached
@@ -37,13 +38,34 @@
 //! | nothing, and `z` is beyond the watermark and beyond every log | no: nothing is in a snapshot that was not logged |
 //!
 //! **What must be there.** The watermark names a log whose header and name were durable before it
-//! was named. If that log is absent or empty, and a snapshot does not hold its beginning, history
-//! is missing. So it is where logs had a directory of their own and that one has neither logs nor
-//! a watermark, but dataDir has the copy of one.
+//! was named, and it may be behind what was acknowledged: after a power cut by a little, with
+//! `forceSync=no` by all of that log. So that log has to be there even where a snapshot holds all
+//! that the watermark knows of.
+//!
+//! | the log that the watermark names | |
+//! |---|---|
+//! | is there without a header, or ends before the record that the watermark names | refused |
+//! | is absent, and so are all others: a purge leaves the newest | refused |
+//! | is absent, and an older one is there: a purge takes the oldest first | refused |
+//! | is absent, and the oldest one begins behind the first record that the snapshot lacks | refused |
+//! | is absent, and later ones go on from within the snapshot: ZooKeeper has purged it | served |
+//!
+//! What cannot be told: a directory that is another server's from end to end, and begins later than
+//! our watermark, looks like the last line. Of a log that is cut behind the watermark nobody knows
+//! how long it was; with `forceSync=no` that is any log that has its header.
+//!
+//! Where logs had a directory of their own and that one has neither logs nor a watermark, but
+//! dataDir has the copy of one, history is missing, too.
+//!
+//! **Whose logs these are.** A watermark names a record by log, end, zxid and checksum. A log with
+//! another record in that place is of another history, and refused, whether anything of it is needed
+//! or not. The copy of the watermark is asked as well: another server's directory of logs brings
+//! that server's watermark along, and then only the copy is ours.
 //!
 //! **Nothing is cut away without a copy.** What lies between the last record and the last byte that
 //! is not zero goes to `ringkeeper.torn/log.<start>.at.<offset>` in dataLogDir first, durably.
 
+use std::cmp::Reverse;
 use std::error::Error;
 use std::fmt::Display;
 use std::io::{self, Read};
@@ -54,7 +76,7 @@ use crate::types::Zxid;
 use super::compression::Decoder;
 use super::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME};
 use super::journal::{EPOCH_TEMPORARY_NAME, TEMPORARY_NAME as LOG_TEMPORARY_NAME};
-use super::replay::{self, Cut, NEXT_STEP, Record, Replay, ReplayError, Replayed};
+use super::replay::{self, Claim, Cut, NEXT_STEP, Record, Replay, ReplayError, Replayed};
 use super::snapshot::{SnapshotReader, Trailer};
 use super::watermark::{WATERMARK_NAME, WITHOUT_COPY_BYTES, Watermark, WatermarkDamaged};
 use super::window::{Source, Window};
@@ -171,6 +193,8 @@ pub enum Mutant {
     AbsentLogIsEmptyHistory,
     /// A snapshot holds what its name says.
     SnapshotNameBelieved,
+    /// Logs are of this history whatever a watermark says of their records.
+    ForeignLogsTaken,
 }
 
 /// What an operator may want to know.
@@ -239,8 +263,9 @@ pub enum RecoveryError<E: Error + 'static, S: Error> {
     Watermark { path: PathBuf, damage: WatermarkDamaged },
     #[error(
         "{}: not there, but it was begun after zxid {before}, and history went up to zxid {last} at \
-         least ({}); is dataLogDir ({}) the right one, and mounted? {NEXT_STEP}",
-        path.display(), by.display(), data_log_dir.display()
+         least ({}); is dataLogDir ({}) the right one, and mounted? {NEXT_STEP}; if a snapshot is \
+         known to hold all of that log, remove {}",
+        path.display(), by.display(), data_log_dir.display(), by.display()
     )]
     LogMissing { path: PathBuf, before: Zxid, last: Zxid, by: PathBuf, data_log_dir: PathBuf },
     #[error(
@@ -342,11 +367,18 @@ pub fn recover<F: Files, S: State>(
         load::<F, S>(files, &places, &listing, watermark.filter(|_| !is_member), options)?;
     files.tell(Note::Loaded { zxid: snapshot });
     let from = state.last();
-    check_newest_log_is_there::<F, S>(&places, &listing, options, &found, from)?;
+    let claims = found.claims();
+    for claim in &claims {
+        check_log_is_there::<F, S>(&places, &listing, options, claim, from)?;
+    }
     let mut replay = Replay::new(replay::Options { from, watermark });
     #[cfg(feature = "mutants")]
     if options.mutant == Some(Mutant::EvidenceIgnored) {
         replay.ignore_evidence();
+    }
+    if !takes_foreign_logs(options) {
+        check_needless_logs::<F, S>(files, &places, &listing, &claims, from)?;
+        claims.into_iter().for_each(|claim| replay.hold_against(claim));
     }
     for snapshot in passed.iter().filter(|passed| !passed.is_misnamed) {
         replay.expect(snapshot.zxid);
@@ -374,7 +406,7 @@ pub fn recover<F: Files, S: State>(
         .accept()
         .map_err(|error| RecoveryError::NotAccepted { data_dir: data_dir.clone(), error })?;
     replayed.torn.iter().for_each(|cut| files.tell(Note::TornBefore { cut }));
-    change(files, &places, &listing, &replayed, watermark.is_some())?;
+    change(files, &places, &listing, &replayed, watermark.map(|watermark| watermark.log))?;
     Ok(Recovered { state, snapshot, watermark, replayed })
 }
 
@@ -404,16 +436,26 @@ fn list<F: Files, E: Error>(
 struct Watermarks {
     /// The newer one, and the file it is from.
     newest: Option<(PathBuf, Watermark)>,
+    /// The other one.
+    older: Option<(PathBuf, Watermark)>,
     /// Whether the one beside the logs says anything.
     is_beside_logs: bool,
+}
+
+impl Watermarks {
+    /// What the logs have to agree with. The older one says less, or a truncation has just begun: it
+    /// takes both back before anything else.
+    fn claims(&self) -> Vec<Claim> {
+        let found = self.newest.iter().chain(&self.older);
+        found.map(|(by, watermark)| Claim { by: by.clone(), watermark: *watermark }).collect()
+    }
 }
 
 fn read_watermarks<F: Files, E: Error>(
     files: &mut F,
     places: &Places,
 ) -> Result<Watermarks, RecoveryError<F::Error, E>> {
-    let mut newest: Option<(u64, PathBuf, Watermark)> = None;
-    let mut is_beside_logs = false;
+    let mut found: Vec<(u64, bool, PathBuf, Watermark)> = Vec::new();
     let directories = [&places.data_log_dir, &places.data_dir];
     for directory in &directories[..1 + usize::from(places.are_apart)] {
         let path = directory.join(WATERMARK_NAME);
@@ -424,13 +466,14 @@ fn read_watermarks<F: Files, E: Error>(
         let decoded = Watermark::decode(&bytes.unwrap_or_default())
             .map_err(|damage| RecoveryError::Watermark { path: path.clone(), damage })?;
         let Some((sequence, watermark)) = decoded else { continue };
-        is_beside_logs |= *directory == &places.data_log_dir;
-        if newest.as_ref().is_none_or(|(newest, ..)| *newest < sequence) {
-            newest = Some((sequence, path, watermark));
-        }
+        found.push((sequence, is_copy, path, watermark));
     }
-    let newest = newest.map(|(_, path, watermark)| (path, watermark));
-    Ok(Watermarks { newest, is_beside_logs })
+    let is_beside_logs = found.iter().any(|(_, is_copy, ..)| !is_copy);
+    // With equal sequences the one beside the logs comes first.
+    found.sort_by_key(|(sequence, is_copy, ..)| (Reverse(*sequence), *is_copy));
+    let mut found = found.into_iter().map(|(_, _, path, watermark)| (path, watermark));
+    let (newest, older) = (found.next(), found.next());
+    Ok(Watermarks { newest, older, is_beside_logs })
 }
 
 /// Refuses a directory for logs that has nothing of what was in it.
@@ -458,30 +501,52 @@ fn check_logs_are_there<F: Files, S: State>(
     }
 }
 
-/// Refuses a history whose newest log is not there, unless a snapshot holds where it began.
-fn check_newest_log_is_there<F: Files, S: State>(
+/// Refuses a history without the log that a watermark names, unless it looks purged: a purge leaves a
+/// log that begins within the oldest snapshot that stays, and all later ones.
+fn check_log_is_there<F: Files, S: State>(
     places: &Places,
     listing: &Listing,
     options: &Options<'_, S::Settings>,
-    found: &Watermarks,
+    claim: &Claim,
     from: Zxid,
 ) -> Result<(), Failure<F, S>> {
-    match &found.newest {
-        Some((by, watermark))
-            if from < watermark.log
-                && listing.logs().iter().all(|log| log.start != watermark.log)
-                && !takes_absent_for_empty(options) =>
-        {
-            Err(RecoveryError::LogMissing {
-                path: places.logs.join(super::log_name(watermark.log)),
-                before: Zxid(watermark.log.0 - 1),
-                last: watermark.zxid,
-                by: by.clone(),
-                data_log_dir: places.data_log_dir.clone(),
-            })
-        }
-        _ => Ok(()),
+    let Watermark { log, zxid, .. } = claim.watermark;
+    let is_there = listing.logs().iter().any(|file| file.start == log);
+    let oldest = listing.logs().first().map(|file| file.start);
+    let looks_purged = oldest.is_some_and(|oldest| log < oldest && oldest <= from.next());
+    if is_there || looks_purged || takes_absent_for_empty(options) {
+        return Ok(());
     }
+    Err(RecoveryError::LogMissing {
+        path: places.logs.join(super::log_name(log)),
+        before: Zxid(log.0 - 1),
+        last: zxid,
+        by: claim.by.clone(),
+        data_log_dir: places.data_log_dir.clone(),
+    })
+}
+
+/// Holds against the watermarks what they name in logs that the snapshot makes needless, which are not
+/// read otherwise: after ZooKeeper has gone on in logs of its own.
+fn check_needless_logs<F: Files, S: State>(
+    files: &mut F,
+    places: &Places,
+    listing: &Listing,
+    claims: &[Claim],
+    from: Zxid,
+) -> Result<(), Failure<F, S>> {
+    let needed = listing.logs_after(from).len();
+    let needless = &listing.logs()[..listing.logs().len() - needed];
+    for claim in claims {
+        let named = needless.iter().find(|log| log.start == claim.watermark.log);
+        let Some(log) = named else { continue };
+        let path = places.logs.join(&log.name);
+        let failed = |source| io_error(&path, source);
+        read_from_disk(files, &path).map_err(failed)?;
+        let mut source = FileSource { files, path: &path, len: whole(log.bytes) };
+        claim.check(&path, log.start, &mut source).map_err(failed)??;
+    }
+    Ok(())
 }
 
 #[cfg(feature = "mutants")]
@@ -491,6 +556,16 @@ fn takes_absent_for_empty<T>(options: &Options<'_, T>) -> bool {
 
 #[cfg(not(feature = "mutants"))]
 fn takes_absent_for_empty<T>(_: &Options<'_, T>) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+fn takes_foreign_logs<T>(options: &Options<'_, T>) -> bool {
+    options.mutant == Some(Mutant::ForeignLogsTaken)
+}
+
+#[cfg(not(feature = "mutants"))]
+fn takes_foreign_logs<T>(_: &Options<'_, T>) -> bool {
     false
 }
 
@@ -721,7 +796,7 @@ fn change<F: Files, E: Error>(
     places: &Places,
     listing: &Listing,
     replayed: &Replayed,
-    is_ours: bool,
+    written: Option<Zxid>,
 ) -> Result<(), RecoveryError<F::Error, E>> {
     let copies = keep_copies(files, places, &replayed.cuts)?;
     for (cut, copy) in replayed.cuts.iter().zip(&copies) {
@@ -735,8 +810,8 @@ fn change<F: Files, E: Error>(
         }
         files.tell(Note::Torn { cut, copy: copy.as_deref() });
     }
-    if is_ours {
-        cut_zeros(files, places, listing, replayed)?;
+    if let Some(written) = written {
+        cut_zeros(files, places, listing, replayed, written)?;
     }
     files.sync_directory(&places.logs).map_err(|source| io_error(&places.logs, source))?;
     remove_leftovers(files, places)
@@ -838,18 +913,24 @@ fn keep_copy<F: Files>(
     files.sync_directory(&places.torn)
 }
 
-/// Drops what was allocated behind the last record. A write that a process had begun when it was
-/// killed may still be on its way to there, and history will go on elsewhere: to cut the file waits
-/// for it and takes it back.
+/// Drops what was allocated behind the last record of the log that was being written. A write that a
+/// process had begun when it was killed may still be on its way to there, and history will go on
+/// elsewhere: to cut the file waits for it and takes it back.
+///
+/// Such a write is only ever to the log that the watermark names: a roll begins when the last write has
+/// ended, and the next one comes after the watermark names the new log. Any other log keeps its zeros:
+/// nothing is on its way to it, and it may be ZooKeeper's.
 fn cut_zeros<F: Files, E: Error>(
     files: &mut F,
     places: &Places,
     listing: &Listing,
     replayed: &Replayed,
+    written: Zxid,
 ) -> Result<(), RecoveryError<F::Error, E>> {
     let Some((path, end)) = &replayed.end else { return Ok(()) };
     let is_cut = replayed.cuts.iter().any(|cut| cut.path == *path);
-    let log = listing.logs().iter().find(|log| places.logs.join(&log.name) == *path);
+    let log = listing.logs().iter().find(|log| log.start == written);
+    let log = log.filter(|log| places.logs.join(&log.name) == *path);
     if is_cut || log.is_none_or(|log| log.bytes <= *end) {
         return Ok(());
     }
@@ -1228,9 +1309,126 @@ mod tests {
         let mut begun = whole.clone();
         begun.files.insert(Memory::path("log.5"), empty_log());
         assert_eq!(begun.served().0, 4);
-        // What a snapshot holds is not missed.
-        absent.files.insert(Memory::path("snapshot.9"), snapshot(9));
-        assert_eq!(absent.served(), (9, 9));
+    }
+
+    /// With `forceSync=no`, or after a power cut, a log has more than the watermark knows of.
+    #[test]
+    fn a_snapshot_within_a_log_does_not_stand_for_the_rest_of_it() {
+        let unsynced = Watermark {
+            offset: super::super::watermark::UNBOUNDED,
+            ..Watermark::new(Zxid(5), Zxid(4))
+        };
+        for known in [marked(5, 4), marked(5, 6), mark(1, unsynced)] {
+            let mut whole = Memory::with(&[
+                ("snapshot.0", snapshot(0)),
+                ("snapshot.6", snapshot(6)),
+                ("log.1", history(1..=4)),
+                ("log.5", history(5..=9)),
+                (WATERMARK_NAME, known),
+            ]);
+            assert_eq!(whole.clone().served(), (9, 6));
+            for emptied in [Vec::new(), b"ZKL".to_vec(), vec![0; 70_000]] {
+                whole.files.insert(Memory::path("log.5"), emptied);
+                let refused = whole.refused();
+                let damaged = "/logs/version-2/log.5: damaged at byte 0";
+                assert!(refused.starts_with(damaged), "{refused}");
+            }
+            whole.files.remove(&Memory::path("log.5"));
+            for _ in ["with an older log", "with none"] {
+                let refused = whole.refused();
+                assert!(refused.starts_with("/logs/version-2/log.5: not there"), "{refused}");
+                whole.files.remove(&Memory::path("log.1"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_absent_was_purged_or_is_missed() {
+        let mark = (WATERMARK_NAME, marked(5, 7));
+        let with =
+            |names: &[(&'static str, Vec<u8>)]| Memory::with(&[names, &[mark.clone()]].concat());
+        let snapshot_9 = ("snapshot.9", snapshot(9));
+        // ZooKeeper has gone on in log.8, and purged what came before.
+        assert_eq!(with(&[snapshot_9.clone(), ("log.8", history(8..=12))]).served(), (12, 9));
+        let at_once = ("log.a", history(10..=12));
+        assert_eq!(with(&[snapshot_9.clone(), at_once]).served(), (12, 9));
+        for logs in [
+            vec![],
+            vec![("log.1", history(1..=4))],
+            vec![("log.1", history(1..=4)), ("log.8", history(8..=12))],
+            // A purge would have left the log before.
+            vec![("log.200000001", history(epoch(2, 1)..=epoch(2, 3)))],
+        ] {
+            let refused = with(&[&[snapshot_9.clone()][..], &logs[..]].concat()).refused();
+            assert!(refused.starts_with("/logs/version-2/log.5: not there"), "{refused}");
+            assert!(refused.ends_with("remove /logs/ringkeeper.watermark"), "{refused}");
+        }
+    }
+
+    /// Another server's records, as long as ours.
+    fn foreign(zxids: std::ops::RangeInclusive<i64>) -> Vec<u8> {
+        let mut log = empty_log();
+        for record in replay::LogReader::new(&history(zxids)).unwrap() {
+            let header = TxnHeader { time: 8, ..record.header };
+            txnlog::append_txn(&mut log, &header, &record.txn, record.digest.as_ref());
+        }
+        log
+    }
+
+    /// With the checksum of the last record, as servers store it.
+    fn marked_exactly(sequence: u64, log: i64, zxid: i64, written: &[u8]) -> Vec<u8> {
+        let last = replay::LogReader::new(written).unwrap();
+        let last = last.filter(|record| record.zxid() <= Zxid(zxid)).last().unwrap();
+        let checksum = Some(txnlog::first_record_checksum(&written[last.offset..]));
+        let offset = last.end() as u64;
+        mark(sequence, Watermark { offset, checksum, ..Watermark::new(Zxid(log), Zxid(zxid)) })
+    }
+
+    #[test]
+    fn another_servers_whole_history_is_refused_though_it_goes_beyond_the_watermark() {
+        let mark = |sequence| marked_exactly(sequence, 1, 7, &history(1..=7));
+        let whole = [("snapshot.0", snapshot(0)), (WATERMARK_NAME, mark(1))];
+        let with = |files: &[(&'static str, Vec<u8>)]| Memory::with(&[&whole[..], files].concat());
+        assert_eq!(with(&[("log.1", history(1..=30))]).served().0, 30);
+        let is_foreign = |mut memory: Memory, by: &str| {
+            let refused = memory.refused();
+            let start = format!("/logs/version-2/log.1: of another history than {by}");
+            assert!(refused.starts_with(&start), "{refused}");
+        };
+        let beside = "/logs/ringkeeper.watermark";
+        is_foreign(with(&[("log.1", foreign(1..=30))]), beside);
+        // With snapshots of its own, so that the log is not needed for anything.
+        let later = [
+            ("log.1", foreign(1..=20)),
+            ("log.15", foreign(21..=30)),
+            ("snapshot.19", snapshot(25)),
+        ];
+        is_foreign(with(&later), beside);
+        // With its own watermark, and only the copy in dataDir is of our history.
+        let theirs = (WATERMARK_NAME, marked_exactly(900, 1, 30, &foreign(1..=30)));
+        let copy = ("/data/ringkeeper.watermark", mark(1));
+        let mounted = [("snapshot.0", snapshot(0)), ("log.1", foreign(1..=30)), theirs, copy];
+        is_foreign(Memory::with(&mounted), "/data/ringkeeper.watermark");
+        // A log that the copy names and that is not there.
+        let mut memory = Memory::with(&mounted);
+        let elsewhere = marked_exactly(1, 5, 7, &history(5..=7));
+        memory.files.insert("/data/ringkeeper.watermark".into(), elsewhere);
+        assert!(memory.refused().starts_with("/logs/version-2/log.5: not there"));
+    }
+
+    /// Nothing is taken away before both watermarks are back.
+    #[test]
+    fn a_truncation_that_a_crash_has_ended_between_two_watermarks_is_no_contradiction() {
+        let marked = |sequence, zxid| marked_exactly(sequence, 1, zxid, &history(1..=9));
+        for (copy, beside) in [((6, 5), (5, 9)), ((5, 9), (6, 5))] {
+            let mut memory = Memory::with(&[
+                ("snapshot.0", snapshot(0)),
+                ("log.1", history(1..=9)),
+                ("/data/ringkeeper.watermark", marked(copy.0, copy.1)),
+                (WATERMARK_NAME, marked(beside.0, beside.1)),
+            ]);
+            assert_eq!(memory.served().0, 9);
+        }
     }
 
     #[test]
@@ -1273,10 +1471,18 @@ mod tests {
                 ("/logs/ringkeeper.watermark", mark(beside, watermark(4, four))),
                 ("/data/ringkeeper.watermark", mark(copy, watermark(7, seven))),
             ]);
-            match beside < copy {
-                true => assert!(memory.refused().contains("synced up to byte")),
-                false => assert_eq!(memory.served().0, 4),
-            }
+            // An older one never says more: a truncation takes both back first.
+            assert!(memory.refused().contains("synced up to byte"));
+        }
+        // One that says less has nothing to add.
+        for (beside, copy) in [(5, 6), (6, 5)] {
+            let mut memory = Memory::with(&[
+                ("snapshot.0", snapshot(0)),
+                ("log.1", history(1..=7)),
+                ("/logs/ringkeeper.watermark", mark(beside, watermark(7, seven))),
+                ("/data/ringkeeper.watermark", mark(copy, watermark(4, four))),
+            ]);
+            assert_eq!(memory.served().0, 7);
         }
         // Left by a version that kept no copies: it is of another time.
         let mut old = mark(6, watermark(7, seven));
@@ -1310,8 +1516,6 @@ mod tests {
         assert_eq!(memory.served(), (12, 0));
         // Restored from a copy: nothing but a snapshot.
         assert_eq!(Memory::with(&[("snapshot.9", silent(9))]).served(), (9, 9));
-        let mut memory = Memory::with(&[("snapshot.9", silent(9)), (WATERMARK_NAME, marked(1, 7))]);
-        assert_eq!(memory.served(), (9, 9));
         // It has purged the log before, and the snapshot's own is the oldest.
         let mut memory = Memory::with(&[
             ("snapshot.a", silent(10)),

@@ -20,6 +20,7 @@
 //! | behind the watermark, before the end of what the snapshot holds, a whole record behind the end | damaged | damaged |
 //! | behind the watermark, whole records behind the end that are farther apart than `APART_BYTES` | damaged | damaged |
 //! | the watermark names it, and it is empty | damaged | damaged |
+//! | the watermark names it, and the record that it names is not where it was | damaged | damaged |
 //! | the next log goes on with zxid+1 | | torn |
 //! | a later epoch begins, nothing whole behind the end | | torn, unless more was synced |
 //! | a later epoch begins, a whole record behind the end | | damaged |
@@ -27,8 +28,16 @@
 //! | no watermark, a whole record behind the end | damaged | |
 //! | anything else that is missing | | gap |
 //!
-//! What a snapshot already holds is never missed: only transactions after `from` count. A log is
-//! read through a window: no more of it is in memory than its longest record.
+//! What a snapshot already holds is never missed: only transactions after `from` count. But the
+//! watermark may be behind what was acknowledged, so a log that it names has to be there up to the
+//! watermark even where a snapshot holds all that the watermark knows of: with the record that it
+//! names, other records may be gone that nobody knows of. What is broken before that record is then
+//! left as it is.
+//!
+//! A watermark also says where a record ends, and which one. A log in which another record is there
+//! is of another history, however whole it is (`Claim`).
+//!
+//! A log is read through a window: no more of it is in memory than its longest record.
 //!
 //! Why far apart says damage: at any moment at most `UNSYNCED_BYTES_MAX` of a log are not durable,
 //! and records begin only within these (`super::UNSYNCED_BYTES_MAX`). Of two whole records behind a
@@ -462,6 +471,13 @@ pub enum ReplayError {
     )]
     Name { path: PathBuf, offset: u64, found: Zxid },
     #[error(
+        "{}: of another history than {}, by which the record of zxid {} ends at byte {} of log.{:x}: here \
+         zxid {zxid} is at byte {offset}; is dataLogDir the right one, and mounted? {NEXT_STEP}; if \
+         these logs are the ones to be served, remove {}",
+        path.display(), by.display(), watermark.zxid, watermark.offset, watermark.log.0, by.display()
+    )]
+    Foreign { path: PathBuf, offset: u64, zxid: Zxid, by: PathBuf, watermark: Watermark },
+    #[error(
         "transactions up to zxid {} were synced to log.{:x} (byte {}), but history ends at zxid \
          {last}; {NEXT_STEP}; if another server has cut this log since, remove {}",
         watermark.zxid, watermark.log.0, watermark.offset, super::watermark::WATERMARK_NAME
@@ -553,6 +569,7 @@ pub struct Replay {
     previous: Option<Zxid>,
     /// Transactions that history is known to have, from elsewhere than the logs and the watermark.
     known_of: Vec<Zxid>,
+    claims: Vec<Claim>,
     /// Ends that the next record, or its absence, has to explain.
     ends: Vec<End>,
     /// Where the last log ended.
@@ -577,6 +594,114 @@ struct End {
     unsynced: bool,
     /// The watermark has moved within the log, so its writer syncs.
     is_bounded: bool,
+    /// It is damage that a snapshot makes up for, and it is not cut: what the watermark names lies
+    /// behind it.
+    is_covered: bool,
+}
+
+/// What a watermark says of the record that it names: its log, its end, its zxid and checksum.
+///
+/// A log of ours is never written anew, so this stays true for as long as the log is there, whoever
+/// goes on with the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The file that it is from.
+    pub by: PathBuf,
+    pub watermark: Watermark,
+}
+
+/// A whole record where it is found.
+#[derive(Clone, Copy, Debug)]
+struct Whole {
+    log: Zxid,
+    offset: usize,
+    end: usize,
+    zxid: Zxid,
+    checksum: u32,
+}
+
+impl Claim {
+    /// Whether it names a record of the log that is being written, rather than the last one before.
+    fn is_within(&self) -> bool {
+        HEADER_BYTES < whole_bytes(self.watermark.offset)
+    }
+
+    /// Whether this record can only be of another history.
+    fn is_contradicted(&self, record: Whole) -> bool {
+        let Watermark { log, offset, zxid, checksum, .. } = self.watermark;
+        let end = whole_bytes(offset);
+        let is_within = self.is_within();
+        let is_there = is_within && record.log == log && record.end == end;
+        let crosses = is_within && record.log == log && record.offset < end && end < record.end;
+        let is_other = checksum.is_some_and(|checksum| checksum != record.checksum);
+        let is_elsewhere = is_within && !is_there;
+        let is_it = record.zxid == zxid;
+        crosses || is_there && !is_it || is_it && (is_elsewhere || is_other)
+    }
+
+    /// Holds it against the records of a log, wherever it may be, up to the record that it names.
+    pub fn check<S: Source>(
+        &self,
+        path: &Path,
+        log: Zxid,
+        source: &mut S,
+    ) -> Result<Result<(), ReplayError>, S::Error> {
+        let mut window = Window::new(WINDOW_BYTES);
+        let mut offset = HEADER_BYTES;
+        let end = whole_bytes(self.watermark.offset);
+        if !has_header(window.view(source, 0, HEADER_BYTES)?) {
+            return Ok(Ok(()));
+        }
+        while offset < end
+            && let Ok(rest) = view_record(&mut window, source, offset)?
+            && let Ok(payload) = payload_of(rest)
+            && let Ok(header) = TxnHeader::read(&mut Reader::new(payload))
+        {
+            let (zxid, checksum) = (Zxid(header.zxid), txnlog::first_record_checksum(rest));
+            let next = offset + payload.len() + FRAMING_BYTES;
+            let record = Whole { log, offset, end: next, zxid, checksum };
+            if self.is_contradicted(record) {
+                return Ok(Err(self.contradicted(path, record)));
+            }
+            offset = next;
+        }
+        Ok(Ok(()))
+    }
+
+    fn contradicted(&self, path: &Path, Whole { offset, zxid, .. }: Whole) -> ReplayError {
+        let Claim { by, watermark } = self.clone();
+        ReplayError::Foreign { path: path.into(), offset: offset as u64, zxid, by, watermark }
+    }
+}
+
+/// Whether the record that a watermark names is in its log, whatever lies between `from` and it.
+fn is_named_record_there<S: Source>(
+    watermark: Watermark,
+    window: &mut Window,
+    source: &mut S,
+    from: usize,
+) -> Result<bool, S::Error> {
+    let end = whole_bytes(watermark.offset);
+    let last = end.checked_sub(RECORD_BYTES_MIN).filter(|_| end <= source.len());
+    let Some(last) = last else { return Ok(false) };
+    for offset in from..=last {
+        let framing = window.view(source, offset, PAYLOAD_OFFSET)?;
+        let Ok((_, bytes)) = framing_of(framing) else { continue };
+        if offset + bytes + FRAMING_BYTES == end
+            && let Ok(rest) = view_record(window, source, offset)?
+            && let Ok(payload) = payload_of(rest)
+            && let Ok(header) = TxnHeader::read(&mut Reader::new(payload))
+        {
+            let checksum = txnlog::first_record_checksum(rest);
+            return Ok(watermark.zxid == Zxid(header.zxid)
+                && watermark.checksum.is_none_or(|known| known == checksum));
+        }
+    }
+    Ok(false)
+}
+
+fn whole_bytes(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
 impl Replay {
@@ -587,6 +712,7 @@ impl Replay {
             window: Window::new(WINDOW_BYTES),
             previous: None,
             known_of: Vec::new(),
+            claims: Vec::new(),
             ends: Vec::new(),
             ended: None,
             txns: 0,
@@ -603,6 +729,11 @@ impl Replay {
         if zxid.counter() != 0 {
             self.known_of.push(zxid);
         }
+    }
+
+    /// A watermark that was found says this, and every log has to agree.
+    pub fn hold_against(&mut self, claim: Claim) {
+        self.claims.push(claim);
     }
 
     /// A seeded bug: what is behind the watermark is torn, whatever follows it.
@@ -641,8 +772,10 @@ impl Replay {
             let mut before: Option<(usize, Zxid)> = None;
             loop {
                 let rest = view_record(&mut window, source, offset).map_err(&failed)?;
-                let record = match rest.and_then(|rest| record_at(rest, offset)) {
-                    Ok(record) => record,
+                let (record, checksum) = match rest.and_then(|rest| {
+                    Ok((record_at(rest, offset)?, txnlog::first_record_checksum(rest)))
+                }) {
+                    Ok(found) => found,
                     Err(cause) => break Stop { offset, cause },
                 };
                 let (zxid, end) = (record.zxid(), record.end());
@@ -652,6 +785,10 @@ impl Replay {
                 {
                     (before, offset) = (Some((offset, zxid)), end);
                     continue;
+                }
+                let found = Whole { log: start, offset, end, zxid, checksum };
+                if let Some(claim) = self.claims.iter().find(|claim| claim.is_contradicted(found)) {
+                    return Err(claim.contradicted(path, found).into());
                 }
                 let start = before.is_none().then_some(start);
                 if self.admit(path, start, &record)? {
@@ -702,7 +839,10 @@ impl Replay {
             return Ok(false);
         }
         let is_next = found == last.next();
+        // Only a standalone server writes the last number of an epoch, and it goes on with number zero
+        // of the next. A leader ends before that number (ZOOKEEPER-1277).
         let begins_epoch = last.epoch() < found.epoch()
+            && last.counter() != u32::MAX
             && found <= ZXID_MAX
             && found.counter() == 1
             && !self.skips(last, found);
@@ -724,10 +864,13 @@ impl Replay {
 
     /// Whether history is known to have had a transaction between these two.
     fn skips(&self, last: Zxid, next: Zxid) -> bool {
-        let is_between = |zxid: Zxid| zxid.counter() != 0 && last < zxid && zxid < next;
-        self.known_of.iter().any(|zxid| is_between(*zxid))
+        let is_between = |zxid: Zxid| last < zxid && zxid < next;
+        self.known_of.iter().any(|zxid| zxid.counter() != 0 && is_between(*zxid))
             || self.options.watermark.is_some_and(|watermark| {
-                is_between(watermark.zxid) || watermark.skipped_end(last, next).is_some()
+                let Watermark { log, zxid, .. } = watermark;
+                // Before the first record of a log it may be what a new leader's snapshot is named.
+                let is_txn = zxid.counter() != 0 || log <= zxid;
+                is_txn && is_between(zxid) || watermark.skipped_end(last, next).is_some()
             })
     }
 
@@ -747,11 +890,19 @@ impl Replay {
             return Err(ReplayError::Unreadable { path, offset, last: known, malformed }.into());
         }
         let own = self.options.watermark.filter(|watermark| watermark.log == start);
-        if let Some(Watermark { offset: synced, zxid, .. }) = own {
-            let evidence = if offset < synced && known < zxid {
+        let claimed = self.claims.iter().map(|claim| claim.watermark);
+        let mut is_covered = false;
+        for watermark in own.into_iter().chain(claimed.filter(|of| of.log == start)) {
+            let Watermark { offset: synced, zxid, .. } = watermark;
+            let is_below = offset < synced;
+            let evidence = if cause == Cause::NoHeader {
+                Some(Evidence::Begun { zxid: zxid.min(Zxid(start.0 - 1)) })
+            } else if is_below
+                && (known < zxid
+                    || !is_named_record_there(watermark, window, source, stop.offset)
+                        .map_err(OnEnd::Read)?)
+            {
                 Some(Evidence::Watermark { offset: synced, zxid })
-            } else if cause == Cause::NoHeader && known < start {
-                Some(Evidence::Begun { zxid })
             } else {
                 None
             };
@@ -759,16 +910,18 @@ impl Replay {
                 let last = known;
                 return Err(ReplayError::Damaged { path, offset, cause, last, evidence }.into());
             }
+            is_covered |= is_below;
         }
         let beyond = beyond(window, source, stop.offset, known).map_err(OnEnd::Read)?;
         self.ended = Some((path.clone(), stop));
-        if beyond != Beyond::Zeros || cause == Cause::NoHeader {
+        if beyond != Beyond::Zeros || cause == Cause::NoHeader || is_covered {
             let is_bounded = own.is_some_and(|own| own.offset != UNBOUNDED);
             // What a snapshot holds was synced before it was taken.
             let last = self.previous.unwrap_or(Zxid(start.0 - 1));
             let may_be_torn = self.options.from <= last || !is_bounded;
             let unsynced = may_be_torn && own.is_some_and(|own| own.offset <= offset);
-            let end = End { path, log: start, stop, known, beyond, unsynced, is_bounded };
+            let end =
+                End { path, log: start, stop, known, beyond, unsynced, is_bounded, is_covered };
             #[cfg(feature = "mutants")]
             if self.ignores_evidence && unsynced {
                 self.ends.push(End { beyond: Beyond::Scraps { end: source.len() }, ..end });
@@ -790,7 +943,13 @@ impl Replay {
         let mut cuts = Vec::new();
         for end in self.ends.drain(..) {
             end.explain_by(None)?;
-            cuts.push(end.into_cut());
+            if end.is_covered {
+                // Nothing of this log is cut, the zeros behind it neither.
+                self.ended = None;
+                self.torn.push(end.into_cut());
+            } else {
+                cuts.push(end.into_cut());
+            }
         }
         match self.options.watermark {
             Some(watermark) if last < watermark.zxid => Err(ReplayError::Lost { watermark, last }),
@@ -1210,15 +1369,151 @@ mod tests {
     }
 
     #[test]
-    fn damage_that_a_snapshot_covers_is_only_cut_off() {
-        let log = flipped(1..=5, 2);
-        let watermark =
-            Watermark { offset: history(1..=5).len() as u64, ..Watermark::new(Zxid(1), Zxid(5)) };
-        let run = |from| {
-            run(&[(1, log.clone())], Options { from: Zxid(from), watermark: Some(watermark) })
+    fn damage_that_a_snapshot_covers_stays_as_it_is() {
+        let synced = history(1..=5).len() as u64;
+        let watermark = Watermark { offset: synced, ..Watermark::new(Zxid(1), Zxid(5)) };
+        let run = |from, index| {
+            let options = Options { from: Zxid(from), watermark: Some(watermark) };
+            run(&[(1, flipped(1..=5, index))], options)
         };
-        assert!(matches!(run(4), Err(ReplayError::Damaged { .. })));
-        assert_eq!(run(5).unwrap().1.last, Zxid(5));
+        assert!(matches!(run(4, 2), Err(ReplayError::Damaged { .. })));
+        let (_, replayed) = run(5, 2).unwrap();
+        assert_eq!((replayed.last, replayed.cuts.len(), replayed.torn.len()), (Zxid(5), 0, 1));
+        assert_eq!(replayed.end, None, "what the watermark names is behind the damage");
+        // That record itself.
+        for from in [5, 9] {
+            let error = run(from, 4).unwrap_err();
+            assert!(matches!(error, ReplayError::Damaged { .. }), "{error}");
+        }
+    }
+
+    /// The watermark may be behind what was acknowledged. What lies between it and the snapshot, and
+    /// behind that, is gone with the end of the file.
+    #[test]
+    fn a_log_that_is_cut_below_the_watermark_is_missed_whatever_a_snapshot_holds() {
+        let log = history(1..=9);
+        let synced = history(1..=5).len();
+        let watermark = Watermark { offset: synced as u64, ..Watermark::new(Zxid(1), Zxid(5)) };
+        for from in [5, 7, 20] {
+            let options = Options { from: Zxid(from), watermark: Some(watermark) };
+            for left in 0..log.len() {
+                let mut image = log[..left].to_vec();
+                let is_served = run(&[(1, image.clone())], options).is_ok();
+                assert_eq!(is_served, synced <= left, "{left} bytes after {from}");
+                image.resize(log.len() + 500, 0);
+                // The last byte of a record is its mark, and of the header zeros.
+                let is_served = run(&[(1, image)], options).is_ok();
+                assert_eq!(is_served, synced <= left, "{left} bytes and zeros after {from}");
+            }
+        }
+    }
+
+    /// Records of one size, whoever wrote them.
+    fn written_at(time: i64, zxids: std::ops::RangeInclusive<i64>, data: &[u8]) -> Vec<u8> {
+        let mut log = empty_log();
+        for zxid in zxids {
+            let txn = Txn::SetData { path: "/a".into(), data: Some(data), version: 1 };
+            let header = TxnHeader { client_id: 1, cxid: 1, zxid, time, kind: txn.kind() };
+            txnlog::append_txn(&mut log, &header, &txn, None);
+        }
+        log
+    }
+
+    /// What a watermark says that was stored when `zxid` was the last of `log`.
+    fn claim(log: &[u8], start: i64, zxid: i64) -> Claim {
+        let last = LogReader::new(log).unwrap().find(|record| record.zxid() == Zxid(zxid)).unwrap();
+        let (offset, record) = (last.end() as u64, &log[last.offset..]);
+        let checksum = Some(txnlog::first_record_checksum(record));
+        let watermark = Watermark { offset, checksum, ..Watermark::new(Zxid(start), Zxid(zxid)) };
+        Claim { by: "marks".into(), watermark }
+    }
+
+    fn held_against(claim: &Claim, logs: &[(i64, Vec<u8>)]) -> Result<Replayed, ReplayError> {
+        let mut replay = Replay::new(OPTIONS);
+        replay.hold_against(claim.clone());
+        for (start, log) in logs {
+            let path = PathBuf::from(format!("log.{start:x}"));
+            let each = |_: &Record<'_>| Ok::<(), ReplayError>(());
+            let read = replay.log(&path, Zxid(*start), log, each);
+            // By itself it is seen as well, where nobody reads the log for its records.
+            let checked = claim.check(&path, Zxid(*start), &mut log.as_slice()).unwrap();
+            let is_foreign =
+                |of: &Result<(), ReplayError>| matches!(of, Err(ReplayError::Foreign { .. }));
+            assert!(!is_foreign(&checked) || is_foreign(&read), "{checked:?} {read:?}");
+            read?;
+        }
+        replay.finish()
+    }
+
+    #[test]
+    fn a_log_of_another_history_is_refused_however_whole_it_is() {
+        let ours = written_at(1, 1..=9, b"data");
+        let claim = claim(&ours, 1, 6);
+        let foreign = |logs: &[(i64, Vec<u8>)]| {
+            let error = held_against(&claim, logs).unwrap_err();
+            assert!(matches!(error, ReplayError::Foreign { .. }), "{error}");
+            let text = error.to_string();
+            assert!(text.starts_with("log.") && text.contains("than marks"), "{text}");
+        };
+        assert!(held_against(&claim, &[(1, ours.clone())]).is_ok());
+        // Records as long, of another time.
+        foreign(&[(1, written_at(2, 1..=90, b"data"))]);
+        // Of other lengths: none ends there, or another one does.
+        foreign(&[(1, written_at(1, 1..=90, b"longer data"))]);
+        let twice = written_at(1, 1..=1, &[b'd'; 67]);
+        foreign(&[(1, [&twice[..], &written_at(1, 2..=90, b"data")[HEADER_BYTES..]].concat())]);
+        // In another log.
+        let newer = self::claim(&written_at(1, 4..=9, b"data"), 4, 6);
+        let error = held_against(&newer, &[(1, written_at(1, 1..=90, b"data"))]).unwrap_err();
+        assert!(matches!(error, ReplayError::Foreign { .. }), "{error}");
+        // Without a checksum there is only the place to go by.
+        let mut by_place = claim.clone();
+        by_place.watermark.checksum = None;
+        assert!(held_against(&by_place, &[(1, written_at(2, 1..=90, b"data"))]).is_ok());
+        // Before the first record of a log, or without any sync, it names the last one before.
+        let begun =
+            Watermark { checksum: claim.watermark.checksum, ..Watermark::new(Zxid(7), Zxid(6)) };
+        for offset in [UNBOUNDED, HEADER_BYTES as u64] {
+            let claim = Claim { watermark: Watermark { offset, ..begun }, ..claim.clone() };
+            let logs = |time| {
+                let newer = written_at(time, 7..=9, b"data");
+                [(1, written_at(time, 1..=6, b"data")), (7, newer)]
+            };
+            assert!(held_against(&claim, &logs(1)).is_ok());
+            let error = held_against(&claim, &logs(2)).unwrap_err();
+            assert!(matches!(error, ReplayError::Foreign { .. }), "{error}");
+        }
+    }
+
+    /// One standalone server counts on in one long: (e, ffffffff), (e+1, 0), (e+1, 1).
+    #[test]
+    fn after_the_last_number_of_an_epoch_its_successor_is_missed() {
+        let last = i64::from(u32::MAX);
+        let logs = |second: i64| {
+            [(last - 1, history(last - 1..=last)), (second, history(second..=second + 2))]
+        };
+        let from = |zxid| Options { from: Zxid(zxid), ..OPTIONS };
+        assert!(run(&logs(last + 1), from(last - 2)).is_ok());
+        for options in [from(last - 2), from(last)] {
+            let error = run(&logs(last + 2), options).unwrap_err();
+            assert!(matches!(error, ReplayError::Gap { .. }), "{error}");
+            let elected = zxid(7, 1);
+            let error = run(&logs(elected), options).unwrap_err();
+            assert!(matches!(error, ReplayError::Gap { .. }), "{error}");
+        }
+        // A new leader's snapshot, of a server that was one of an ensemble from there on.
+        assert!(run(&logs(last + 2), from(last + 1)).is_ok());
+        // Two are missing, and the watermark knows of the second, which has number zero.
+        let two = [(last - 1, history(last - 1..=last - 1)), logs(last + 2)[1].clone()];
+        let watermark = Watermark {
+            offset: history(last..=last + 1).len() as u64,
+            ..Watermark::new(Zxid(last), Zxid(last + 1))
+        };
+        let known = Options { watermark: Some(watermark), ..from(last - 2) };
+        let error = run(&two, known).unwrap_err();
+        assert!(matches!(error, ReplayError::Gap { .. }), "{error}");
+        // An ensemble's leader ends before the last number, and so do its logs.
+        assert!(run(&two, from(last - 2)).is_ok());
     }
 
     /// A log of records with a kibibyte of data each, and where each begins.
@@ -1297,8 +1592,15 @@ mod tests {
                 matches!(&error, ReplayError::Damaged { evidence, .. } if *evidence == begun),
                 "{error}"
             );
-            let covered = Options { from: Zxid(4), ..options };
-            assert!(run(&logs, covered).is_ok());
+            // The watermark may be behind, so a snapshot within the log need not hold all of it.
+            for from in [4, 9] {
+                let covered = Options { from: Zxid(from), ..options };
+                let error = run(&logs, covered).unwrap_err();
+                assert!(
+                    matches!(&error, ReplayError::Damaged { evidence, .. } if *evidence == begun),
+                    "{error}"
+                );
+            }
         }
         assert!(run(&[(1, history(1..=3)), (4, empty_log())], options).is_ok());
     }

@@ -76,6 +76,16 @@ pub fn checksum(payload: &[u8]) -> u64 {
     u64::from(simd_adler32::adler32(&payload))
 }
 
+/// The checksum of the record that `framed` begins with: Adler-32 fills four of its eight bytes.
+///
+/// # Panics
+/// If `framed` ends before it.
+#[must_use]
+pub fn first_record_checksum(framed: &[u8]) -> u32 {
+    let checksum = framed.get(4..LENGTH_OFFSET).expect("a record begins with its checksum");
+    u32::from_be_bytes(checksum.try_into().expect("four bytes"))
+}
+
 /// The length of the first record in `framed`, which must hold whole records of ours.
 ///
 /// # Panics

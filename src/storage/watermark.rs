@@ -8,8 +8,13 @@
 //! ```text
 //! file = two durable slots at 0 and 4096, two cached slots at 8192 and 12288, zero elsewhere
 //!                                                                         16384 bytes
-//! slot = "RKMARK" 0 1, u64 sequence, i64 log, u64 offset, i64 zxid, i64 epoch ends[8], u32 CRC-32
+//! slot = "RKMARK" 0 1, u64 sequence, i64 log, u64 offset, i64 zxid, i64 epoch ends[8], u32 CRC-32,
+//!        u32 checksum of the record of `zxid`, u32 CRC-32 of all before
 //! ```
+//!
+//! The checksum says which record of this zxid it was: with it, the log of another server is told
+//! from ours even where its records are as long. A slot without it counts all the same: it was not
+//! known, an earlier version has written the slot, or a crash came between.
 //!
 //! The log stores into the cached slots after every sync, through a map of the file. That costs no
 //! system call, and the kernel keeps it when the process is killed: after a kill the watermark
@@ -32,7 +37,9 @@ pub const WATERMARK_FILE_BYTES: usize = SLOTS * SLOT_DISTANCE;
 /// How long it was before there were copies of it.
 pub const WITHOUT_COPY_BYTES: usize = CACHED * SLOT_DISTANCE;
 /// How much of a slot is written.
-pub const SLOT_BYTES: usize = 8 * FIELDS + 4;
+pub const SLOT_BYTES: usize = PLAIN_BYTES + 8;
+/// How much of it counts without the record's checksum.
+const PLAIN_BYTES: usize = CHECKED_BYTES + 4;
 
 const FIELDS: usize = 5 + EPOCH_ENDS;
 /// How many epochs back a missing end is noticed. A snapshot that is newer makes it moot.
@@ -43,7 +50,7 @@ const CACHED: usize = 2;
 /// A page apart, so that no torn page spoils two.
 const SLOT_DISTANCE: usize = 4096;
 const MAGIC: [u8; 8] = *b"RKMARK\0\x01";
-const CHECKED_BYTES: usize = SLOT_BYTES - 4;
+const CHECKED_BYTES: usize = 8 * FIELDS;
 
 /// The offset in the watermark of a log that is not synced at all (`forceSync=no`): a crash may tear it
 /// anywhere, and no bound says how far.
@@ -58,6 +65,8 @@ pub struct Watermark {
     pub offset: u64,
     /// That record's zxid, or the last one before this log if it has no synced record yet.
     pub zxid: Zxid,
+    /// The checksum of that record, where it is known.
+    pub checksum: Option<u32>,
     /// The last zxid of each of the epochs before, newest first, and zero where there was none.
     /// Within an epoch a missing transaction leaves a gap; at its end only this tells.
     pub epoch_ends: [Zxid; EPOCH_ENDS],
@@ -73,7 +82,7 @@ impl Watermark {
     #[must_use]
     pub fn new(log: Zxid, zxid: Zxid) -> Watermark {
         let epoch_ends = [Zxid::ZERO; EPOCH_ENDS];
-        Watermark { log, offset: HEADER_BYTES as u64, zxid, epoch_ends }
+        Watermark { log, offset: HEADER_BYTES as u64, zxid, checksum: None, epoch_ends }
     }
 
     /// Notes that `zxid` was the last of its epoch: the next transaction in the log is of a later
@@ -85,7 +94,7 @@ impl Watermark {
 
     /// Forgets what comes after `zxid`, which ends at `offset` in `log`: before truncating there.
     pub fn truncate(&mut self, log: Zxid, offset: u64, zxid: Zxid) {
-        (self.log, self.offset, self.zxid) = (log, offset, zxid);
+        (self.log, self.offset, self.zxid, self.checksum) = (log, offset, zxid, None);
         self.epoch_ends.iter_mut().filter(|end| zxid < **end).for_each(|end| *end = Zxid::ZERO);
     }
 
@@ -106,8 +115,14 @@ impl Watermark {
         for (place, field) in slot.chunks_exact_mut(8).zip(fields) {
             place.copy_from_slice(&field);
         }
-        let checksum = crc32fast::hash(&slot[..CHECKED_BYTES]);
-        slot[CHECKED_BYTES..].copy_from_slice(&checksum.to_be_bytes());
+        let crc = crc32fast::hash(&slot[..CHECKED_BYTES]);
+        slot[CHECKED_BYTES..PLAIN_BYTES].copy_from_slice(&crc.to_be_bytes());
+        if let Some(checksum) = self.checksum {
+            let end = PLAIN_BYTES + 4;
+            slot[PLAIN_BYTES..end].copy_from_slice(&checksum.to_be_bytes());
+            let crc = crc32fast::hash(&slot[..end]);
+            slot[end..].copy_from_slice(&crc.to_be_bytes());
+        }
         slot
     }
 
@@ -123,8 +138,8 @@ impl Watermark {
     }
 
     fn decode_slot(slot: &[u8]) -> Option<(u64, Watermark)> {
-        let (checked, checksum) = slot.split_at(CHECKED_BYTES);
-        if checksum != crc32fast::hash(checked).to_be_bytes() {
+        let (checked, crc) = slot.get(..PLAIN_BYTES)?.split_at(CHECKED_BYTES);
+        if crc != crc32fast::hash(checked).to_be_bytes() {
             return None;
         }
         let mut fields = [[0; 8]; FIELDS];
@@ -136,15 +151,23 @@ impl Watermark {
             log: Zxid(i64::from_be_bytes(log)),
             offset: u64::from_be_bytes(offset),
             zxid: Zxid(i64::from_be_bytes(zxid)),
+            checksum: decode_checksum(slot),
             epoch_ends: epoch_ends.map(|end| Zxid(i64::from_be_bytes(end))),
         };
         (magic == MAGIC).then_some((u64::from_be_bytes(sequence), watermark))
     }
 }
 
+/// The checksum behind a slot that is whole, if it is of that slot.
+fn decode_checksum(slot: &[u8]) -> Option<u32> {
+    let (checked, crc) = slot.get(..SLOT_BYTES)?.split_at(PLAIN_BYTES + 4);
+    let checksum = checked.last_chunk().expect("four bytes behind a slot");
+    (crc == crc32fast::hash(checked).to_be_bytes()).then(|| u32::from_be_bytes(*checksum))
+}
+
 fn slot_at(file: &[u8], index: usize) -> Option<(u64, Watermark)> {
-    let start = index * SLOT_DISTANCE;
-    Watermark::decode_slot(file.get(start..start + SLOT_BYTES)?)
+    let slot = file.get(index * SLOT_DISTANCE..)?;
+    Watermark::decode_slot(&slot[..slot.len().min(SLOT_BYTES)])
 }
 
 /// The offset of the cached slot that takes this sequence.
@@ -172,6 +195,13 @@ impl DurableSlots {
         DurableSlots { next: usize::from(second < first) }
     }
 
+    /// The newest sequence in the durable slots of a file that holds these bytes.
+    #[must_use]
+    pub fn newest(file: &[u8]) -> u64 {
+        let sequences = (0..CACHED).filter_map(|index| slot_at(file, index));
+        sequences.map(|(sequence, _)| sequence).max().unwrap_or(0)
+    }
+
     /// The offset of the slot to be written.
     #[must_use]
     pub fn offset(&self) -> u64 {
@@ -192,6 +222,7 @@ mod tests {
     fn watermark(zxid: i64) -> Watermark {
         let mut watermark = Watermark::new(Zxid(5), Zxid(zxid));
         watermark.offset = 100 * zxid as u64;
+        watermark.checksum = Some(7 * zxid as u32);
         watermark.end_epoch(Zxid(3));
         watermark
     }
@@ -234,7 +265,10 @@ mod tests {
             for torn in 0..SLOT_BYTES {
                 let mut image = file.clone();
                 image[newer + torn..].copy_from_slice(&before[newer + torn..]);
-                let expected = Some((6, watermark(6)));
+                // Without its checksum a slot still counts.
+                let plain = Watermark { checksum: None, ..watermark(7) };
+                let is_plain = PLAIN_BYTES <= torn;
+                let expected = Some(if is_plain { (7, plain) } else { (6, watermark(6)) });
                 assert_eq!(Watermark::decode(&image), Ok(expected), "torn at {torn}");
                 for bit in 0..8 {
                     let mut image = file.clone();
@@ -247,6 +281,19 @@ mod tests {
             assert_eq!(Watermark::decode(&file), Err(WatermarkDamaged));
             assert_eq!(Watermark::decode(&file[..older + 60]), Err(WatermarkDamaged));
         }
+    }
+
+    /// An earlier version writes and reads slots without the checksum of a record.
+    #[test]
+    fn a_slot_of_an_earlier_version_is_one_without_a_checksum() {
+        let mut file = vec![0; WATERMARK_FILE_BYTES];
+        store(&mut file, 0, 7);
+        file[..PLAIN_BYTES].copy_from_slice(&watermark(8).encode(8)[..PLAIN_BYTES]);
+        let plain = Watermark { checksum: None, ..watermark(8) };
+        assert_eq!(Watermark::decode(&file), Ok(Some((8, plain))));
+        assert_eq!(Watermark::decode(&file[..PLAIN_BYTES]), Ok(Some((8, plain))));
+        file[..SLOT_BYTES].copy_from_slice(&plain.encode(9));
+        assert_eq!(Watermark::decode(&file), Ok(Some((9, plain))));
     }
 
     #[test]

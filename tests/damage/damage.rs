@@ -603,10 +603,6 @@ fn folders(image: &Image, cases: &mut Vec<Damage>) {
 }
 
 /// Files and folders of the same name that are of another server.
-///
-/// Not a whole `version-2` with its snapshots, nor a log that has all from the first transaction
-/// on: that is a history, complete in itself, and one that ZooKeeper has gone on with looks no
-/// different.
 fn foreign(image: &Image, others: &[Image], cases: &mut Vec<Damage>) {
     let others = others.iter().filter(|other| other.name != image.name);
     for other in others.filter(|other| other.spec.is_apart == image.spec.is_apart) {
@@ -624,9 +620,10 @@ fn foreign(image: &Image, others: &[Image], cases: &mut Vec<Damage>) {
             put("logs/ringkeeper.watermark");
             put("data");
         }
+        put("data/version-2");
         put("data/ringkeeper.watermark");
         let logs = logs(&image.path, image.logs());
-        let names = logs.into_iter().map(|log| log.name).filter(|name| 1 < named_zxid(name));
+        let names = logs.into_iter().map(|log| log.name);
         names.chain(snapshot_names(image)).for_each(|name| put(&name));
     }
 }

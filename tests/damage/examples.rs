@@ -462,6 +462,33 @@ fn a_snapshot_is_not_believed_for_its_name() {
     }
 }
 
+/// As long records, at the same places, and more of them: only what they say differs.
+#[test]
+fn another_servers_history_is_refused_though_it_is_whole_and_goes_further() {
+    for is_apart in [false, true] {
+        let stages = ["ours", "theirs"].map(|name| {
+            let mut stage = Stage::new(name, &[], is_apart);
+            let count = if name == "ours" { 40 } else { 400 };
+            stage.kill_after(|writer| writer.create_few(count, 100));
+            stage
+        });
+        let [ours, theirs] = &stages;
+        // Where logs have a directory of their own, its watermark comes along.
+        let folder = if is_apart { "logs" } else { "data/version-2" };
+        let outcome = ours.judge(false, |path| {
+            fs::remove_dir_all(path.join(folder)).unwrap();
+            copy_folder(&theirs.folder.path().join(folder), &path.join(folder)).unwrap();
+        });
+        let (log, _) = ours.newest_log();
+        let what = format!("{folder} of another server");
+        is_refused(
+            &outcome,
+            &what,
+            &[&log, "of another history than", "data/ringkeeper.watermark"],
+        );
+    }
+}
+
 /// A record may be whole and still be none that a server writes: its path would end the process when
 /// a snapshot is taken, at every start.
 #[test]

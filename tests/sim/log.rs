@@ -10,7 +10,8 @@ use ringkeeper::storage;
 use ringkeeper::storage::blocks::{Blocks, Extent};
 use ringkeeper::storage::epoch::encode_epoch;
 use ringkeeper::storage::journal::{
-    self, Append, BackEnd, Growth, Journal, MAKING, Making, Order, Round, Step, first_room,
+    self, Append, BackEnd, Growth, Journal, MAKING, Making, Order, Round, Step, Truncation,
+    first_room,
 };
 use ringkeeper::storage::segment::{each_store, records};
 use ringkeeper::storage::txnlog::{self, HEADER_BYTES};
@@ -22,8 +23,55 @@ use ringkeeper::types::Zxid;
 use crate::check::Marks;
 use crate::disk::{Disk, DiskError, FileId, Syncing};
 
+/// Where snapshots are.
 pub(crate) const DIRECTORY: &str = "version-2";
-pub(crate) const WATERMARK: &str = "ringkeeper.watermark";
+
+/// Where a server keeps its logs: with the snapshots, or in a directory of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    Together,
+    Apart,
+}
+
+impl Layout {
+    pub(crate) fn data_log_dir(self) -> Option<&'static str> {
+        match self {
+            Layout::Together => None,
+            Layout::Apart => Some("logs"),
+        }
+    }
+
+    /// Where logs are.
+    pub(crate) fn logs(self) -> &'static str {
+        match self {
+            Layout::Together => DIRECTORY,
+            Layout::Apart => "logs/version-2",
+        }
+    }
+
+    /// The watermark beside the logs, and its copy.
+    pub(crate) fn watermarks(self) -> &'static [&'static str] {
+        match self {
+            Layout::Together => &["ringkeeper.watermark"],
+            Layout::Apart => &["logs/ringkeeper.watermark", "ringkeeper.watermark"],
+        }
+    }
+
+    /// Where a log or a snapshot of this name is.
+    pub(crate) fn path_of(self, name: &str) -> String {
+        let directory = if name.starts_with("log.") { self.logs() } else { DIRECTORY };
+        format!("{directory}/{name}")
+    }
+
+    /// All names with their lengths.
+    pub(crate) fn list(self, disk: &Disk) -> Vec<(String, u64)> {
+        let mut names = disk.list(DIRECTORY);
+        if self == Layout::Apart {
+            names.extend(disk.list(self.logs()));
+        }
+        names
+    }
+}
 
 /// Seeded bugs of whoever does what the journal and recovery order, which the checkers must catch.
 /// Those of the journal itself are in `storage::journal::Mutant`.
@@ -56,6 +104,12 @@ pub(crate) enum DiskMutant {
     AbsentLogIsEmptyHistory,
     /// Recovery believes the zxid in a snapshot's name.
     SnapshotNameBelieved,
+    /// Recovery takes logs for its own whatever a watermark says of their records.
+    ForeignLogsTaken,
+    /// A truncation leaves the watermark where it is.
+    WatermarkNotTakenBack,
+    /// A truncation leaves the copy of the watermark where it is.
+    CopyNotTakenBack,
 }
 
 /// Where a record is.
@@ -80,6 +134,47 @@ enum Running {
     Steps { steps: VecDeque<Step>, syncing: Option<Syncing> },
 }
 
+struct MarkFile {
+    file: FileId,
+    slots: DurableSlots,
+    /// The newest sequence in a durable slot.
+    newest: u64,
+}
+
+impl MarkFile {
+    fn open(disk: &mut Disk, name: &str) -> Result<MarkFile, DiskError> {
+        let file = match disk.find(name) {
+            Some(file) => file,
+            None => {
+                let file = disk.create(name)?;
+                disk.set_len(file, WATERMARK_FILE_BYTES)?;
+                disk.sync(file)?;
+                disk.sync_directory(name.rsplit_once('/').map_or("", |(directory, _)| directory))?;
+                file
+            }
+        };
+        disk.set_len(file, WATERMARK_FILE_BYTES)?;
+        let bytes = disk.read(file);
+        Ok(MarkFile { file, slots: DurableSlots::of(bytes), newest: DurableSlots::newest(bytes) })
+    }
+
+    fn store(
+        &mut self,
+        disk: &mut Disk,
+        sequence: u64,
+        watermark: Watermark,
+    ) -> Result<(), DiskError> {
+        if sequence <= self.newest {
+            return Ok(());
+        }
+        disk.write(self.file, self.slots.offset() as usize, &watermark.encode(sequence))?;
+        disk.sync(self.file)?;
+        self.slots.on_synced();
+        self.newest = sequence;
+        Ok(())
+    }
+}
+
 pub(crate) struct LogWriter {
     journal: Journal,
     settings: journal::Settings,
@@ -91,9 +186,10 @@ pub(crate) struct LogWriter {
     /// What the journal wants ahead of need.
     makes_ahead: bool,
     grows_ahead: Option<Growth>,
-    watermark_file: FileId,
-    slots: DurableSlots,
-    /// The newest watermark that is not in a durable slot.
+    layout: Layout,
+    /// The watermark beside the logs, and its copy.
+    marks: Vec<MarkFile>,
+    /// The newest watermark that is not in all durable slots.
     noted: Option<(u64, Watermark)>,
     places: BTreeMap<i64, Place>,
     /// Where the next record is placed.
@@ -107,22 +203,21 @@ impl LogWriter {
     pub(crate) fn new(
         disk: &mut Disk,
         settings: journal::Settings,
+        layout: Layout,
         last: Zxid,
         mutant: Option<DiskMutant>,
     ) -> Result<LogWriter, DiskError> {
-        let found = disk.read_name(WATERMARK).map(Watermark::decode);
-        let found = found.and_then(|found| found.expect("recovery has read it"));
-        let watermark_file = match disk.find(WATERMARK) {
-            Some(file) => file,
-            None => {
-                let file = disk.create(WATERMARK)?;
-                disk.set_len(file, WATERMARK_FILE_BYTES)?;
-                disk.sync(file)?;
-                disk.sync_directory("")?;
-                file
+        let mut found: Option<(u64, Watermark)> = None;
+        let mut marks = Vec::new();
+        for name in layout.watermarks() {
+            let bytes = disk.read_name(name).unwrap_or_default();
+            let newest = Watermark::decode(bytes).expect("recovery has read it");
+            let sequence = |of: Option<(u64, Watermark)>| of.map(|(sequence, _)| sequence);
+            if sequence(found) < sequence(newest) {
+                found = newest;
             }
-        };
-        disk.set_len(watermark_file, WATERMARK_FILE_BYTES)?;
+            marks.push(MarkFile::open(disk, name)?);
+        }
         let mut writer = LogWriter {
             journal: Journal::new(settings, last, found),
             settings,
@@ -132,9 +227,9 @@ impl LogWriter {
             round: None,
             makes_ahead: false,
             grows_ahead: None,
-            watermark_file,
-            slots: DurableSlots::of(disk.read(watermark_file)),
-            noted: None,
+            layout,
+            marks,
+            noted: found,
             places: BTreeMap::new(),
             placing: (String::new(), 0),
             named: BTreeMap::new(),
@@ -152,7 +247,7 @@ impl LogWriter {
         if self.prepared.is_some() {
             return Ok(());
         }
-        let temporary = temporary_path();
+        let temporary = self.temporary_path();
         let back_end = self.settings.back_end;
         for making in MAKING {
             match making {
@@ -222,7 +317,7 @@ impl LogWriter {
 
     fn place_records(&mut self, append: &Append) {
         if append.new_file {
-            self.placing = (log_path(append.first), HEADER_BYTES);
+            self.placing = (self.log_path(append.first), HEADER_BYTES);
         }
         let (name, at) = &mut self.placing;
         for (zxid, record) in (append.first.0..).zip(records(&append.records)) {
@@ -249,8 +344,10 @@ impl LogWriter {
                     let slot = watermark.encode(sequence);
                     let (first, last) = slot.split_at(slot.len() / 2);
                     let offset = cached_offset(sequence) as usize;
-                    disk.write(self.watermark_file, offset, first)?;
-                    disk.write(self.watermark_file, offset + first.len(), last)?;
+                    for mark in &self.marks {
+                        disk.write(mark.file, offset, first)?;
+                        disk.write(mark.file, offset + first.len(), last)?;
+                    }
                     self.noted = Some((sequence, watermark));
                 }
                 Order::Synced { through, .. } => synced = Some(through),
@@ -369,24 +466,35 @@ impl LogWriter {
             }
             Step::Make => self.prepare(disk)?,
             Step::Name { start } => {
-                let (name, file) = (log_path(*start), self.prepared.take().expect("it was made"));
-                disk.rename(&temporary_path(), &name)?;
+                let file = self.prepared.take().expect("it was made");
+                let name = self.log_path(*start);
+                disk.rename(&self.temporary_path(), &name)?;
                 self.named.insert(name, file);
                 self.current = Some(Current { file, end: HEADER_BYTES });
             }
             Step::SyncDirectory => {
                 if self.mutant != Some(DiskMutant::NoDirectorySync) {
-                    disk.sync_directory(DIRECTORY)?;
+                    disk.sync_directory(self.layout.logs())?;
                 }
             }
             Step::StoreWatermark { sequence, watermark } => {
-                self.store_watermark(disk, *sequence, *watermark)?;
+                self.marks[0].store(disk, *sequence, *watermark)?;
+                // The copy follows.
+                self.noted = Some((*sequence, *watermark));
+            }
+            Step::TakeBackWatermark { .. }
+                if self.mutant == Some(DiskMutant::WatermarkNotTakenBack) => {}
+            Step::TakeBackWatermark { sequence, watermark } => {
+                let takes_copy = self.mutant != Some(DiskMutant::CopyNotTakenBack);
+                for mark in self.marks.iter_mut().take(if takes_copy { 2 } else { 1 }) {
+                    mark.store(disk, *sequence, *watermark)?;
+                }
             }
             Step::RemoveSnapshot { name } | Step::RemoveLog { name } => {
-                disk.unlink(&format!("{DIRECTORY}/{name}"))?;
+                disk.unlink(&self.layout.path_of(name))?;
             }
             Step::CutLog { name, len } => {
-                let file = disk.find(&format!("{DIRECTORY}/{name}")).expect("it stays");
+                let file = disk.find(&self.layout.path_of(name)).expect("it stays");
                 disk.set_len(file, *len as usize)?;
                 disk.sync(file)?;
             }
@@ -436,33 +544,34 @@ impl LogWriter {
             }
         }
         let Some((sequence, watermark)) = self.noted.take() else { return Ok(()) };
-        harmless(self.store_watermark(disk, sequence, watermark))
-    }
-
-    fn store_watermark(
-        &mut self,
-        disk: &mut Disk,
-        sequence: u64,
-        watermark: Watermark,
-    ) -> Result<(), DiskError> {
-        disk.write(self.watermark_file, self.slots.offset() as usize, &watermark.encode(sequence))?;
-        disk.sync(self.watermark_file)?;
-        self.slots.on_synced();
-        self.noted = self.noted.filter(|(noted, _)| sequence < *noted);
+        let mut is_stored = true;
+        for mark in &mut self.marks {
+            let stored = mark.store(disk, sequence, watermark);
+            is_stored &= stored.is_ok();
+            harmless(stored)?;
+        }
+        if !is_stored {
+            self.noted = Some((sequence, watermark));
+        }
         Ok(())
     }
-}
 
-fn temporary_path() -> String {
-    format!("{DIRECTORY}/{}", journal::TEMPORARY_NAME)
+    /// Asks for a truncation, as a leader does.
+    pub(crate) fn truncate(&mut self, truncation: Truncation) {
+        self.journal.truncate(truncation);
+    }
+
+    fn temporary_path(&self) -> String {
+        format!("{}/{}", self.layout.logs(), journal::TEMPORARY_NAME)
+    }
+
+    fn log_path(&self, start: Zxid) -> String {
+        self.layout.path_of(&storage::log_name(start))
+    }
 }
 
 fn epoch_path() -> String {
     format!("{DIRECTORY}/{}", journal::EPOCH_TEMPORARY_NAME)
-}
-
-fn log_path(start: Zxid) -> String {
-    format!("{DIRECTORY}/{}", storage::log_name(start))
 }
 
 /// Stores records in the order of a mapped log. Nothing is promised of the order within one store,

@@ -25,6 +25,7 @@ mod op;
 mod plan;
 mod recovery;
 mod rng;
+mod truncation;
 mod world;
 
 use std::collections::BTreeMap;
@@ -61,6 +62,7 @@ const MARKS: &[&str] = &[
     "file purged",
     "leftover removed",
     "log grown by a round",
+    "log missed after a power loss",
     "log rolled",
     "log written past the page cache",
     "missed event told by setWatches",

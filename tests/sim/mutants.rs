@@ -7,6 +7,7 @@ use ringkeeper::{pipeline, shard};
 use crate::damage;
 use crate::log::DiskMutant;
 use crate::run;
+use crate::truncation;
 use crate::world::{Mutant, Sight};
 
 /// So many seeds may pass before a mutant is caught.
@@ -74,11 +75,24 @@ fn every_mutant_that_overlooks_damage_is_caught() {
         DiskMutant::EvidenceIgnored,
         DiskMutant::AbsentLogIsEmptyHistory,
         DiskMutant::SnapshotNameBelieved,
+        DiskMutant::ForeignLogsTaken,
     ] {
-        let caught = (0..SEEDS_MAX).find_map(|seed| damage::run(seed, Some(mutant)).err());
-        let why = caught.unwrap_or_else(|| panic!("{mutant:?} is not caught"));
-        eprintln!("{mutant:?}: {why}");
+        catch_one(mutant, damage::run);
     }
+}
+
+/// Those that show only when a crash comes into a truncation.
+#[test]
+fn every_mutant_of_a_truncation_is_caught() {
+    for mutant in [DiskMutant::WatermarkNotTakenBack, DiskMutant::CopyNotTakenBack] {
+        catch_one(mutant, truncation::run);
+    }
+}
+
+fn catch_one(mutant: DiskMutant, run: fn(u64, Option<DiskMutant>) -> Result<(), String>) {
+    let caught = (0..SEEDS_MAX).find_map(|seed| run(seed, Some(mutant)).err());
+    let why = caught.unwrap_or_else(|| panic!("{mutant:?} is not caught"));
+    eprintln!("{mutant:?}: {why}");
 }
 
 fn catch_all(mutants: impl Iterator<Item = Mutant>, sight: Sight) {

@@ -9,6 +9,7 @@ use ringkeeper::storage::Compression;
 use ringkeeper::storage::gathering::Shaping;
 use ringkeeper::storage::journal::{self, BackEnd};
 
+use crate::log::Layout;
 use crate::rng::Rng;
 
 #[derive(Clone, Debug)]
@@ -26,6 +27,7 @@ pub(crate) struct Plan {
     pub(crate) roll: RollSettings,
     pub(crate) reaper: ReaperSettings,
     pub(crate) journal: journal::Settings,
+    pub(crate) layout: Layout,
     pub(crate) compression: Compression,
     pub(crate) with_zxid: bool,
     pub(crate) retain: usize,
@@ -167,6 +169,7 @@ impl Plan {
                 TurnBudget { bytes: 2_000, steps: 40 },
                 TurnBudget { bytes: 1 << 20, steps: 1 << 20 },
             ]),
+            layout: if rng.coin() { Layout::Apart } else { Layout::Together },
         }
     }
 

@@ -11,7 +11,7 @@ use ringkeeper::types::Zxid;
 
 use crate::check::Marks;
 use crate::disk::{Disk, DiskError};
-use crate::log::{DIRECTORY, DiskMutant, WATERMARK};
+use crate::log::{DIRECTORY, DiskMutant, Layout};
 
 /// Why there is nothing to go on from.
 #[derive(Debug)]
@@ -51,6 +51,7 @@ pub(crate) struct Recovered {
 
 pub(crate) fn recover(
     disk: &mut Disk,
+    layout: Layout,
     tree: tree::Settings,
     mutant: Option<DiskMutant>,
     marks: &mut Marks,
@@ -58,7 +59,7 @@ pub(crate) fn recover(
     let mut files = SimulatedFiles { disk, mutant, marks, failed: None, passed_over: false };
     let options = Options {
         data_dir: Path::new(""),
-        data_log_dir: None,
+        data_log_dir: layout.data_log_dir().map(Path::new),
         settings: RestoreSettings { tree, on_mismatch: OnMismatch::Refuse },
         trust_empty: false,
         #[cfg(feature = "mutants")]
@@ -68,6 +69,7 @@ pub(crate) fn recover(
                 Some(recovery::Mutant::AbsentLogIsEmptyHistory)
             }
             Some(DiskMutant::SnapshotNameBelieved) => Some(recovery::Mutant::SnapshotNameBelieved),
+            Some(DiskMutant::ForeignLogsTaken) => Some(recovery::Mutant::ForeignLogsTaken),
             _ => None,
         },
     };
@@ -103,7 +105,7 @@ impl Files for SimulatedFiles<'_> {
     }
 
     fn read(&mut self, path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
-        if text(path) == WATERMARK && self.is(DiskMutant::WatermarkIgnored) {
+        if path.ends_with("ringkeeper.watermark") && self.is(DiskMutant::WatermarkIgnored) {
             return Ok(None);
         }
         Ok(self.disk.read_name(text(path)).map(<[u8]>::to_vec))
@@ -192,14 +194,10 @@ impl Files for SimulatedFiles<'_> {
 }
 
 pub(crate) fn is_quick_valid(disk: &Disk, file: &SnapshotFile) -> bool {
-    let bytes = disk.read_name(&path_of(&file.name)).unwrap_or_default();
+    let bytes = disk.read_name(&format!("{DIRECTORY}/{}", file.name)).unwrap_or_default();
     let head = &bytes[..bytes.len().min(QUICK_BYTES)];
     let tail = &bytes[bytes.len().saturating_sub(QUICK_BYTES)..];
     storage::is_quick_valid(file, head, tail)
-}
-
-pub(crate) fn path_of(name: &str) -> String {
-    format!("{DIRECTORY}/{name}")
 }
 
 fn text(path: &Path) -> &str {

@@ -28,7 +28,7 @@ use crate::disk::{Disk, DiskError, FileId, Syncing};
 use crate::log::{DIRECTORY, DiskMutant, LogWriter};
 use crate::network::{LinkId, Network};
 use crate::plan::{Fault, Plan};
-use crate::recovery::{Failure, is_quick_valid, path_of, recover};
+use crate::recovery::{Failure, is_quick_valid, recover};
 use crate::rng::Rng;
 
 const TEMPORARY_SNAPSHOT: &str = "ringkeeper-snapshot.tmp";
@@ -968,7 +968,7 @@ impl World {
             Ok(false) => self.step(Input::SnapshotEnded),
             Err(DiskError::Full) => {
                 self.checker.marks.insert("no room for a snapshot");
-                let temporary = path_of(TEMPORARY_SNAPSHOT);
+                let temporary = snapshot_path(TEMPORARY_SNAPSHOT);
                 if self.disk.find(&temporary).is_some()
                     && let Err(error) = self.disk.unlink(&temporary)
                 {
@@ -985,7 +985,7 @@ impl World {
         let mutant = self.disk_mutant();
         let server = self.server.as_mut().expect("a life has a server");
         let disk = &mut self.disk;
-        let temporary = path_of(TEMPORARY_SNAPSHOT);
+        let temporary = snapshot_path(TEMPORARY_SNAPSHOT);
         let next = match server.saving.take().expect("a snapshot is under way") {
             Saving::Asked(job) => {
                 if job.zxid < server.pipeline.tree().published() {
@@ -1015,7 +1015,7 @@ impl World {
                 if let Some(syncing) = syncing {
                     disk.end_sync(syncing)?;
                 }
-                disk.rename(&temporary, &path_of(&name))?;
+                disk.rename(&temporary, &snapshot_path(&name))?;
                 Saving::Named { zxid }
             }
             Saving::Named { zxid } => {
@@ -1034,7 +1034,7 @@ impl World {
         let Some(every_us) = self.plan.purge_us else { return Ok(()) };
         self.after(every_us, every_us, Event::Purge { life });
         let server = self.server.as_mut().expect("a life has a server");
-        let listing = Listing::new(self.disk.list(DIRECTORY));
+        let listing = Listing::new(self.plan.layout.list(&self.disk));
         let keep = Keep { loads: server.sound, committed: None };
         let valid = |file: &SnapshotFile| is_quick_valid(&self.disk, file);
         let names = listing.purgeable(self.plan.retain, valid, keep);
@@ -1044,7 +1044,7 @@ impl World {
             names = logs.map(|log| log.name.clone()).collect();
         }
         for name in names {
-            if let Err(error) = self.disk.unlink(&path_of(&name)) {
+            if let Err(error) = self.disk.unlink(&self.plan.layout.path_of(&name)) {
                 return self.on_disk_error(error);
             }
             self.checker.marks.insert("file purged");
@@ -1177,17 +1177,19 @@ impl World {
         self.life += 1;
         self.is_stopping = false;
         self.end_links();
+        let had_lost = self.disk_has_lost;
         self.crash_disk(crash)?;
-        if crash == Crash::Kill && !self.disk_has_lost && self.rng.chance(300) {
-            self.harm_a_copy(&server.log)?;
+        if !had_lost && self.rng.chance(300) {
+            self.harm_a_copy(crash, &server.log)?;
         }
         self.after(RESTART_US_MIN, 800_000, Event::Restart);
         Ok(())
     }
 
-    /// What was acknowledged before a kill goes bad: one bit of a record, or the newest log as a
-    /// whole. The watermark knows how far the log was synced, so that is never taken for a torn tail.
-    fn harm_a_copy(&mut self, log: &LogWriter) -> Verdict {
+    /// What was acknowledged before a crash goes bad: one bit of a record, or its log as a whole. After
+    /// a kill the watermark knows how far the log was synced, so that is never taken for a torn tail.
+    /// After a power loss it may be behind, but it knows which log was written.
+    fn harm_a_copy(&mut self, crash: Crash, log: &LogWriter) -> Verdict {
         let released = self.checker.released;
         let zxid = released - self.rng.mostly_small(0, 30);
         let Some((place, Some(file))) = log.place(zxid) else { return Ok(()) };
@@ -1199,7 +1201,11 @@ impl World {
         }
         let broken = |error: DiskError| format!("{error:?} without a fault");
         copy.sync(file).map_err(broken)?;
-        let harm = *self.rng.pick(&["a bit flipped", "emptied", "gone"]);
+        let harms: &[&str] = match crash {
+            Crash::Kill => &["a bit flipped", "emptied", "gone"],
+            Crash::PowerLoss => &["emptied", "gone"],
+        };
+        let harm = *self.rng.pick(harms);
         match harm {
             "a bit flipped" => {
                 let at = place.start + self.rng.index(place.end - place.start);
@@ -1210,13 +1216,16 @@ impl World {
             }
             _ => {
                 let gone = copy.unlink(&place.name);
-                gone.and_then(|()| copy.sync_directory(DIRECTORY)).map_err(broken)?;
+                gone.and_then(|()| copy.sync_directory(self.plan.layout.logs())).map_err(broken)?;
             }
         }
         let (settings, mutant) = (self.tree_settings(), self.disk_mutant());
-        match recover(&mut copy, settings, mutant, &mut Marks::new()) {
+        match recover(&mut copy, self.plan.layout, settings, mutant, &mut Marks::new()) {
             Err(Failure::Refused(_)) => {
-                self.checker.marks.insert("damage after a kill refused");
+                self.checker.marks.insert(match crash {
+                    Crash::Kill => "damage after a kill refused",
+                    Crash::PowerLoss => "log missed after a power loss",
+                });
                 Ok(())
             }
             Err(Failure::Setting) => Ok(()),
@@ -1274,9 +1283,10 @@ impl World {
         if self.sight == Sight::NotTheDisk || self.disk_has_lost {
             return Ok(());
         }
-        for (name, _) in self.disk.list(DIRECTORY) {
+        let layout = self.plan.layout;
+        for (name, _) in self.disk.list(layout.logs()) {
             if name.starts_with("log.") {
-                let bytes = self.disk.read_name(&path_of(&name)).expect("just listed");
+                let bytes = self.disk.read_name(&layout.path_of(&name)).expect("just listed");
                 read_as_zookeeper(bytes).map_err(|why| {
                     format!("P1: ZooKeeper could not open {name} after a kill: {why}")
                 })?;
@@ -1315,7 +1325,7 @@ impl World {
         let may = self.plan.retain > 1 && names.len() > 1 && !self.snapshot_damaged;
         if may {
             self.snapshot_damaged = true;
-            let file = self.disk.find(&path_of(&names[0])).expect("just listed");
+            let file = self.disk.find(&snapshot_path(&names[0])).expect("just listed");
             self.disk.flip_a_bit(file, &mut self.rng);
         }
     }
@@ -1389,14 +1399,16 @@ impl World {
         let refused = Failure::Refused;
         let (now, mutant) = (self.now(), self.disk_mutant());
         let settings = self.tree_settings();
-        let mut recovered = recover(&mut self.disk, settings, mutant, &mut self.checker.marks)?;
+        let layout = self.plan.layout;
+        let marks = &mut self.checker.marks;
+        let mut recovered = recover(&mut self.disk, layout, settings, mutant, marks)?;
         let last = recovered.state.last;
         self.checker.on_server_began(now, self.extended_types, self.plan.tick_ms);
         let reader = recovered.state.tree.reader();
         self.checker.on_recovered(last.0, &recovered.state.sessions, &reader).map_err(refused)?;
         drop(reader);
         if self.sight == Sight::Everything {
-            self.checker.compare_logs(&self.disk, DIRECTORY, last.0).map_err(refused)?;
+            self.checker.compare_logs(&self.disk, layout.logs(), last.0).map_err(refused)?;
         }
         self.recover_again(settings, last)?;
 
@@ -1431,7 +1443,7 @@ impl World {
             sound = Some(job.zxid);
         }
         #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "for mutants only"))]
-        let mut log = LogWriter::new(&mut self.disk, self.plan.journal, last, mutant)?;
+        let mut log = LogWriter::new(&mut self.disk, self.plan.journal, layout, last, mutant)?;
         #[cfg(feature = "mutants")]
         if let Some(Mutant::Journal(mutant)) = self.mutant {
             log.set_mutant(Some(mutant));
@@ -1508,7 +1520,7 @@ impl World {
         let mut copy = self.disk.clone();
         copy.put_out_fuse();
         copy.fail_next_sync = false;
-        let again = recover(&mut copy, settings, None, &mut Marks::new())?;
+        let again = recover(&mut copy, self.plan.layout, settings, None, &mut Marks::new())?;
         if again.state.last != last || again.cuts != 0 {
             let (found, cuts) = (again.state.last, again.cuts);
             let text = format!("recovered once up to {last}, twice up to {found} with {cuts} cuts");
@@ -1520,13 +1532,13 @@ impl World {
     /// A snapshot before anything is served.
     fn save_at_once(&mut self, job: &SnapshotJob) -> Result<(), DiskError> {
         let disk = &mut self.disk;
-        let temporary = path_of(TEMPORARY_SNAPSHOT);
+        let temporary = snapshot_path(TEMPORARY_SNAPSHOT);
         let bytes = snapshot_bytes(job, self.plan.compression, self.plan.with_zxid);
         let file = disk.create(&temporary)?;
         disk.write_new(file, 0, &bytes)?;
         disk.sync(file)?;
         let name = storage::snapshot_name(job.zxid, self.plan.compression);
-        disk.rename(&temporary, &path_of(&name))?;
+        disk.rename(&temporary, &snapshot_path(&name))?;
         disk.sync_directory(DIRECTORY)
     }
 
@@ -1634,8 +1646,12 @@ fn is_durable(log: &LogWriter, disk: &Disk, zxid: i64) -> Verdict {
     Ok(())
 }
 
+fn snapshot_path(name: &str) -> String {
+    format!("{DIRECTORY}/{name}")
+}
+
 fn is_there(disk: &Disk, name: &str) -> bool {
-    let Some(bytes) = disk.read_name(&path_of(name)) else { return false };
+    let Some(bytes) = disk.read_name(&snapshot_path(name)) else { return false };
     let listing = Listing::new([(name.to_owned(), bytes.len() as u64)]);
     listing.snapshots().iter().any(|file| is_quick_valid(disk, file))
 }
