@@ -37,6 +37,10 @@
 //! | nothing, and there are epoch files | yes: sent by a leader, beyond the logs here |
 //! | nothing, and `z` is beyond the watermark and beyond every log | no: nothing is in a snapshot that was not logged |
 //!
+//! Of a snapshot that says nothing and is named within the logs, only digests can contradict the name:
+//! those of the records that follow it, where log and server have digests. Without any, a tree that
+//! lags looks like one that was written while it changed.
+//!
 //! **What must be there.** The watermark names a log whose header and name were durable before it
 //! was named, and it may be behind what was acknowledged: after a power cut by a little, with
 //! `forceSync=no` by all of that log. So that log has to be there even where a snapshot holds all
@@ -544,7 +548,7 @@ fn check_needless_logs<F: Files, S: State>(
         let failed = |source| io_error(&path, source);
         read_from_disk(files, &path).map_err(failed)?;
         let mut source = FileSource { files, path: &path, len: whole(log.bytes) };
-        claim.check(&path, log.start, &mut source).map_err(failed)??;
+        claim.check(&path, &mut source).map_err(failed)??;
     }
     Ok(())
 }
@@ -1345,8 +1349,9 @@ mod tests {
     #[test]
     fn a_log_that_is_absent_was_purged_or_is_missed() {
         let mark = (WATERMARK_NAME, marked(5, 7));
-        let with =
-            |names: &[(&'static str, Vec<u8>)]| Memory::with(&[names, &[mark.clone()]].concat());
+        let with = |names: &[(&'static str, Vec<u8>)]| {
+            Memory::with(&[names, std::slice::from_ref(&mark)].concat())
+        };
         let snapshot_9 = ("snapshot.9", snapshot(9));
         // ZooKeeper has gone on in log.8, and purged what came before.
         assert_eq!(with(&[snapshot_9.clone(), ("log.8", history(8..=12))]).served(), (12, 9));
@@ -1404,6 +1409,11 @@ mod tests {
             ("snapshot.19", snapshot(25)),
         ];
         is_foreign(with(&later), beside);
+        // In a log that ends before what was synced to ours.
+        let later =
+            [("log.1", foreign(1..=4)), ("log.5", foreign(5..=30)), ("snapshot.19", snapshot(25))];
+        let refused = with(&later).refused();
+        assert!(refused.starts_with("/logs/version-2/log.1: damaged at byte"), "{refused}");
         // With its own watermark, and only the copy in dataDir is of our history.
         let theirs = (WATERMARK_NAME, marked_exactly(900, 1, 30, &foreign(1..=30)));
         let copy = ("/data/ringkeeper.watermark", mark(1));
@@ -1770,6 +1780,16 @@ mod tests {
             assert_eq!(memory.files[&Memory::path("log.1")], *left);
             assert!(memory.files.keys().all(|path| !path.starts_with("/logs/ringkeeper.torn")));
         }
+        // ZooKeeper has gone on since.
+        let theirs = [&history(4..=6)[..], &[0; 5_000]].concat();
+        let mut memory = Memory::with(&[
+            ("snapshot.0", snapshot(0)),
+            ("log.1", padded.clone()),
+            ("log.4", theirs.clone()),
+            (WATERMARK_NAME, marked(1, 3)),
+        ]);
+        assert_eq!(memory.served().0, 6);
+        assert_eq!(memory.files[&Memory::path("log.4")], theirs);
     }
 
     #[test]

@@ -240,6 +240,12 @@ impl<'a> Judge<'a> {
         let outcome = Client::connect(server.address, now() + PATIENCE)
             .map_err(|error| format!("no session: {error}"))
             .and_then(|mut client| self.compare(&mut client, zxid, settled));
+        // What it says leaves in order, and not at once.
+        until(
+            PATIENCE,
+            || "it does not say that it serves".to_owned(),
+            || !server.is_running() || server.said().contains("binding to port"),
+        );
         let said = server.said();
         if !server.is_running() {
             return Outcome::finding(CRASHED, "after it had begun to serve".to_owned(), said);
