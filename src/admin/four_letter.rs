@@ -11,17 +11,17 @@
 //! 1. `Word::parse`: none means that they are a length, and a bad one;
 //! 2. `Whitelist::allows`; otherwise `refusal` is the answer;
 //! 3. `effect`, which is done before the answer is made, so that the answer tells of it;
-//! 4. `needs`: the parts of the state to gather;
+//! 4. `needs`: the parts of the state to gather, and of its lists;
 //! 5. `answer`.
 //!
 //! Some answers end without a newline, as ZooKeeper's do. After `command/*.java`,
 //! `FourLetterCommands`, `ServerCnxn.dumpConnectionInfo`, `SessionTrackerImpl.dumpSessions`,
 //! `ExpiryQueue.dump`, `WatchManager.dumpWatches` and `MetricsProvider.dump`.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write as _};
 
-use super::{Connection, DateText, DoubleText, Mode, RemoteText, Serving, State, Zone};
+use super::lists::{Lists, Text};
+use super::{Connection, DoubleText, Mode, RemoteText, Serving, State};
 use crate::metrics::{Counter, Reading, Summary};
 
 /// A word that ZooKeeper knows.
@@ -166,11 +166,12 @@ pub enum Effect {
     SetTraceMask,
 }
 
-/// Which parts of `State` an answer is made from. The others may be left empty.
+/// Which parts of `State` and of its lists an answer is made from. The others may be left empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// `gauges` and `readings`.
     pub measures: bool,
+    /// These four are lists.
     pub connections: bool,
     pub sessions: bool,
     pub ephemerals: bool,
@@ -178,6 +179,19 @@ pub struct Needs {
     pub sizes: bool,
     pub digests: bool,
     pub environment: bool,
+}
+
+impl Needs {
+    /// Whether the answer lists anything.
+    #[must_use]
+    pub const fn lists(self) -> bool {
+        self.connections || self.sessions || self.ephemerals || self.watches
+    }
+
+    #[must_use]
+    pub const fn without_lists(self) -> Needs {
+        Needs { connections: false, sessions: false, ephemerals: false, watches: false, ..self }
+    }
 }
 
 /// Which words are answered (`4lw.commands.whitelist`).
@@ -219,15 +233,15 @@ pub fn refusal(word: Word) -> String {
 
 const NOT_SERVING: &str = "This ZooKeeper instance is not currently serving requests";
 
-/// The answer to a word that is allowed.
+/// The answer to a word that is allowed. `lists` has all that it needs to list.
 #[must_use]
-pub fn answer(word: Word, state: &State) -> String {
-    let mut out = String::new();
-    write_answer(&mut out, word, state).expect("writing to a string succeeds");
+pub fn answer(word: Word, state: &State, lists: Lists) -> Text {
+    let mut out = Text::default();
+    write_answer(&mut out, word, state, lists).expect("writing to memory succeeds");
     out
 }
 
-fn write_answer(out: &mut String, word: Word, state: &State) -> fmt::Result {
+fn write_answer(out: &mut Text, word: Word, state: &State, lists: Lists) -> fmt::Result {
     let serving = state.serving.as_ref().ok_or(NOT_SERVING);
     match (word, serving) {
         (Word::TelnetInterrupt, _) => Ok(()),
@@ -241,10 +255,8 @@ fn write_answer(out: &mut String, word: Word, state: &State) -> fmt::Result {
             write!(out, "{}", if serving.mode == Mode::ReadOnly { "ro" } else { "rw" })
         }
         (Word::Conf, Ok(serving)) => write_configuration(out, serving),
-        (Word::Cons, Ok(serving)) => {
-            for connection in &serving.connections {
-                write_connection_in_full(out, connection)?;
-            }
+        (Word::Cons, Ok(_)) => {
+            out.append(lists.into_lines());
             writeln!(out)
         }
         (Word::Crst, Ok(_)) => writeln!(out, "Connection stats reset."),
@@ -253,7 +265,7 @@ fn write_answer(out: &mut String, word: Word, state: &State) -> fmt::Result {
             writeln!(out, "datadir_size: {}", serving.sizes.data_dir_bytes)?;
             writeln!(out, "logdir_size: {}", serving.sizes.data_log_dir_bytes)
         }
-        (Word::Dump, Ok(serving)) => write_dump(out, serving),
+        (Word::Dump, Ok(serving)) => lists.write_dump(out, &serving.zone),
         (Word::Hash, Ok(serving)) => serving
             .digests
             .iter()
@@ -266,32 +278,23 @@ fn write_answer(out: &mut String, word: Word, state: &State) -> fmt::Result {
         (Word::Stat, Ok(serving)) => {
             write_heading(out, &state.version, serving)?;
             writeln!(out, "Clients:")?;
-            for connection in &serving.connections {
-                write_connection(out, connection)?;
-                writeln!(out, ")")?;
-            }
+            out.append(lists.into_lines());
             writeln!(out)?;
             write_statistics(out, serving)
         }
-        (Word::Wchc, Ok(serving)) => {
-            for watches in &serving.watches {
-                writeln!(out, "{}", watches.session)?;
-                watches.paths.iter().try_for_each(|path| writeln!(out, "\t{path}"))?;
-            }
-            writeln!(out)
-        }
-        (Word::Wchp, Ok(serving)) => write_watches_by_path(out, serving),
-        (Word::Wchs, Ok(serving)) => write_watch_summary(out, serving),
+        (Word::Wchc, Ok(_)) => lists.write_by_session(out),
+        (Word::Wchp, Ok(_)) => lists.write_by_path(out),
+        (Word::Wchs, Ok(_)) => lists.write_summary(out),
     }
 }
 
-fn write_environment(out: &mut String, state: &State) -> fmt::Result {
+fn write_environment(out: &mut Text, state: &State) -> fmt::Result {
     writeln!(out, "Environment:")?;
     writeln!(out, "zookeeper.version={}", state.version)?;
     state.environment.iter().try_for_each(|(key, value)| writeln!(out, "{key}={value}"))
 }
 
-fn write_heading(out: &mut String, version: &str, serving: &Serving) -> fmt::Result {
+fn write_heading(out: &mut Text, version: &str, serving: &Serving) -> fmt::Result {
     writeln!(out, "Zookeeper version: {version}")?;
     if serving.mode == Mode::ReadOnly {
         writeln!(out, "READ-ONLY mode; serving only read-only clients")?;
@@ -299,7 +302,7 @@ fn write_heading(out: &mut String, version: &str, serving: &Serving) -> fmt::Res
     Ok(())
 }
 
-fn write_statistics(out: &mut String, serving: &Serving) -> fmt::Result {
+fn write_statistics(out: &mut Text, serving: &Serving) -> fmt::Result {
     let Serving { gauges, readings, .. } = serving;
     let latency = readings.summary(Summary::RequestLatency);
     let average = DoubleText(latency.average());
@@ -318,7 +321,7 @@ fn port_number(port: Option<u16>) -> i32 {
     port.map_or(-1, i32::from)
 }
 
-fn write_configuration(out: &mut String, serving: &Serving) -> fmt::Result {
+fn write_configuration(out: &mut Text, serving: &Serving) -> fmt::Result {
     let Serving { configuration, sizes, .. } = serving;
     writeln!(out, "clientPort={}", port_number(configuration.client_port))?;
     writeln!(out, "secureClientPort={}", port_number(configuration.secure_client_port))?;
@@ -335,13 +338,13 @@ fn write_configuration(out: &mut String, serving: &Serving) -> fmt::Result {
 }
 
 /// The part of a connection's line that all of them have, without its closing bracket.
-fn write_connection(out: &mut String, connection: &Connection) -> fmt::Result {
+pub(super) fn write_connection(out: &mut Text, connection: &Connection) -> fmt::Result {
     let Connection { remote, interest, outstanding, received, sent, .. } = connection;
     let (remote, interest) = (RemoteText(*remote), *interest as u8);
     write!(out, " {remote}[{interest:x}](queued={outstanding},recved={received},sent={sent}")
 }
 
-fn write_connection_in_full(out: &mut String, connection: &Connection) -> fmt::Result {
+pub(super) fn write_connection_in_full(out: &mut Text, connection: &Connection) -> fmt::Result {
     write_connection(out, connection)?;
     if let Some(session) = &connection.session {
         write!(out, ",sid={},lop={}", session.id, session.last_operation)?;
@@ -357,70 +360,7 @@ fn write_connection_in_full(out: &mut String, connection: &Connection) -> fmt::R
     writeln!(out, ")")
 }
 
-fn write_dump(out: &mut String, serving: &Serving) -> fmt::Result {
-    writeln!(out, "SessionTracker dump:")?;
-    let sessions = serving.sessions.iter().map(|session| (session.expires_at_ms, session.id));
-    write_buckets(out, "Session", &serving.zone, sessions)?;
-    writeln!(out, "ephemeral nodes dump:")?;
-    writeln!(out, "Sessions with Ephemerals ({}):", serving.ephemerals.len())?;
-    for ephemerals in &serving.ephemerals {
-        writeln!(out, "{}:", ephemerals.session)?;
-        ephemerals.paths.iter().try_for_each(|path| writeln!(out, "\t{path}"))?;
-    }
-    writeln!(out, "Connections dump:")?;
-    let connections = serving.connections.iter().map(|connection| {
-        let session = connection.session.as_ref().map_or(0, |session| session.id.0);
-        let remote = RemoteText(connection.remote);
-        (connection.expires_at_ms, format!("ip: {remote} sessionId: {session:#x}"))
-    });
-    write_buckets(out, "Connections", &serving.zone, connections)
-}
-
-/// What expires when, earliest first; what expires together stays in the order it came in.
-fn write_buckets<T: Display>(
-    out: &mut String,
-    what: &str,
-    zone: &Zone,
-    members: impl Iterator<Item = (i64, T)>,
-) -> fmt::Result {
-    let mut buckets: BTreeMap<i64, Vec<T>> = BTreeMap::new();
-    for (expires_at_ms, member) in members {
-        buckets.entry(expires_at_ms).or_default().push(member);
-    }
-    let count: usize = buckets.values().map(Vec::len).sum();
-    writeln!(out, "{what} Sets ({})/({count}):", buckets.len())?;
-    for (&at_ms, members) in &buckets {
-        writeln!(out, "{} expire at {}:", members.len(), DateText { at_ms, zone })?;
-        members.iter().try_for_each(|member| writeln!(out, "\t{member}"))?;
-    }
-    Ok(())
-}
-
-fn write_watches_by_path(out: &mut String, serving: &Serving) -> fmt::Result {
-    let mut sessions_by_path: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-    for watches in &serving.watches {
-        for path in &watches.paths {
-            sessions_by_path.entry(path).or_default().push(watches.session);
-        }
-    }
-    for (path, sessions) in sessions_by_path {
-        writeln!(out, "{path}")?;
-        sessions.iter().try_for_each(|session| writeln!(out, "\t{session}"))?;
-    }
-    writeln!(out)
-}
-
-fn write_watch_summary(out: &mut String, serving: &Serving) -> fmt::Result {
-    let paths = || serving.watches.iter().flat_map(|watches| &watches.paths);
-    let mut distinct: Vec<&String> = paths().collect();
-    distinct.sort_unstable();
-    distinct.dedup();
-    let connections = serving.watches.iter().filter(|watches| !watches.paths.is_empty()).count();
-    writeln!(out, "{connections} connections watching {} paths", distinct.len())?;
-    writeln!(out, "Total watches:{}", paths().count())
-}
-
-fn write_monitor(out: &mut String, version: &str, serving: &Serving) -> fmt::Result {
+fn write_monitor(out: &mut Text, version: &str, serving: &Serving) -> fmt::Result {
     let Serving { gauges, readings, .. } = serving;
     write_value(out, "version", version)?;
     write_value(out, "server_state", serving.mode)?;
@@ -484,12 +424,12 @@ fn write_monitor(out: &mut String, version: &str, serving: &Serving) -> fmt::Res
     Ok(())
 }
 
-fn write_value(out: &mut String, name: impl Display, value: impl Display) -> fmt::Result {
+fn write_value(out: &mut Text, name: impl Display, value: impl Display) -> fmt::Result {
     writeln!(out, "zk_{name}\t{value}")
 }
 
 fn write_response_sizes(
-    out: &mut String,
+    out: &mut Text,
     last: impl Display,
     min: impl Display,
     max: impl Display,
@@ -500,7 +440,7 @@ fn write_response_sizes(
 }
 
 fn write_reading(
-    out: &mut String,
+    out: &mut Text,
     name: impl Display,
     reading: &Reading,
     is_advanced: bool,
@@ -521,14 +461,14 @@ fn write_reading(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
     use std::path::Path;
 
     use super::*;
     use crate::admin::{
-        Configuration, ConnectionLatency, ConnectionSession, Ephemerals, Gauges, Interest, Session,
-        Sizes, TRACE_MASK_DEFAULT, Watches,
+        Configuration, ConnectionLatency, ConnectionSession, Gauges, Interest, Session, Sizes,
+        TRACE_MASK_DEFAULT, Zone,
     };
     use crate::metrics::{KeyedSummary, Metrics, Recorder};
     use crate::types::{SessionId, Zxid};
@@ -591,14 +531,26 @@ mod tests {
                 readings: Metrics::new(1).0.read(),
                 configuration,
                 zone: Zone::utc(),
-                connections: Vec::new(),
-                sessions: Vec::new(),
-                ephemerals: Vec::new(),
-                watches: Vec::new(),
                 sizes: Sizes::default(),
                 digests: Vec::new(),
             }),
         }
+    }
+
+    /// The answer with these lists.
+    fn listing(word: Word, state: &State, list: impl FnOnce(&mut Lists)) -> String {
+        let mut lists = Lists::new(word);
+        list(&mut lists);
+        super::answer(word, state, lists).to_string()
+    }
+
+    /// The answer of a word that lists nothing, or where there is nothing to list.
+    fn answer(word: Word, state: &State) -> String {
+        listing(word, state, |_| ())
+    }
+
+    fn connected<const N: usize>(connections: [Connection; N]) -> impl FnOnce(&mut Lists) {
+        move |lists| connections.iter().for_each(|connection| lists.connection(connection))
     }
 
     fn with(mut state: State, change: impl FnOnce(&mut Serving)) -> State {
@@ -693,20 +645,13 @@ mod tests {
         let srst = with(captured("3.8.0"), |s| s.readings = measured(1, 1, &[]));
         assert_eq!(answer(Word::Srvr, &srst), sample("3.8.0/srvr-after-srst.txt"));
 
-        let stat = with(captured("3.8.0"), |s| {
-            s.readings = measured(31, 32, &latencies);
-            s.connections = vec![asking(56556, 0), client_b(), client_a()];
-        });
-        assert_eq!(answer(Word::Stat, &stat), sample("3.8.0/stat.txt"));
-
-        let cons = with(captured("3.8.0"), |s| {
-            s.connections = vec![asking(56490, 0), client_b(), client_a()];
-        });
-        assert_eq!(answer(Word::Cons, &cons), sample("3.8.0/cons.txt"));
-        let crst = with(captured("3.8.0"), |s| {
-            s.connections = vec![fresh(client_b(), B), asking(56606, 0), fresh(client_a(), A)];
-        });
-        assert_eq!(answer(Word::Cons, &crst), sample("3.8.0/cons-after-crst.txt"));
+        let state = with(captured("3.8.0"), |s| s.readings = measured(31, 32, &latencies));
+        let stat = connected([asking(56556, 0), client_b(), client_a()]);
+        assert_eq!(listing(Word::Stat, &state, stat), sample("3.8.0/stat.txt"));
+        let cons = connected([asking(56490, 0), client_b(), client_a()]);
+        assert_eq!(listing(Word::Cons, &state, cons), sample("3.8.0/cons.txt"));
+        let crst = connected([fresh(client_b(), B), asking(56606, 0), fresh(client_a(), A)]);
+        assert_eq!(listing(Word::Cons, &state, crst), sample("3.8.0/cons-after-crst.txt"));
     }
 
     #[test]
@@ -735,54 +680,43 @@ mod tests {
             ..session(id_b, "GETC")
         };
         let b = Connection { session: Some(b), ..connection(56720, 4, 4, 1_795_181_045) };
-        let cons = with(captured("3.10-SNAPSHOT"), |s| {
-            s.connections = vec![a.clone(), asking(56746, 0), b.clone()];
-        });
-        assert_eq!(answer(Word::Cons, &cons), sample("3.10-SNAPSHOT/cons.txt"));
-        assert_eq!(answer(Word::Envi, &cons), sample("3.10-SNAPSHOT/envi.txt"));
-        let stat = with(captured("3.10-SNAPSHOT"), |s| {
-            s.readings = measured(31, 32, &latencies);
-            s.connections = vec![a.clone(), asking(56808, 0), b.clone()];
-        });
-        assert_eq!(answer(Word::Stat, &stat), sample("3.10-SNAPSHOT/stat.txt"));
-        let dump = with(captured("3.10-SNAPSHOT"), |s| {
-            s.sessions = vec![
-                Session { id: id_a, expires_at_ms: 1_795_181_029_000 },
-                Session { id: id_b, expires_at_ms: 1_795_181_039_000 },
-            ];
-            s.ephemerals = vec![
-                Ephemerals { session: id_b, paths: vec!["/app/ephB".into()] },
-                Ephemerals { session: id_a, paths: vec!["/app/eph-1".into(), "/app/eph-2".into()] },
-            ];
-            s.connections = vec![b, asking(56754, 1_795_181_035), a];
-        });
-        assert_eq!(answer(Word::Dump, &dump), sample("3.10-SNAPSHOT/dump.txt"));
+        let state = with(captured("3.10-SNAPSHOT"), |s| s.readings = measured(31, 32, &latencies));
+        let cons = connected([a.clone(), asking(56746, 0), b.clone()]);
+        assert_eq!(listing(Word::Cons, &state, cons), sample("3.10-SNAPSHOT/cons.txt"));
+        assert_eq!(answer(Word::Envi, &state), sample("3.10-SNAPSHOT/envi.txt"));
+        let stat = connected([a.clone(), asking(56808, 0), b.clone()]);
+        assert_eq!(listing(Word::Stat, &state, stat), sample("3.10-SNAPSHOT/stat.txt"));
+        let dump = |lists: &mut Lists| {
+            lists.session(&Session { id: id_a, expires_at_ms: 1_795_181_029_000 });
+            lists.session(&Session { id: id_b, expires_at_ms: 1_795_181_039_000 });
+            lists.ephemeral(id_b, "/app/ephB");
+            lists.ephemeral(id_a, "/app/eph-1");
+            lists.ephemeral(id_a, "/app/eph-2");
+            connected([b, asking(56754, 1_795_181_035), a])(lists);
+        };
+        assert_eq!(listing(Word::Dump, &state, dump), sample("3.10-SNAPSHOT/dump.txt"));
     }
 
     #[test]
     fn sessions_ephemerals_and_watches_answer_as_captured() {
-        let dump = with(captured("3.8.0"), |s| {
-            s.sessions = vec![
-                Session { id: B, expires_at_ms: 1_795_181_037_000 },
-                Session { id: A, expires_at_ms: 1_795_181_027_000 },
-            ];
-            s.ephemerals = vec![
-                Ephemerals { session: A, paths: vec!["/app/eph-1".into(), "/app/eph-2".into()] },
-                Ephemerals { session: B, paths: vec!["/app/ephB".into()] },
-            ];
-            s.connections = vec![client_a(), asking(56498, 1_795_181_035), client_b()];
-        });
-        assert_eq!(answer(Word::Dump, &dump), sample("3.8.0/dump.txt"));
+        let state = captured("3.8.0");
+        let dump = |lists: &mut Lists| {
+            lists.session(&Session { id: B, expires_at_ms: 1_795_181_037_000 });
+            lists.session(&Session { id: A, expires_at_ms: 1_795_181_027_000 });
+            lists.ephemeral(A, "/app/eph-1");
+            lists.ephemeral(A, "/app/eph-2");
+            lists.ephemeral(B, "/app/ephB");
+            connected([client_a(), asking(56498, 1_795_181_035), client_b()])(lists);
+        };
+        assert_eq!(listing(Word::Dump, &state, dump), sample("3.8.0/dump.txt"));
 
-        let watches = with(captured("3.8.0"), |s| {
-            s.watches = vec![
-                Watches { session: B, paths: vec!["/app".into()] },
-                Watches { session: A, paths: vec!["/app".into(), "/nothere".into()] },
-            ];
-        });
-        assert_eq!(answer(Word::Wchc, &watches), sample("3.8.0/wchc.txt"));
-        assert_eq!(answer(Word::Wchp, &watches), sample("3.8.0/wchp.txt"));
-        assert_eq!(answer(Word::Wchs, &watches), sample("3.8.0/wchs.txt"));
+        let watches = |lists: &mut Lists| {
+            lists.watched("/app", &[B, A]);
+            lists.watched("/nothere", &[A]);
+        };
+        assert_eq!(listing(Word::Wchc, &state, watches), sample("3.8.0/wchc.txt"));
+        assert_eq!(listing(Word::Wchp, &state, watches), sample("3.8.0/wchp.txt"));
+        assert_eq!(listing(Word::Wchs, &state, watches), sample("3.8.0/wchs.txt"));
     }
 
     #[test]
@@ -988,33 +922,46 @@ mod tests {
     #[test]
     fn an_answer_needs_no_more_than_it_says() {
         let full = with(monitored("3.10-SNAPSHOT"), |s| {
-            s.connections = vec![client_a(), asking(56498, 1)];
-            s.sessions = vec![Session { id: A, expires_at_ms: 1 }];
-            s.ephemerals = vec![Ephemerals { session: A, paths: vec!["/e".into()] }];
-            s.watches = vec![Watches { session: A, paths: vec!["/w".into()] }];
             s.sizes = Sizes { data_dir_bytes: 1, data_log_dir_bytes: 2 };
             s.digests = vec![(Zxid(0x80), 1)];
         });
-        let mut unneeded = Vec::new();
-        for &(_, word) in &Word::ALL {
-            let needs = word.needs();
-            type Clear = fn(&mut Serving);
-            let parts: [(bool, Clear); 7] = [
-                (needs.measures, |s| {
+        type IsNeeded = fn(Needs) -> bool;
+        type Clear = fn(&mut Serving);
+        let state_parts: [(IsNeeded, Clear); 3] = [
+            (
+                |needs| needs.measures,
+                |s| {
                     s.gauges = Gauges::default();
                     s.readings = Metrics::new(0).0.read();
-                }),
-                (needs.connections, |s| s.connections.clear()),
-                (needs.sessions, |s| s.sessions.clear()),
-                (needs.ephemerals, |s| s.ephemerals.clear()),
-                (needs.watches, |s| s.watches.clear()),
-                (needs.sizes, |s| s.sizes = Sizes::default()),
-                (needs.digests, |s| s.digests.clear()),
-            ];
-            for (index, (is_needed, clear)) in parts.into_iter().enumerate() {
-                let is_same = answer(word, &with(full.clone(), clear)) == answer(word, &full);
-                if is_same == is_needed {
-                    unneeded.push((word, index));
+                },
+            ),
+            (|needs| needs.sizes, |s| s.sizes = Sizes::default()),
+            (|needs| needs.digests, |s| s.digests.clear()),
+        ];
+        type List = fn(&mut Lists);
+        let listed: [(IsNeeded, List); 4] = [
+            (|needs| needs.connections, |l| connected([client_a(), asking(56498, 1)])(l)),
+            (|needs| needs.sessions, |l| l.session(&Session { id: A, expires_at_ms: 1 })),
+            (|needs| needs.ephemerals, |l| l.ephemeral(A, "/e")),
+            (|needs| needs.watches, |l| l.watched("/w", &[A])),
+        ];
+        let mut unneeded = Vec::new();
+        for &(_, word) in &Word::ALL {
+            let all = |l: &mut Lists| listed.iter().for_each(|(_, list)| list(l));
+            let whole = listing(word, &full, all);
+            for (index, (is_needed, clear)) in state_parts.into_iter().enumerate() {
+                let is_same = listing(word, &with(full.clone(), clear), all) == whole;
+                if is_same == is_needed(word.needs()) {
+                    unneeded.push((word, "state", index));
+                }
+            }
+            for (index, (is_needed, _)) in listed.into_iter().enumerate() {
+                let is_same = listing(word, &full, |l| {
+                    let others = listed.iter().enumerate().filter(|(other, _)| *other != index);
+                    others.for_each(|(_, (_, list))| list(l));
+                }) == whole;
+                if is_same == is_needed(word.needs()) {
+                    unneeded.push((word, "lists", index));
                 }
             }
         }

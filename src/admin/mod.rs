@@ -4,12 +4,14 @@
 //! hands it in, and each answer is a function of it; `four_letter::Needs` says which parts those
 //! are, because some of them (watches, sizes) cost something to gather.
 //!
-//! - `four_letter.rs`: the words on the client port, as text.
+//! - `four_letter.rs`: the words on the client port, as text;
+//! - `lists.rs`: those of their answers that may be long, as they grow.
 //!
 //! Monitoring reads these answers with patterns that were made for ZooKeeper's, so they are
 //! ZooKeeper's to the byte: numbers, dates and addresses are printed as Java prints them.
 
 pub mod four_letter;
+pub mod lists;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -43,7 +45,8 @@ pub struct State {
 /// `ZooTrace`'s mask until a client sets another.
 pub const TRACE_MASK_DEFAULT: i64 = 306;
 
-/// The state of a server that serves. Parts that a word does not need may be left empty.
+/// The state of a server that serves, without what answers list. Parts that a word does not need may
+/// be left empty.
 #[derive(Clone, Debug)]
 pub struct Serving {
     pub mode: Mode,
@@ -53,11 +56,6 @@ pub struct Serving {
     pub readings: Readings,
     pub configuration: Configuration,
     pub zone: Zone,
-    pub connections: Vec<Connection>,
-    pub sessions: Vec<Session>,
-    pub ephemerals: Vec<Ephemerals>,
-    /// What is watched for data or existence; child watches are in no list (`DataTree.dumpWatches`).
-    pub watches: Vec<Watches>,
     pub sizes: Sizes,
     /// The tree's digest after every 128th transaction, oldest first.
     pub digests: Vec<(Zxid, i64)>,
@@ -199,20 +197,6 @@ pub struct Session {
     /// When it expires if nothing is heard, on the wall clock; sessions of one bucket have the
     /// same time.
     pub expires_at_ms: i64,
-}
-
-/// The ephemeral znodes of one session.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ephemerals {
-    pub session: SessionId,
-    pub paths: Vec<String>,
-}
-
-/// The paths that one session watches.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watches {
-    pub session: SessionId,
-    pub paths: Vec<String>,
 }
 
 /// The local time zone, as it is at the time of the answer.

@@ -784,7 +784,8 @@ knobs! {
         .unit("bytes").between(4096, 1 << 30)
         .trades("More forgives a client with very many watches a longer pause; each may hold so much memory.");
     /// The longest answer to one request, and never less than four times jute.maxbuffer. What would
-    /// be longer is answered by the error -5 (MarshallingError).
+    /// be longer is answered by the error -5 (MarshallingError), or by a line that says so where a
+    /// four-letter word asks.
     ANSWER_BYTES_MAX: i64 = ours("ringkeeper.connection.answerBytesMax", 256 << 20)
         .unit("bytes").between(2 << 20, 1 << 30)
         .trades("More lets clients list more children at once, whose jute.maxbuffer has room for it; each may hold so much memory.");

@@ -777,7 +777,16 @@ impl Pipeline {
 
     /// All live sessions, soonest to expire first.
     pub fn sessions(&self) -> impl Iterator<Item = SessionInfo> + '_ {
-        self.tracker.sessions()
+        self.sessions_after(None)
+    }
+
+    /// The same, of those that come after a place in this order. One that is heard from meanwhile
+    /// may come again.
+    pub fn sessions_after(
+        &self,
+        place: Option<(i64, SessionId)>,
+    ) -> impl Iterator<Item = SessionInfo> + '_ {
+        self.tracker.sessions_after(place)
     }
 
     /// All ephemerals, by session and path, that come after a place in this order; from the

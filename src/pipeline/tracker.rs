@@ -12,6 +12,7 @@
 //! a session is dead. After `SessionTrackerImpl` and `ExpiryQueue`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
 use crate::exchange::{ConnectionId, ShardId};
 use crate::types::{HighestSessions, Now, ServerId, SessionId, Zxid};
@@ -182,14 +183,25 @@ impl Tracker {
         self.sessions.len()
     }
 
-    /// All sessions, soonest to expire first.
-    pub(super) fn sessions(&self) -> impl Iterator<Item = SessionInfo> + '_ {
-        self.buckets.iter().flat_map(move |(&deadline_ms, sessions)| {
-            sessions.iter().map(move |&session| SessionInfo {
-                session,
-                timeout_ms: self.sessions[&session].timeout_ms,
-                deadline_ms,
-            })
+    /// The sessions, soonest to expire first and by their ids in a bucket, that come after a place in
+    /// this order. One that is heard from meanwhile moves to a later place, and may come again.
+    pub(super) fn sessions_after(
+        &self,
+        place: Option<(i64, SessionId)>,
+    ) -> impl Iterator<Item = SessionInfo> + '_ {
+        let (deadline_ms, session) = place.unwrap_or((i64::MIN, SessionId(i64::MIN)));
+        let of_this = self.buckets.get(&deadline_ms).into_iter();
+        let rest = of_this
+            .flat_map(move |bucket| bucket.range((Bound::Excluded(session), Bound::Unbounded)))
+            .map(move |&session| (deadline_ms, session));
+        let later = self.buckets.range((Bound::Excluded(deadline_ms), Bound::Unbounded));
+        let later = later.flat_map(|(&deadline_ms, bucket)| {
+            bucket.iter().map(move |&session| (deadline_ms, session))
+        });
+        rest.chain(later).map(|(deadline_ms, session)| SessionInfo {
+            session,
+            timeout_ms: self.sessions[&session].timeout_ms,
+            deadline_ms,
         })
     }
 
@@ -272,6 +284,27 @@ mod tests {
         tracker.touch(session, 59_000);
         tracker.on_report(HERE.0, 60_000);
         assert_eq!(tracker.due(at(60_000)), []);
+    }
+
+    #[test]
+    fn sessions_are_listed_in_parts_of_any_size() {
+        let mut tracker = tracker();
+        for number in 0..50 {
+            tracker.open(at(0), 4_000 + number % 4 * 1_500, HERE);
+        }
+        let whole: Vec<SessionInfo> = tracker.sessions_after(None).collect();
+        assert_eq!(whole.len(), 50);
+        assert!(whole.is_sorted_by_key(|of| (of.deadline_ms, of.session)));
+        for most in 1..60 {
+            let (mut parts, mut place) = (Vec::new(), None);
+            loop {
+                let part: Vec<SessionInfo> = tracker.sessions_after(place).take(most).collect();
+                let Some(last) = part.last() else { break };
+                place = Some((last.deadline_ms, last.session));
+                parts.extend(part);
+            }
+            assert_eq!(parts, whole, "parts of {most}");
+        }
     }
 
     /// The counter begins again with each epoch, and ids must not be given out twice.

@@ -90,6 +90,7 @@ pub use connection::{Close, Stats};
 pub use report::{ConnectionInfo, Counters, Measured};
 pub use throttle::{ConnectThrottle, EarlyDrop};
 pub use turns::{Allowance, TurnBudget};
+pub use watch::WatchPlace;
 
 /// What a shard is told by the configuration.
 #[derive(Clone, Debug)]

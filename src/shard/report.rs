@@ -1,6 +1,7 @@
 //! The shard as plain values: what four-letter words and metrics are made of.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 
 use crate::exchange::ConnectionId;
 use crate::metrics::Tally;
@@ -9,6 +10,7 @@ use crate::types::{SessionId, Zxid};
 
 use super::Shard;
 use super::connection::{Answered, By, State, Stats};
+use super::watch::WatchPlace;
 
 /// One connection, as `cons` shows it.
 #[derive(Clone, Debug)]
@@ -155,9 +157,9 @@ impl Counters {
 }
 
 impl Shard {
-    /// Every connection, by slot, from this slot on.
-    pub fn connections(&self, first: u32) -> impl Iterator<Item = ConnectionInfo> {
-        self.connections.iter_from(first).map(|(connection, of)| {
+    /// The connections in these slots.
+    pub fn connections(&self, slots: Range<u32>) -> impl Iterator<Item = ConnectionInfo> {
+        self.connections.iter_in(slots).map(|(connection, of)| {
             let traffic = of.traffic.as_deref();
             ConnectionInfo {
                 connection,
@@ -172,6 +174,12 @@ impl Shard {
                 stats: of.stats,
             }
         })
+    }
+
+    /// How many slots there are for connections, whether they are used or not.
+    #[must_use]
+    pub fn slot_count(&self) -> u32 {
+        self.connections.slot_count()
     }
 
     #[must_use]
@@ -197,16 +205,17 @@ impl Shard {
         self.core.watches.len()
     }
 
-    /// Who watches what, of the data table (`wchp`; child watches are not shown): shows `see` each of
-    /// `most` paths from `first` on, with the sessions that watch it. Says where to go on, if that
-    /// was not all; what is watched meanwhile may be among the rest or not.
+    /// Who watches what, of the data table (`wchp`; child watches are not shown): takes so many steps
+    /// from a place on, and shows `see` paths with sessions that watch them, one with very many in
+    /// parts. Says where to go on, if that was not all; what is watched meanwhile may be among the rest
+    /// or not.
     pub fn watches(
         &self,
-        first: usize,
-        most: usize,
+        from: WatchPlace,
+        steps: usize,
         mut see: impl FnMut(&str, &mut dyn Iterator<Item = SessionId>),
-    ) -> Option<usize> {
-        self.core.watches.data_watches(first, most, |path, connections| {
+    ) -> Option<WatchPlace> {
+        self.core.watches.data_watches(from, steps, |path, connections| {
             let sessions = connections.iter().filter_map(|&slot| self.connections.session_at(slot));
             see(path, &mut { sessions });
         })

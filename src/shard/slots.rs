@@ -1,5 +1,7 @@
 //! The connections of a shard, by slot.
 
+use std::ops::Range;
+
 use super::connection::Connection;
 use crate::exchange::ConnectionId;
 use crate::types::SessionId;
@@ -77,15 +79,22 @@ impl Connections {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionId, &Connection)> {
-        self.iter_from(0)
+        self.iter_in(0..u32::MAX)
     }
 
-    /// Those in this slot and behind it.
-    pub(super) fn iter_from(
+    pub(super) fn slot_count(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("fewer than 2^32 connections")
+    }
+
+    /// Those in these slots.
+    pub(super) fn iter_in(
         &self,
-        number: u32,
+        slots: Range<u32>,
     ) -> impl Iterator<Item = (ConnectionId, &Connection)> {
-        self.slots.iter().zip(0..).skip(number as usize).filter_map(|(slot, number)| {
+        let end = slots.end.min(self.slot_count());
+        let slots = slots.start.min(end)..end;
+        let found = &self.slots[slots.start as usize..slots.end as usize];
+        found.iter().zip(slots).filter_map(|(slot, number)| {
             let id = ConnectionId { slot: number, generation: slot.generation };
             slot.connection.as_deref().map(|connection| (id, connection))
         })

@@ -110,6 +110,20 @@ enum Paths {
     Many(Box<BTreeSet<u32>>),
 }
 
+/// Where a list of what is watched goes on: at a path, and with the first of those who watch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchPlace {
+    entry: usize,
+    connection: u32,
+}
+
+impl WatchPlace {
+    pub const FIRST: WatchPlace = WatchPlace { entry: 0, connection: 0 };
+}
+
+/// So many bytes of a path cost as much as a watcher.
+const BYTES_PER_STEP: usize = 128;
+
 /// A connection that had fewer watches is forgotten at once.
 const FORGOTTEN_AT_ONCE: usize = 256;
 
@@ -251,24 +265,34 @@ impl Watches {
         self.data_count + self.child_count
     }
 
-    /// Looks at so many paths from the one with this number on: those of the data table, with the
-    /// connections that watch them. Says where to go on, if that was not all.
+    /// Takes so many steps from a place on, and shows paths of the data table with connections that
+    /// watch them; one with very many comes in parts. Says where to go on, if that was not all.
     pub(super) fn data_watches(
         &self,
-        first: usize,
-        most: usize,
+        from: WatchPlace,
+        steps: usize,
         mut see: impl FnMut(&str, &[u32]),
-    ) -> Option<usize> {
-        let mut connections = Vec::new();
-        for entry in self.entries.iter().skip(first).take(most) {
+    ) -> Option<WatchPlace> {
+        let (mut connections, mut left) = (Vec::new(), steps);
+        let mut first = from.connection;
+        for (number, entry) in self.entries.iter().enumerate().skip(from.entry) {
+            if left == 0 {
+                return Some(WatchPlace { entry: number, connection: first });
+            }
+            left = left.saturating_sub(1 + entry.path.len() / BYTES_PER_STEP);
             connections.clear();
-            entry.watchers.collect(Modes::IN_DATA, &mut connections);
+            let most = left.max(1);
+            let (seen, next) = entry.watchers.some(first, most, Modes::IN_DATA, &mut connections);
+            left = left.saturating_sub(seen);
             if !connections.is_empty() {
                 see(&entry.path, &connections);
             }
+            if let Some(connection) = next {
+                return Some(WatchPlace { entry: number, connection });
+            }
+            first = 0;
         }
-        let next = first.saturating_add(most);
-        (next < self.entries.len()).then_some(next)
+        None
     }
 
     /// The entry of `path`, made where there is none.
@@ -407,6 +431,33 @@ impl Watchers {
             Watchers::Many(many) => {
                 let matching = many.iter().filter(|(_, of)| of.has_any_of(modes));
                 hit.extend(matching.map(|(connection, _)| connection));
+            }
+        }
+    }
+
+    /// Looks at so many connections from this one on and appends those with any of `modes`: how many
+    /// it looked at, and the next.
+    fn some(
+        &self,
+        first: u32,
+        most: usize,
+        modes: Modes,
+        hit: &mut Vec<u32>,
+    ) -> (usize, Option<u32>) {
+        match self {
+            Watchers::None => (0, None),
+            Watchers::One(connection, of) => {
+                let is_shown = first <= *connection && of.has_any_of(modes);
+                hit.extend(is_shown.then_some(connection));
+                (1, None)
+            }
+            Watchers::Many(many) => {
+                let (mut rest, mut seen) = (many.range(first..), 0);
+                for (connection, of) in rest.by_ref().take(most) {
+                    hit.extend(of.has_any_of(modes).then_some(connection));
+                    seen += 1;
+                }
+                (seen, rest.next().map(|(connection, _)| *connection))
             }
         }
     }
@@ -657,6 +708,45 @@ mod tests {
         assert_eq!(hit_by(|hit| watches.trigger_data("/", hit)), [1]);
         assert_eq!(hit_by(|hit| watches.trigger_child("/a", hit)), [0; 0]);
         assert_eq!(watches.modes(1, "/a/b"), Modes::NONE);
+    }
+
+    /// All that is watched, in parts of so many steps: who watches what, and how much the largest
+    /// part has.
+    fn listed(watches: &Watches, steps: usize) -> (BTreeMap<String, Vec<u32>>, usize) {
+        let (mut all, mut most) = (BTreeMap::<String, Vec<u32>>::new(), 0);
+        let mut place = Some(WatchPlace::FIRST);
+        while let Some(from) = place {
+            let mut part = 0;
+            place = watches.data_watches(from, steps, |path, connections| {
+                part += connections.len() + path.len() / BYTES_PER_STEP;
+                all.entry(path.to_owned()).or_default().extend(connections);
+            });
+            assert_ne!(place, Some(from), "it goes on");
+            most = most.max(part);
+        }
+        (all, most)
+    }
+
+    #[test]
+    fn what_is_watched_is_listed_in_small_parts_whoever_watches_it() {
+        let mut watches = Watches::new(1);
+        for connection in 0..10_000 {
+            watches.add(connection, "/crowded", Modes::DATA);
+            watches.add(connection, &format!("/of-{connection}"), Modes::PERSISTENT_DATA);
+            // These are in no list.
+            watches.add(connection, "/crowded-too", Modes::CHILD);
+        }
+        for number in 0..100 {
+            watches.add(number, &format!("/{number}{}", "x".repeat(100_000)), Modes::DATA);
+        }
+        let (whole, _) = listed(&watches, usize::MAX);
+        assert_eq!(whole.len(), 1 + 10_000 + 100);
+        assert_eq!(whole["/crowded"], (0..10_000).collect::<Vec<u32>>());
+        for steps in [1, 100, 512] {
+            let (parts, most) = listed(&watches, steps);
+            assert!(parts == whole, "parts of {steps}");
+            assert!(most <= steps + 100_000 / BYTES_PER_STEP + 1, "{most} of {steps}");
+        }
     }
 
     #[test]

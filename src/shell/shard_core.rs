@@ -46,6 +46,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::debug;
 
 use super::accept::{Accepted, Arrivals, Ticket};
@@ -94,8 +95,8 @@ pub(crate) enum ShardCommand {
     /// What the state is, between two steps.
     Report {
         needs: Needs,
-        /// Where the part of it begins that is asked for.
-        from: Place,
+        /// Where the part of its lists begins that is asked for, if one is.
+        from: Option<Place>,
         give: Box<dyn FnOnce(ShardReport) + Send>,
     },
     /// `crst`: connections count from zero.
@@ -267,22 +268,41 @@ enum Ended {
     Flushed,
 }
 
-/// A four-letter word whose answer is gathered from all cores.
-struct Asked {
-    connection: ConnectionId,
-    answer: Pin<Box<dyn Future<Output = Vec<Vec<u8>>>>>,
+/// The answer to a four-letter word, gathered from all cores.
+type Answer = Pin<Box<dyn Future<Output = Vec<Vec<u8>>>>>;
+
+/// Whose answers have come further.
+struct AnswerNews {
+    of: Mutex<Vec<ConnectionId>>,
+    has_some: AtomicBool,
+    bell: Arc<RingBell>,
 }
 
-/// Rings the core when some answer has come further.
+impl AnswerNews {
+    fn tell(&self, connection: ConnectionId) {
+        self.of.lock().push(connection);
+        self.has_some.store(true, Ordering::Release);
+    }
+
+    fn take(&self) -> Vec<ConnectionId> {
+        if self.has_some.swap(false, Ordering::Acquire) {
+            std::mem::take(&mut self.of.lock())
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+/// Rings the core when one answer has come further.
 struct AnswerBell {
-    has_news: AtomicBool,
-    bell: Arc<RingBell>,
+    connection: ConnectionId,
+    news: Arc<AnswerNews>,
 }
 
 impl Wake for AnswerBell {
     fn wake(self: Arc<Self>) {
-        self.has_news.store(true, Ordering::Release);
-        self.bell.wake_by_ref();
+        self.news.tell(self.connection);
+        self.news.bell.wake_by_ref();
     }
 }
 
@@ -307,8 +327,9 @@ struct ShardCore {
     phase: Phase,
     /// Told once the pipeline has all that clients have asked.
     quiesced: Option<Box<dyn FnOnce() + Send>>,
-    asked: Vec<Asked>,
-    answers: Arc<AnswerBell>,
+    /// Answers to four-letter words, until they are given or their connections are gone.
+    asked: HashMap<ConnectionId, Answer>,
+    answers: Arc<AnswerNews>,
     buffer: Box<[u8]>,
     end: ShardEnd<ShardCommand>,
     arrivals: Arc<Arrivals>,
@@ -358,8 +379,12 @@ impl ShardCore {
             closed: Vec::new(),
             phase: Phase::Serving,
             quiesced: None,
-            asked: Vec::new(),
-            answers: Arc::new(AnswerBell { has_news: AtomicBool::new(false), bell: ring.bell() }),
+            asked: HashMap::new(),
+            answers: Arc::new(AnswerNews {
+                of: Mutex::default(),
+                has_some: AtomicBool::new(false),
+                bell: ring.bell(),
+            }),
             buffer: vec![0; read_bytes].into_boxed_slice(),
             ring,
             end,
@@ -432,7 +457,7 @@ impl ShardCore {
                 || self.due_tick.is_some_and(|tick| !tick.is_marked)
                 || !self.bulk.is_empty()
                 || self.shard.has_work()
-                || self.answers.has_news.load(Ordering::Acquire);
+                || self.answers.has_some.load(Ordering::Acquire);
             let has_batch = !self.out.requests.is_empty();
             let finds_room = || has_batch && self.end.has_room();
             // Both, so that both may be rung.
@@ -758,9 +783,9 @@ impl ShardCore {
             let Some(socket) = self.socket(word.connection) else { continue };
             let remote = socket.remote;
             let answer = Arc::clone(&self.words).answer(word.word, word.mask, remote);
-            self.asked.push(Asked { connection: word.connection, answer: Box::pin(answer) });
+            self.asked.insert(word.connection, Box::pin(answer));
             // It has yet to be begun.
-            self.answers.has_news.store(true, Ordering::Release);
+            self.answers.tell(word.connection);
         }
     }
 
@@ -846,6 +871,8 @@ impl ShardCore {
         self.open -= 1;
         debug!(remote = %socket.remote, ?ended, "a connection has ended");
         self.shard.on_closed(now, id);
+        // Whoever asked a word and is gone need not be answered.
+        self.asked.remove(&id);
         if ended == Ended::Gone || socket.receiving == Receiving::Over {
             return self.close(socket);
         }
@@ -890,19 +917,15 @@ impl ShardCore {
 
     /// Takes answers to four-letter words as far as they have come.
     fn give_answers(&mut self, now: Now) {
-        if !self.answers.has_news.swap(false, Ordering::Acquire) {
-            return;
-        }
-        let waker = Waker::from(Arc::clone(&self.answers));
-        let mut cx = Context::from_waker(&waker);
-        let (shard, out) = (&mut self.shard, &mut self.out);
-        self.asked.retain_mut(|asked| match asked.answer.as_mut().poll(&mut cx) {
-            Poll::Pending => true,
-            Poll::Ready(text) => {
-                shard.answer_word(now, asked.connection, text, out);
-                false
+        for connection in self.answers.take() {
+            let Some(answer) = self.asked.get_mut(&connection) else { continue };
+            let news = Arc::clone(&self.answers);
+            let waker = Waker::from(Arc::new(AnswerBell { connection, news }));
+            if let Poll::Ready(text) = answer.as_mut().poll(&mut Context::from_waker(&waker)) {
+                self.asked.remove(&connection);
+                self.shard.answer_word(now, connection, text, &mut self.out);
             }
-        });
+        }
     }
 
     /// Brings the metrics up to what the shard has counted.
@@ -912,7 +935,7 @@ impl ShardCore {
         self.published = counters;
     }
 
-    fn report(&mut self, now: Now, needs: Needs, from: Place) -> ShardReport {
+    fn report(&mut self, now: Now, needs: Needs, from: Option<Place>) -> ShardReport {
         if needs.measures {
             self.publish_counters(now);
         }

@@ -4,22 +4,23 @@
 //! no single moment of the whole server, and no core waits for another. What takes opening files is
 //! asked of a thread that may wait for them (`observer.rs`).
 //!
-//! What may be many (connections, watches, ephemerals) is asked for in parts, one after the other, and
-//! made into text on a thread of its own, one answer at a time: a core gives a part away in less than
-//! a millisecond, and what an answer takes in memory it takes once.
+//! What may be many (connections, sessions, watches, ephemerals) is asked for in parts, one after the
+//! other, and made into text on a thread of its own, one answer at a time: a core gives a part away in
+//! less than a millisecond, and what an answer takes in memory it takes once. An answer that turns out
+//! longer than any may be is given up for a line that says so, and one that nobody waits for any more
+//! is given up as well.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
 use std::thread;
 
 use futures_lite::future::block_on;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tracing::{debug, info, warn};
 
 use super::clock::Clock;
@@ -29,15 +30,16 @@ use super::pipeline_core::{PipelineCommand, PipelineInbox};
 use super::shard_core::ShardCommand;
 use super::sys;
 use crate::admin::four_letter::{self, Effect, Needs, Whitelist, Word};
+use crate::admin::lists::Lists;
 use crate::admin::{
-    Configuration, Connection, ConnectionLatency, ConnectionSession, Ephemerals, Gauges, Interest,
-    Mode, Serving, Session, State, Watches, Zone,
+    Configuration, Connection, ConnectionLatency, ConnectionSession, Gauges, Interest, Mode,
+    Serving, Session, State, Zone,
 };
 use crate::exchange::ShardId;
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Report};
 use crate::record::op::code;
-use crate::shard::{ConnectionInfo, Shard};
+use crate::shard::{ConnectionInfo, Shard, WatchPlace};
 use crate::types::{Now, SessionId};
 
 /// All that answers are made from, or the way to it.
@@ -56,37 +58,51 @@ pub(crate) struct Words {
     pub(crate) aside: Aside,
 }
 
-/// How many connections, watched paths or ephemerals a core is asked for at a time.
-const PART_MAX: usize = 512;
+/// How many lines a core is asked for at a time, and about how many bytes of paths.
+const PART_LINES: usize = 512;
+const PART_BYTES: usize = 64 << 10;
 /// The thread that makes long answers gives way to those that serve clients.
 const NICENESS: i32 = 10;
-/// An answer is handed over in pieces of this size.
-const PIECE_BYTES: usize = 1 << 20;
 
-/// Where a part of a shard's report begins.
-#[derive(Clone, Copy, Default)]
+/// Where a part of a shard's lists begins.
+#[derive(Clone, Copy)]
 pub(crate) struct Place {
+    /// The first slot.
     connection: u32,
-    watch: usize,
+    /// `None` behind the last.
+    watch: Option<WatchPlace>,
 }
 
-/// What one shard says of itself, or a part of it.
+impl Place {
+    const FIRST: Place = Place { connection: 0, watch: Some(WatchPlace::FIRST) };
+}
+
+/// What one shard says of itself, and a part of what it lists.
 #[derive(Default)]
 pub(crate) struct ShardReport {
-    connections: Vec<Connection>,
-    watches: Vec<Listed>,
     connection_count: u64,
     watch_count: u64,
     outstanding: u64,
+    connections: Vec<Connection>,
+    watches: Listed,
     /// Where the next part begins; `None` where this is the last.
     next: Option<Place>,
 }
 
-/// What the pipeline says of itself, or a part of it.
+/// Where a part of the pipeline's lists begins.
+#[derive(Clone)]
+enum PipelinePlace {
+    /// With the session behind this one: the first without.
+    Session(Option<(i64, SessionId)>),
+    /// With the ephemeral behind this one.
+    Ephemeral(Option<(SessionId, String)>),
+}
+
+/// A part of what the pipeline lists.
 struct PipelineReport {
-    report: Report,
     sessions: Vec<Session>,
-    ephemerals: Vec<Listed>,
+    ephemerals: Listed,
+    next: Option<PipelinePlace>,
 }
 
 /// Paths and whose they are. In few pieces of memory: what one thread allocates and another frees
@@ -123,30 +139,98 @@ impl Listed {
 
 /// A thread for answers that take long to make, begun with the first of them.
 #[derive(Default)]
-pub(crate) struct Aside(Mutex<Option<mpsc::Sender<Job>>>);
+pub(crate) struct Aside(Arc<Jobs>);
 
-type Job = Box<dyn FnOnce() + Send>;
+#[derive(Default)]
+struct Jobs {
+    waiting: Mutex<Waiting>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    has_thread: bool,
+    jobs: VecDeque<Job>,
+    /// With so many, those are looked for that nobody waits for.
+    many: usize,
+}
+
+/// Fewer jobs than this are not worth looking through.
+const JOBS_FEW: usize = 64;
+
+/// An answer that is to be made, while somebody waits for it.
+struct Job {
+    word: Word,
+    asker: Asker,
+    make: Box<dyn FnOnce() + Send>,
+}
 
 impl Aside {
-    /// Does `job` after those before it.
-    fn run(&self, job: Job) -> io::Result<()> {
-        let mut jobs = self.0.lock();
-        let sender = match &*jobs {
-            Some(sender) => sender,
-            None => {
-                let (sender, receiver) = mpsc::channel::<Job>();
-                let work = move || {
-                    if let Err(error) = sys::give_way(NICENESS) {
-                        debug!(%error, "answers are made beside clients on equal terms");
-                    }
-                    receiver.into_iter().for_each(|job| job());
-                };
-                thread::Builder::new().name("words".to_owned()).spawn(work)?;
-                jobs.insert(sender)
-            }
-        };
-        sender.send(job).map_err(|_| io::Error::other("the thread has ended"))
+    /// Does `make` after those before it, unless its asker is gone by then.
+    fn run(
+        &self,
+        word: Word,
+        asker: Asker,
+        make: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let mut waiting = self.0.waiting.lock();
+        if !waiting.has_thread {
+            let jobs = Arc::clone(&self.0);
+            thread::Builder::new().name("words".to_owned()).spawn(move || jobs.work())?;
+            waiting.has_thread = true;
+        }
+        if waiting.many.max(JOBS_FEW) <= waiting.jobs.len() {
+            waiting.jobs.retain(|job| job.asker.waits());
+            waiting.many = 2 * waiting.jobs.len();
+        }
+        waiting.jobs.push_back(Job { word, asker, make: Box::new(make) });
+        self.0.came.notify_one();
+        Ok(())
     }
+}
+
+impl Jobs {
+    fn work(&self) {
+        if let Err(error) = sys::give_way(NICENESS) {
+            debug!(%error, "answers are made beside clients on equal terms");
+        }
+        loop {
+            let mut waiting = self.waiting.lock();
+            let job = loop {
+                match waiting.jobs.pop_front() {
+                    Some(job) => break job,
+                    None => self.came.wait(&mut waiting),
+                }
+            };
+            drop(waiting);
+            if job.asker.waits() {
+                (job.make)();
+            } else {
+                say_nobody_waits(job.word);
+            }
+        }
+    }
+}
+
+fn say_nobody_waits(word: Word) {
+    info!(target: "ringkeeper::shell::words", "nobody waits for the answer to {word} any more");
+}
+
+/// Whether an answer is still waited for.
+#[derive(Clone)]
+struct Asker(Weak<dyn Send + Sync>);
+
+impl Asker {
+    fn waits(&self) -> bool {
+        0 < self.0.strong_count()
+    }
+}
+
+/// Why an answer is not made.
+#[derive(Debug, PartialEq, Eq)]
+enum GivenUp {
+    TooLong,
+    NobodyWaits,
 }
 
 impl Words {
@@ -186,43 +270,94 @@ impl Words {
             }
         }
         let needs = word.needs();
-        if !(needs.connections || needs.sessions || needs.ephemerals || needs.watches) {
-            return vec![four_letter::answer(word, &self.state(needs).await).into_bytes()];
+        if !needs.lists() {
+            let state = self.state(needs).await;
+            return four_letter::answer(word, &state, Lists::new(word)).into_pieces();
         }
-        let given = Gathered::of(1);
-        let (words, give) = (Arc::clone(&self), given.clone());
-        let job = move || give.give(words.answer_in_pieces(word));
-        if let Err(error) = self.aside.run(Box::new(job)) {
+        // As long as this future waits for it, the asker does.
+        let given: Gathered<Vec<Vec<u8>>> = Gathered::of(1);
+        let (words, gives, asker) = (Arc::clone(&self), Arc::downgrade(&given.0), given.asker());
+        let still = asker.clone();
+        let make = move || {
+            let text = words.long_answer(word, &still);
+            if let Some(given) = gives.upgrade() {
+                Gathered(given).give(text);
+            }
+        };
+        if let Err(error) = self.aside.run(word, asker, make) {
             warn!(%error, "no thread for the answer to {word}");
             return Vec::new();
         }
         given.all().await.pop().unwrap_or_default()
     }
 
-    fn answer_in_pieces(&self, word: Word) -> Vec<Vec<u8>> {
-        let text = four_letter::answer(word, &block_on(self.state(word.needs())));
-        let text = match self.answer_bytes_max {
-            most if most < text.len() => format!(
-                "The answer to {word} takes {} bytes, and ringkeeper.connection.answerBytesMax is {most}.\n",
-                text.len()
-            ),
-            _ => text,
-        };
-        text.as_bytes().chunks(PIECE_BYTES).map(<[u8]>::to_vec).collect()
+    fn long_answer(&self, word: Word, asker: &Asker) -> Vec<Vec<u8>> {
+        let mut lists = Lists::new(word);
+        let most = self.answer_bytes_max;
+        match block_on(self.list(word.needs(), asker, &mut lists)) {
+            Ok(()) => {
+                let needs = word.needs().without_lists();
+                four_letter::answer(word, &block_on(self.state(needs)), lists).into_pieces()
+            }
+            Err(GivenUp::TooLong) => vec![
+                format!(
+                    "The answer to {word} is longer than the {most} bytes of \
+                     ringkeeper.connection.answerBytesMax.\n"
+                )
+                .into_bytes(),
+            ],
+            Err(GivenUp::NobodyWaits) => {
+                say_nobody_waits(word);
+                Vec::new()
+            }
+        }
     }
 
+    /// Gathers all that is to be listed, part by part.
+    async fn list(&self, needs: Needs, asker: &Asker, lists: &mut Lists) -> Result<(), GivenUp> {
+        let go_on = |lists: &Lists| match () {
+            () if self.answer_bytes_max < lists.bytes() => Err(GivenUp::TooLong),
+            () if !asker.waits() => Err(GivenUp::NobodyWaits),
+            () => Ok(()),
+        };
+        for shard in self.shards.shards() {
+            let mut place = Some(Place::FIRST);
+            while let Some(from) = place {
+                let part = self.ask_shard(shard, needs, Some(from)).await;
+                part.connections.iter().for_each(|connection| lists.connection(connection));
+                part.watches.iter().for_each(|(path, sessions)| lists.watched(path, sessions));
+                go_on(lists)?;
+                place = part.next;
+            }
+        }
+        let now = self.clock.now();
+        let mut place = PipelinePlace::first(needs);
+        while let Some(from) = place {
+            let ask = move |pipeline: &mut Pipeline| PipelineReport::of(pipeline, needs, now, from);
+            let Some(part) = self.ask_pipeline(ask).await else { break };
+            part.sessions.iter().for_each(|session| lists.session(session));
+            for (path, sessions) in part.ephemerals.iter() {
+                sessions.iter().for_each(|&session| lists.ephemeral(session, path));
+            }
+            go_on(lists)?;
+            place = part.next;
+        }
+        Ok(())
+    }
+
+    /// What there is but lists.
     async fn state(&self, needs: Needs) -> State {
         let mut shards = Vec::new();
         for shard in self.shards.shards() {
-            shards.push(self.ask_shard(shard, needs).await);
+            shards.push(self.ask_shard(shard, needs, None).await);
         }
         let now = self.clock.now();
-        let pipeline = self.ask_pipeline(needs, now).await;
+        let pipeline = self.ask_pipeline(|pipeline| pipeline.report()).await;
         let from_observer = Gathered::of(1);
         let (found, wanted) = (from_observer.clone(), wanted(needs));
         self.observer.ask(wanted, move |facts| found.give(facts));
         let facts = from_observer.all().await.pop().unwrap_or_default();
-        let serving = pipeline.map(|pipeline| self.serving(now, shards, pipeline, &facts));
+        let serving = pipeline.map(|report| self.serving(now, &shards, &report, &facts));
         State {
             version: self.version.clone(),
             environment: facts.environment,
@@ -231,59 +366,28 @@ impl Words {
         }
     }
 
-    /// All that a shard says of itself, part by part.
-    async fn ask_shard(&self, shard: ShardId, needs: Needs) -> ShardReport {
-        let mut all = ShardReport::default();
-        let mut place = Some(Place::default());
-        while let Some(from) = place {
-            let given = Gathered::of(1);
-            let gives = given.clone();
-            let give = Box::new(move |report| gives.give(report));
-            self.shards.tell(shard, ShardCommand::Report { needs, from, give });
-            let Some(mut part) = given.all().await.pop() else { break };
-            place = part.next;
-            all.connections.append(&mut part.connections);
-            all.watches.append(&mut part.watches);
-            all = ShardReport { connections: all.connections, watches: all.watches, ..part };
-        }
-        all
+    /// What a shard says of itself, with the part of its lists that begins at `from`.
+    async fn ask_shard(&self, shard: ShardId, needs: Needs, from: Option<Place>) -> ShardReport {
+        let given = Gathered::of(1);
+        let gives = given.clone();
+        let give = Box::new(move |report| gives.give(report));
+        self.shards.tell(shard, ShardCommand::Report { needs, from, give });
+        given.all().await.pop().unwrap_or_default()
     }
 
-    /// All that the pipeline says of itself, part by part.
-    async fn ask_pipeline(&self, needs: Needs, now: Now) -> Option<PipelineReport> {
-        let mut all: Option<PipelineReport> = None;
-        loop {
-            let given = Gathered::of(1);
-            let gives = given.clone();
-            let (is_first, behind) = match &all {
-                None => (true, None),
-                Some(all) => (false, all.ephemerals.last().and_then(Listed::last)),
-            };
-            self.pipeline.tell(PipelineCommand::Ask(Box::new(move |pipeline| {
-                let needs = Needs { sessions: needs.sessions && is_first, ..needs };
-                gives.give(PipelineReport::of(pipeline, needs, now, behind));
-            })));
-            let mut part: PipelineReport = given.all().await.pop()?;
-            let count = part.ephemerals.iter().map(|listed| listed.ends.len()).sum::<usize>();
-            let is_last = count < PART_MAX;
-            match &mut all {
-                None => all = Some(part),
-                Some(all) => all.ephemerals.append(&mut part.ephemerals),
-            }
-            if is_last {
-                return all;
-            }
-        }
-    }
-
-    fn serving(
+    /// The pipeline's answer to a question.
+    async fn ask_pipeline<T: Send + 'static>(
         &self,
-        now: Now,
-        shards: Vec<ShardReport>,
-        pipeline: PipelineReport,
-        facts: &Facts,
-    ) -> Serving {
-        let PipelineReport { report, sessions, ephemerals } = pipeline;
+        ask: impl FnOnce(&mut Pipeline) -> T + Send + 'static,
+    ) -> Option<T> {
+        let given = Gathered::of(1);
+        let gives = given.clone();
+        let ask = move |pipeline: &mut Pipeline| gives.give(ask(pipeline));
+        self.pipeline.tell(PipelineCommand::Ask(Box::new(ask)));
+        given.all().await.pop()
+    }
+
+    fn serving(&self, now: Now, shards: &[ShardReport], report: &Report, facts: &Facts) -> Serving {
         let sum = |of: fn(&ShardReport) -> u64| shards.iter().map(of).sum::<u64>();
         let gauges = Gauges {
             connections: sum(|shard| shard.connection_count),
@@ -299,27 +403,6 @@ impl Words {
             open_files_max: sys::open_files_limit().map_or(0, |limit| limit.soft),
             ..Gauges::default()
         };
-        let mut connections = Vec::new();
-        let mut watched = BTreeMap::<SessionId, Vec<String>>::new();
-        for shard in shards {
-            connections.extend(shard.connections);
-            for (path, sessions) in shard.watches.iter().flat_map(Listed::iter) {
-                for session in sessions {
-                    watched.entry(*session).or_default().push(path.to_owned());
-                }
-            }
-        }
-        let watches =
-            watched.into_iter().map(|(session, paths)| Watches { session, paths }).collect();
-        let mut owned = Vec::<Ephemerals>::new();
-        for (path, sessions) in ephemerals.iter().flat_map(Listed::iter) {
-            for &session in sessions {
-                match owned.last_mut() {
-                    Some(last) if last.session == session => last.paths.push(path.to_owned()),
-                    _ => owned.push(Ephemerals { session, paths: vec![path.to_owned()] }),
-                }
-            }
-        }
         Serving {
             mode: Mode::Standalone,
             zxid: report.zxid,
@@ -327,10 +410,6 @@ impl Words {
             readings: self.metrics.read(),
             configuration: self.configuration.clone(),
             zone: zone(now),
-            connections,
-            sessions,
-            ephemerals: owned,
-            watches,
             sizes: facts.sizes,
             digests: Vec::new(),
         }
@@ -343,72 +422,78 @@ fn wanted(needs: Needs) -> Wanted {
 }
 
 impl ShardReport {
-    /// The part that begins at `from`.
-    pub(crate) fn of(shard: &Shard, needs: Needs, from: Place, now: Now) -> ShardReport {
-        let (mut connections, mut next_connection) = (Vec::new(), None);
-        if needs.connections && from.connection != Place::BEHIND.connection {
-            let mut all = shard.connections(from.connection);
-            connections.extend(all.by_ref().take(PART_MAX).map(|info| connection(&info, now)));
-            next_connection = all.next().map(|info| info.connection.slot);
-        }
-        let (mut watches, mut next_watch) = (Vec::new(), None);
-        if needs.watches && from.watch != Place::BEHIND.watch {
-            let mut listed = Listed::default();
-            let see = |path: &str, sessions: &mut dyn Iterator<Item = SessionId>| {
-                listed.push(path, sessions);
-            };
-            next_watch = shard.watches(from.watch, PART_MAX, see);
-            watches.push(listed);
-        }
-        let is_last = next_connection.is_none() && next_watch.is_none();
-        let next = Place {
-            connection: next_connection.unwrap_or(Place::BEHIND.connection),
-            watch: next_watch.unwrap_or(Place::BEHIND.watch),
-        };
-        ShardReport {
-            connections,
-            watches,
+    /// With the part of the lists that begins at `from`.
+    pub(crate) fn of(shard: &Shard, needs: Needs, from: Option<Place>, now: Now) -> ShardReport {
+        let mut report = ShardReport {
             connection_count: shard.connection_count() as u64,
             watch_count: shard.watch_count() as u64,
             outstanding: shard.outstanding() as u64,
-            next: (!is_last).then_some(next),
+            ..ShardReport::default()
+        };
+        let Some(from) = from else { return report };
+        let mut next = Place { watch: None, ..from };
+        if needs.connections {
+            next.connection = from.connection.saturating_add(PART_LINES as u32);
+            let part = shard.connections(from.connection..next.connection);
+            report.connections.extend(part.map(|info| connection(&info, now)));
+        }
+        if needs.watches
+            && let Some(place) = from.watch
+        {
+            let see = |path: &str, sessions: &mut dyn Iterator<Item = SessionId>| {
+                report.watches.push(path, sessions);
+            };
+            next.watch = shard.watches(place, PART_LINES, see);
+        }
+        let is_last =
+            next.watch.is_none() && !(needs.connections && next.connection < shard.slot_count());
+        report.next = (!is_last).then_some(next);
+        report
+    }
+}
+
+impl PipelinePlace {
+    /// Where the lists begin, if any are needed.
+    fn first(needs: Needs) -> Option<PipelinePlace> {
+        match needs {
+            Needs { sessions: true, .. } => Some(PipelinePlace::Session(None)),
+            Needs { ephemerals: true, .. } => Some(PipelinePlace::Ephemeral(None)),
+            _ => None,
         }
     }
 }
 
-impl Place {
-    /// Behind the last of either.
-    const BEHIND: Place = Place { connection: u32::MAX, watch: usize::MAX };
-}
-
 impl PipelineReport {
-    /// Of the ephemerals, those behind this one.
-    fn of(
-        pipeline: &mut Pipeline,
-        needs: Needs,
-        now: Now,
-        behind: Option<(SessionId, String)>,
-    ) -> PipelineReport {
-        let to_wall = |at_ms: i64| at_ms - now.monotonic_ms + now.wall_ms;
-        let sessions = if needs.sessions {
-            pipeline
-                .sessions()
-                .map(|info| Session { id: info.session, expires_at_ms: to_wall(info.deadline_ms) })
-                .collect()
-        } else {
-            Vec::new()
-        };
-        let ephemerals = if needs.ephemerals {
-            let behind = behind.as_ref().map(|(session, path)| (*session, path.as_str()));
-            let mut listed = Listed::default();
-            for (session, path) in pipeline.ephemerals_after(behind).take(PART_MAX) {
-                listed.push(path, std::iter::once(session));
+    /// The part that begins at `from`.
+    fn of(pipeline: &Pipeline, needs: Needs, now: Now, from: PipelinePlace) -> PipelineReport {
+        let mut part =
+            PipelineReport { sessions: Vec::new(), ephemerals: Listed::default(), next: None };
+        match from {
+            PipelinePlace::Session(behind) => {
+                let to_wall = |at_ms: i64| at_ms - now.monotonic_ms + now.wall_ms;
+                let mut last = None;
+                for info in pipeline.sessions_after(behind).take(PART_LINES) {
+                    last = Some((info.deadline_ms, info.session));
+                    let expires_at_ms = to_wall(info.deadline_ms);
+                    part.sessions.push(Session { id: info.session, expires_at_ms });
+                }
+                part.next = match last {
+                    Some(_) => Some(PipelinePlace::Session(last)),
+                    None => needs.ephemerals.then_some(PipelinePlace::Ephemeral(None)),
+                };
             }
-            vec![listed]
-        } else {
-            Vec::new()
-        };
-        PipelineReport { report: pipeline.report(), sessions, ephemerals }
+            PipelinePlace::Ephemeral(behind) => {
+                let behind = behind.as_ref().map(|(session, path)| (*session, path.as_str()));
+                for (session, path) in pipeline.ephemerals_after(behind).take(PART_LINES) {
+                    part.ephemerals.push(path, std::iter::once(session));
+                    if PART_BYTES <= part.ephemerals.paths.len() {
+                        break;
+                    }
+                }
+                part.next = part.ephemerals.last().map(|last| PipelinePlace::Ephemeral(Some(last)));
+            }
+        }
+        part
     }
 }
 
@@ -515,6 +600,15 @@ impl<T> Gathered<T> {
         Gathered(Arc::new(Mutex::new(Gathering { wanted, parts: Vec::new(), waker: None })))
     }
 
+    /// What does not keep it waiting, and tells whether it waits.
+    fn asker(&self) -> Asker
+    where
+        T: Send + 'static,
+    {
+        let gathering: Arc<dyn Send + Sync> = self.0.clone();
+        Asker(Arc::downgrade(&gathering))
+    }
+
     fn give(&self, part: T) {
         let mut gathering = self.0.lock();
         gathering.parts.push(part);
@@ -554,5 +648,33 @@ mod tests {
         let mut parts = block_on(gathered.all());
         parts.sort_unstable();
         assert_eq!(parts, [0, 1, 2]);
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_made() {
+        let (aside, made) = (Aside::default(), Gathered::of(2));
+        let (began, go_on) = (Gathered::of(1), Gathered::of(1));
+        let askers: Vec<Gathered<()>> = (0..3).map(|_| Gathered::of(1)).collect();
+        let (begins, waits) = (began.clone(), go_on.clone());
+        let first = move || {
+            begins.give(());
+            block_on(waits.all());
+        };
+        aside.run(Word::Wchp, askers[0].asker(), first).unwrap();
+        block_on(began.all());
+        for (number, asker) in askers.iter().enumerate() {
+            let made = made.clone();
+            aside.run(Word::Wchp, asker.asker(), move || made.give(number)).unwrap();
+        }
+        let mut askers = askers;
+        drop(askers.remove(1));
+        // Very many whose askers come and go are not kept.
+        for _ in 0..10_000 {
+            let gone: Gathered<()> = Gathered::of(1);
+            aside.run(Word::Wchp, gone.asker(), || panic!("nobody waits for this")).unwrap();
+        }
+        assert!(aside.0.waiting.lock().jobs.len() <= JOBS_FEW);
+        go_on.give(());
+        assert_eq!(block_on(made.all()), [0, 2], "in order");
     }
 }

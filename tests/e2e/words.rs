@@ -2,10 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use ringkeeper::jute::Write as _;
+use ringkeeper::record::op::code;
 
 use crate::PATIENCE;
 use crate::client::{Client, now, word};
-use crate::server::{Folder, Server, Setup, not_run};
+use crate::server::{Folder, Server, Setup, not_run, until};
 
 fn talk(address: SocketAddr, pieces: &[&[u8]], half_close: bool) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
@@ -134,6 +138,68 @@ fn words_are_answered_under_load() {
         load.join().unwrap();
     });
     assert_eq!(znodes(address), before + 2000);
+}
+
+/// Watches so many paths of more than a hundred bytes.
+fn watch_many(client: &mut Client, count: usize) {
+    const AT_ONCE: usize = 5_000;
+    for first in (0..count).step_by(AT_ONCE) {
+        let numbers = first..count.min(first + AT_ONCE);
+        client.request(code::SET_WATCHES, |out| {
+            out.put_i64(i64::MAX);
+            out.put_count(Some(0));
+            out.put_count(Some(numbers.len()));
+            numbers.for_each(|number| out.put_text(&format!("/{number:06}{}", "x".repeat(110))));
+            out.put_count(Some(0));
+        });
+        client.answer();
+    }
+}
+
+#[test]
+fn an_answer_longer_than_any_may_be_is_a_line_that_says_so() {
+    const WATCHES: usize = 60_000;
+    let folder = Folder::new("words-long");
+    let settings = ["4lw.commands.whitelist=*", "ringkeeper.connection.answerBytesMax=4194304"];
+    let server = Server::start(&folder, &settings);
+    let mut client = Client::connect(server.address, now() + PATIENCE).unwrap();
+    watch_many(&mut client, WATCHES);
+    for name in ["wchp", "wchc"] {
+        let text = talk(server.address, &[name.as_bytes()], true);
+        let line = "is longer than the 4194304 bytes of ringkeeper.connection.answerBytesMax.\n";
+        assert_eq!(text, format!("The answer to {name} {line}"));
+    }
+    // What is short is counted all the same.
+    let text = talk(server.address, &[b"wchs"], true);
+    let counted = format!("1 connections watching {WATCHES} paths\nTotal watches:{WATCHES}\n");
+    assert_eq!(text, counted);
+}
+
+#[test]
+fn the_answer_to_a_word_is_not_made_for_who_is_gone() {
+    const ASKERS: usize = 40;
+    let folder = Folder::new("words-gone");
+    let server = serving(&folder);
+    let mut client = Client::connect(server.address, now() + PATIENCE).unwrap();
+    watch_many(&mut client, 60_000);
+    let askers: Vec<TcpStream> = (0..ASKERS)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.address).unwrap();
+            stream.write_all(b"wchp").unwrap();
+            // So that its end is not only that of its own direction.
+            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+            stream
+        })
+        .collect();
+    let asked = || server.said().matches("Processing wchp").count();
+    until(PATIENCE, || format!("{} are heard", asked()), || asked() == ASKERS);
+    drop(askers);
+    until(
+        PATIENCE,
+        || "all are answered".to_owned(),
+        || server.said().contains("nobody waits for the answer to wchp any more"),
+    );
+    assert_eq!(talk(server.address, &[b"wchp"], true).matches("xxx\n").count(), 60_000);
 }
 
 /// A core that opens files waits for whatever they are on.

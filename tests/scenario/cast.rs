@@ -36,7 +36,7 @@ use ringkeeper::pipeline::{
     self, Append, Input, Pipeline, ReaperSettings, Restore, Restored, RollSettings,
 };
 use ringkeeper::record::proto::{ConnectRequest, ConnectResponse, ReplyHeader};
-use ringkeeper::shard::{self, Allowance, Close, Shard, TurnBudget};
+use ringkeeper::shard::{self, Allowance, Close, Shard, TurnBudget, WatchPlace};
 use ringkeeper::storage::replay::{Options, Replay, ReplayError};
 use ringkeeper::storage::snapshot::{SnapshotReader, SnapshotWriter};
 use ringkeeper::storage::{self, txnlog};
@@ -459,7 +459,7 @@ impl World {
     fn report(&mut self) {
         for core in &self.shards {
             assert_eq!(core.shard.broken_invariant(), None);
-            for info in core.shard.connections(0) {
+            for info in core.shard.connections(0..core.shard.slot_count()) {
                 let session = info.session.is_some();
                 writeln!(
                     self.outcome,
@@ -469,7 +469,7 @@ impl World {
                 .unwrap();
             }
             let outcome = &mut self.outcome;
-            core.shard.watches(0, usize::MAX, |path, sessions| {
+            core.shard.watches(WatchPlace::FIRST, usize::MAX, |path, sessions| {
                 writeln!(outcome, "watch {path} by {}", sessions.count()).unwrap();
             });
         }
