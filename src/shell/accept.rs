@@ -4,7 +4,8 @@
 //! clients.
 //!
 //! Limits are exact: a connection counts from here until its end is seen and acted on, by a ticket
-//! that travels with the socket and is handed back by dropping it.
+//! that travels with the socket. Its place is free from then on, for its client may be back already;
+//! its descriptor only once that is closed, when the ticket is dropped.
 //!
 //! Who comes may bring back a session that is about to expire. So shards can ask up to when all who
 //! came were given to one of them (`Arrivals`): after a stall, many may wait for us to accept them.
@@ -115,6 +116,8 @@ pub(crate) struct Admission {
     options: AcceptOptions,
     per_address: Mutex<HashMap<IpAddr, usize>>,
     total: AtomicUsize,
+    /// Those that connections have, or had and that are not closed yet.
+    descriptors: AtomicUsize,
     /// How many connections each shard has.
     by_shard: Box<[CachePadded<AtomicUsize>]>,
 }
@@ -125,6 +128,7 @@ impl Admission {
             options,
             per_address: Mutex::default(),
             total: AtomicUsize::new(0),
+            descriptors: AtomicUsize::new(0),
             by_shard: (0..shards).map(|_| CachePadded::default()).collect(),
         })
     }
@@ -137,8 +141,9 @@ impl Admission {
         let loads = self.by_shard.iter().map(|load| load.load(Ordering::Relaxed));
         let (shard, _) = loads.enumerate().min_by_key(|&(_, load)| load)?;
         self.by_shard[shard].fetch_add(1, Ordering::Relaxed);
+        self.descriptors.fetch_add(1, Ordering::Relaxed);
         let shard = ShardId(u16::try_from(shard).expect("there are fewer shards than 65536"));
-        Some(Ticket { admission: Arc::clone(self), remote, shard })
+        Some(Ticket { admission: Arc::clone(self), remote, shard, has_place: true })
     }
 
     fn count_in(&self, remote: IpAddr) -> bool {
@@ -166,16 +171,21 @@ impl Admission {
     }
 }
 
-/// A connection's place; free again when this is dropped.
+/// A connection's place and descriptor; to be dropped after the socket.
 pub(crate) struct Ticket {
     admission: Arc<Admission>,
     remote: IpAddr,
     /// The shard that the connection goes to.
     shard: ShardId,
+    has_place: bool,
 }
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
+impl Ticket {
+    /// The connection is over, and others may have its place; its socket is closed later.
+    pub(crate) fn leave(&mut self) {
+        if !std::mem::take(&mut self.has_place) {
+            return;
+        }
         self.admission.by_shard[usize::from(self.shard.0)].fetch_sub(1, Ordering::Relaxed);
         self.admission.total.fetch_sub(1, Ordering::Relaxed);
         let mut per_address = self.admission.per_address.lock();
@@ -185,6 +195,13 @@ impl Drop for Ticket {
                 per_address.remove(&self.remote);
             }
         }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.leave();
+        self.admission.descriptors.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -325,7 +342,7 @@ fn accept_all(
     give: &impl Fn(TcpStream, SocketAddr, Ticket),
 ) -> io::Result<()> {
     for _ in 0..PASS_MAX {
-        if room <= admission.total.load(Ordering::Relaxed) {
+        if room <= admission.descriptors.load(Ordering::Relaxed) {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         let (socket, remote) = match listener.accept() {
@@ -457,6 +474,32 @@ mod tests {
         drop(first);
         let _third = connect();
         taken.recv_timeout(PATIENCE).unwrap();
+    }
+
+    #[test]
+    fn a_place_is_free_before_its_descriptor_is() {
+        let endpoint = Endpoint { address: Some(Ipv4Addr::LOCALHOST.into()), port: 0 };
+        let listener = listen(endpoint, Some(10)).unwrap();
+        let recorder = Metrics::new(1).1.remove(0);
+        let admission = Admission::new(AcceptOptions { max: Some(1), ..OPTIONS }, 1);
+        let given = std::cell::RefCell::new(Vec::new());
+        let accept = || {
+            let give = |socket, _, ticket| given.borrow_mut().push((socket, ticket));
+            accept_all(&listener, 1, &admission, &recorder, &give)
+        };
+        let connect = || TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _first = connect();
+        // All that there is room for is taken, and so the port is left alone.
+        assert_eq!(accept().unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        let (socket, mut ticket) = given.borrow_mut().pop().expect("the first was accepted");
+        ticket.leave();
+        assert!(admission.total.load(Ordering::Relaxed) == 0, "the place is free");
+        let _second = connect();
+        assert_eq!(accept().unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        assert!(given.borrow().is_empty(), "the descriptor is not");
+        drop((socket, ticket));
+        assert_eq!(accept().unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        assert_eq!(given.borrow().len(), 1, "the second");
     }
 
     #[test]

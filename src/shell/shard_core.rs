@@ -323,7 +323,7 @@ struct ShardCore {
     /// Not read from; some are read from again, or gone. Turned round by looking at them.
     unread: VecDeque<ConnectionId>,
     /// Closed once the ring has taken what was asked of it for them.
-    closed: Vec<TcpStream>,
+    closed: Vec<(TcpStream, Ticket)>,
     phase: Phase,
     /// Told once the pipeline has all that clients have asked.
     quiesced: Option<Box<dyn FnOnce() + Send>>,
@@ -893,11 +893,11 @@ impl ShardCore {
     /// The ring holds a socket for as long as it watches it, so dropping ours would tell the client
     /// nothing; this does, and ends the watching too.
     fn close(&mut self, socket: Socket) {
-        let Socket { stream, ticket, .. } = socket;
+        let Socket { stream, mut ticket, .. } = socket;
         // At once: its client may be back already, and others wait for the place.
-        drop(ticket);
+        ticket.leave();
         sys::shut(stream.as_fd(), Shutdown::Both);
-        self.closed.push(stream);
+        self.closed.push((stream, ticket));
     }
 
     /// Hands what has gathered to the pipeline.
