@@ -13,6 +13,8 @@ use crate::server::{Folder, Server, Setup, not_run, succeeds, until};
 struct Volume {
     path: PathBuf,
     is_mounted: bool,
+    /// A setting of its loop device, and what it was: the device is others' after us.
+    changed: Option<(PathBuf, String)>,
 }
 
 const TMPFS: &str = "tmpfs";
@@ -24,7 +26,7 @@ impl Volume {
         let path = folder.join(kind);
         fs::create_dir(&path).expect("the folder is ours");
         let (size, shown) = (format!("size={mib}m"), path.display().to_string());
-        let mut volume = Volume { path, is_mounted: false };
+        let mut volume = Volume { path, is_mounted: false, changed: None };
         volume.is_mounted = match kind {
             TMPFS => succeeds(&["mount", "-t", TMPFS, "-o", &size, "ringkeeper-e2e", &shown]),
             _ => volume.make_image(folder, mib) && volume.mount_image(folder),
@@ -54,16 +56,29 @@ impl Volume {
     ///
     /// A loop device takes a write that its file had room for only in part for a success. A page
     /// finds room or finds none.
-    fn write_page_by_page(&self) -> bool {
+    fn write_page_by_page(&mut self) -> bool {
         let path = self.path.display().to_string();
         let mut find = Command::new("findmnt");
         let find = find.args(["--noheadings", "--output", "SOURCE", &path]);
         let Ok(output) = find.output() else { return false };
         let device = String::from_utf8_lossy(&output.stdout).trim().replace("/dev/", "");
-        fs::write(format!("/sys/block/{device}/queue/max_sectors_kb"), "4").is_ok()
+        let setting = PathBuf::from(format!("/sys/block/{device}/queue/max_sectors_kb"));
+        let Ok(before) = fs::read_to_string(&setting) else { return false };
+        let is_set = fs::write(&setting, "4").is_ok();
+        self.changed = is_set.then_some((setting, before));
+        is_set
+    }
+
+    fn restore_setting(&mut self) {
+        if let Some((setting, before)) = self.changed.take()
+            && let Err(error) = fs::write(&setting, before.trim())
+        {
+            println!("{} stays as it is: {error}", setting.display());
+        }
     }
 
     fn unmount(&mut self) {
+        self.restore_setting();
         let path = self.path.display().to_string();
         until(PATIENCE, || format!("{path} cannot be unmounted"), || succeeds(&["umount", &path]));
         self.is_mounted = false;
@@ -90,6 +105,7 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
+        self.restore_setting();
         if self.is_mounted {
             let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
         }
@@ -277,6 +293,10 @@ fn break_promise(back_end: &str, complaint: &str) {
     assert!(!output.contains("panicked"), "{output}");
     thin.free();
     // The journal is to be read again, as after a crash of the machine.
+    if let Some((setting, before)) = volume.changed.clone() {
+        volume.restore_setting();
+        assert_eq!(fs::read_to_string(&setting).unwrap(), before, "{}", setting.display());
+    }
     volume.unmount();
     volume.is_mounted = volume.mount_image(&thin.path);
     assert!(volume.is_mounted, "the volume cannot be mounted again");
