@@ -347,30 +347,31 @@ fn start_and_run(config: Config) -> Result<(), RunError> {
     }
     // ZooKeeper calls the directory of the log the data directory, and that of snapshots, where
     // it is another one, the snap directory (FileTxnSnapLog).
-    prepare_directory(&config.data_log_dir, "data", config.snapshots.create_directories)?;
-    prepare_directory(&config.data_dir, "snap", config.snapshots.create_directories)?;
+    check_directory(&config.data_log_dir, "data", config.snapshots.create_directories)?;
+    check_directory(&config.data_dir, "snap", config.snapshots.create_directories)?;
     try_admin_port(&config)?;
     shell::run(config)
 }
 
-/// Makes sure that `version-2` is there and ours to write.
-fn prepare_directory(parent: &Path, what: &str, create: bool) -> Result<(), RunError> {
+/// Makes sure that `version-2` is ours to write, or to make. Nothing is made or written for that: the
+/// start may yet be refused.
+fn check_directory(parent: &Path, what: &str, create: bool) -> Result<(), RunError> {
     let directory = parent.join("version-2");
     let shown = directory.display();
-    if !directory.is_dir() {
-        if !create {
-            return Err(RunError::DataDir(format!(
-                "Missing {what} directory {shown}, automatic data directory creation is disabled \
-                 (zookeeper.datadir.autocreate is false). Please create this directory manually."
-            )));
-        }
-        create_directory(&directory).map_err(|error| {
-            RunError::DataDir(format!("Unable to create {what} directory {shown}: {error}"))
-        })?;
+    if directory.is_dir() {
+        return shell::may_write(&directory).map_err(|error| {
+            RunError::DataDir(format!("Cannot write to {what} directory {shown}: {error}"))
+        });
     }
-    let probe = directory.join(format!(".writable-{}", std::process::id()));
-    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(|error| {
-        RunError::DataDir(format!("Cannot write to {what} directory {shown}: {error}"))
+    if !create {
+        return Err(RunError::DataDir(format!(
+            "Missing {what} directory {shown}, automatic data directory creation is disabled \
+             (zookeeper.datadir.autocreate is false). Please create this directory manually."
+        )));
+    }
+    let there = directory.ancestors().find(|path| path.exists());
+    there.map_or(Ok(()), shell::may_write).map_err(|error| {
+        RunError::DataDir(format!("Unable to create {what} directory {shown}: {error}"))
     })
 }
 

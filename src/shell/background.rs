@@ -379,7 +379,8 @@ mod tests {
         scratch: &Scratch,
         retry_after: Duration,
     ) -> (Arc<Directories>, Background, channel::Receiver<Said>) {
-        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        let directories =
+            Directories::open(scratch.path(), scratch.path(), true).unwrap().made().unwrap();
         let directories = Arc::new(directories);
         let recorder = Metrics::new(1).1.remove(0);
         let (say, said) = channel::unbounded();
@@ -399,7 +400,8 @@ mod tests {
     #[test]
     fn nothing_is_left_of_a_snapshot_that_cannot_be_written_or_named() {
         let scratch = Scratch::new("background-fails");
-        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        let directories =
+            Directories::open(scratch.path(), scratch.path(), true).unwrap().made().unwrap();
         let temporary = directories.snapshots().join(TEMPORARY_NAME);
         // What it takes to be its file has no length.
         symlink("/dev/null", &temporary).unwrap();
@@ -417,7 +419,8 @@ mod tests {
     #[test]
     fn a_copy_of_a_torn_tail_goes_with_its_log() {
         let scratch = Scratch::new("background-copies");
-        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        let directories =
+            Directories::open(scratch.path(), scratch.path(), true).unwrap().made().unwrap();
         let torn = scratch.path().join(TORN_NAME);
         fs::create_dir(&torn).unwrap();
         for name in ["log.1.at.40", "log.9.at.40"] {

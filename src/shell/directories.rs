@@ -1,4 +1,7 @@
-//! The data directories: made, checked, locked.
+//! The data directories: checked, locked, made.
+//!
+//! What is missing is made once the server is sure to serve, for a start that is refused changes
+//! nothing: until then, what is not there is empty. Nor is the lock file written before.
 //!
 //! What keeps a second server away is a lock on the directory itself (`flock`): nobody can delete
 //! it and go on using the directory. The lock file says which process holds it, and is locked as
@@ -37,6 +40,11 @@ pub enum DirectoryError {
         path.display()
     )]
     Missing { path: PathBuf },
+    #[error(
+        "{} was made by somebody else while this server was starting: start it again",
+        path.display()
+    )]
+    Appeared { path: PathBuf },
     #[error("Unable to create data directory {}: {source}", path.display())]
     Create { path: PathBuf, source: io::Error },
     #[error("Cannot write to data directory {}: {source}", path.display())]
@@ -75,42 +83,66 @@ pub(crate) struct Directories {
     snapshots: PathBuf,
     logs: PathBuf,
     watermark: PathBuf,
-    /// Let go when the process ends, however it does.
+    are_apart: bool,
+    /// Of those that are there. Let go when the process ends, however it does.
     locks: Vec<Lock>,
 }
 
 impl Directories {
-    /// Makes what is missing, if that is allowed, and locks both.
+    /// Locks what is there of both. What is not may be made later, if that is allowed.
     pub(crate) fn open(
         data_dir: &Path,
         data_log_dir: &Path,
         create: bool,
     ) -> Result<Directories, DirectoryError> {
         let (snapshots, logs) = (data_dir.join(VERSION_NAME), data_log_dir.join(VERSION_NAME));
-        // The locks come first: what is made after them is made by the one who may.
         let mut locks = Vec::new();
-        let mut made = Vec::new();
         for (directory, version) in [(data_dir, &snapshots), (data_log_dir, &logs)] {
-            make(directory, create)?;
-            let identity = identity(directory)?;
-            if !made.contains(&identity) {
-                locks.push(lock(directory)?);
-                make(version, create)?;
-                made.push(identity);
+            let missing = [directory, version].into_iter().find(|path| is_missing(path));
+            if let Some(path) = missing.filter(|_| !create) {
+                return Err(DirectoryError::Missing { path: path.to_path_buf() });
             }
+            lock_if_there(directory, &mut locks)?;
         }
-        let apart = made.len() == 2;
-        if apart {
+        // What is not there is no other name of what is.
+        let is_one_missing = is_missing(data_dir) || is_missing(data_log_dir);
+        let are_apart = locks.len() == 2 || (is_one_missing && data_dir != data_log_dir);
+        if are_apart {
             refuse_misplaced(&snapshots, false)?;
             refuse_misplaced(&logs, true)?;
         }
         let watermark = data_log_dir.join(WATERMARK_NAME);
-        Ok(Directories { snapshots, logs, watermark, locks })
+        Ok(Directories { snapshots, logs, watermark, are_apart, locks })
+    }
+
+    /// Makes what is missing, and says in the lock files that we are here.
+    pub(crate) fn made(mut self) -> Result<Directories, DirectoryError> {
+        for version in [&self.snapshots, &self.logs] {
+            let directory = version.parent().expect("it was joined to its directory");
+            if is_missing(directory) {
+                make_new(directory, version)?;
+                lock_if_there(directory, &mut self.locks)?;
+                // Whoever was quicker with the lock may even have come and gone.
+                if !is_missing(version) {
+                    return Err(DirectoryError::Appeared { path: directory.to_path_buf() });
+                }
+            }
+            let identity = identity(directory)?;
+            if !self.locks.iter().any(|lock| lock.identity == identity) {
+                return Err(DirectoryError::Appeared { path: directory.to_path_buf() });
+            }
+            if is_missing(version) {
+                make_new(version, version)?;
+            }
+        }
+        self.are_apart = self.locks.len() == 2;
+        self.locks.iter_mut().try_for_each(Lock::sign)?;
+        Ok(self)
     }
 
     /// Whether logs have a directory of their own.
     pub(crate) fn are_apart(&self) -> bool {
-        self.locks.len() == 2
+        self.are_apart
     }
 
     /// Where snapshots lie.
@@ -141,13 +173,14 @@ impl Directories {
 /// Deletes all that a server keeps in these directories, and makes them anew; not while one runs
 /// on them.
 pub(super) fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), DirectoryError> {
+    let mut locks = Vec::new();
     for directory in [data_dir, data_log_dir] {
-        make(directory, true)?;
+        if is_missing(directory) {
+            make_new(directory, directory)?;
+        }
+        lock_if_there(directory, &mut locks)?;
     }
-    let mut locks = vec![lock(data_dir)?];
-    if identity(data_dir)? != identity(data_log_dir)? {
-        locks.push(lock(data_log_dir)?);
-    }
+    locks.iter_mut().try_for_each(Lock::sign)?;
     for directory in [data_dir, data_log_dir] {
         let [version, watermark, torn] =
             [VERSION_NAME, WATERMARK_NAME, TORN_NAME].map(|name| directory.join(name));
@@ -160,7 +193,9 @@ pub(super) fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), Dir
                 path: directory.to_path_buf(),
                 source,
             })?;
-        make(&version, true)?;
+        if is_missing(&version) {
+            make_new(&version, &version)?;
+        }
     }
     drop(locks);
     Ok(())
@@ -177,34 +212,51 @@ fn identity(path: &Path) -> Result<(u64, u64), DirectoryError> {
     Ok((found.dev(), found.ino()))
 }
 
-/// A directory that is there when this returns, 0700 where we made it.
-fn make(path: &Path, create: bool) -> Result<(), DirectoryError> {
-    match fs::metadata(path) {
-        Ok(_) => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => return Err(DirectoryError::Read { path: path.to_path_buf(), source }),
-    }
-    if !create {
-        return Err(DirectoryError::Missing { path: path.to_path_buf() });
-    }
-    let failed = |source| DirectoryError::Create { path: path.to_path_buf(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+/// Whether there is nothing of this name. What cannot be looked at is something.
+fn is_missing(path: &Path) -> bool {
+    fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Makes a directory, 0700, that was not there, and by nobody else until now. It is for what will be
+/// at `wanted`, in it or itself.
+fn make_new(path: &Path, wanted: &Path) -> Result<(), DirectoryError> {
+    let failed = |source| DirectoryError::Create { path: wanted.to_path_buf(), source };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
+    DirBuilder::new().mode(0o700).create(path).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists if !is_missing(path) => {
+            DirectoryError::Appeared { path: path.to_path_buf() }
+        }
+        _ => failed(error),
+    })?;
     // Its entry must outlive a power loss as surely as what will be in it.
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent).map_err(failed),
-        _ => sync_directory(Path::new(".")).map_err(failed),
-    }
+    sync_directory(parent).map_err(failed)
 }
 
 /// What keeps other servers away from a directory, for as long as it lives.
 #[derive(Debug)]
 struct Lock {
+    path: PathBuf,
+    identity: (u64, u64),
     /// `None` where the file system cannot lock a directory.
     _directory: Option<File>,
-    _file: File,
+    /// `None` as long as there is none.
+    file: Option<File>,
 }
 
-fn lock(path: &Path) -> Result<Lock, DirectoryError> {
+/// Locks a directory, unless it is missing or locked by one of these.
+fn lock_if_there(path: &Path, locks: &mut Vec<Lock>) -> Result<(), DirectoryError> {
+    if !is_missing(path) {
+        let identity = identity(path)?;
+        if !locks.iter().any(|lock| lock.identity == identity) {
+            locks.push(lock(path, identity)?);
+        }
+    }
+    Ok(())
+}
+
+fn lock(path: &Path, identity: (u64, u64)) -> Result<Lock, DirectoryError> {
     let unreadable = |source| DirectoryError::Read { path: path.to_path_buf(), source };
     let file_path = path.join(LOCK_NAME);
     let directory = File::open(path).map_err(unreadable)?;
@@ -224,20 +276,37 @@ fn lock(path: &Path) -> Result<Lock, DirectoryError> {
             None
         }
     };
-    let mut file = open_lock_file(&file_path)?;
-    let failed = |source| DirectoryError::Unwritable { path: path.to_path_buf(), source };
+    let has_file = file_path.symlink_metadata().is_ok();
+    let file = if has_file || directory.is_none() { Some(lock_file(path)?) } else { None };
+    Ok(Lock { path: path.to_path_buf(), identity, _directory: directory, file })
+}
+
+/// Locks the lock file, made if it is missing.
+fn lock_file(path: &Path) -> Result<File, DirectoryError> {
+    let file_path = path.join(LOCK_NAME);
+    let file = open_lock_file(&file_path)?;
     match file.try_lock() {
-        Ok(()) => {}
+        Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             let holder = flock_holder(&file).or_else(|| written_holder(&file_path));
-            return Err(DirectoryError::Locked { path: path.to_path_buf(), holder });
+            Err(DirectoryError::Locked { path: path.to_path_buf(), holder })
         }
-        Err(TryLockError::Error(source)) => return Err(failed(source)),
+        Err(TryLockError::Error(source)) => {
+            Err(DirectoryError::Unwritable { path: path.to_path_buf(), source })
+        }
     }
-    // For people; who holds the locks is what counts.
-    file.set_len(0).map_err(failed)?;
-    writeln!(file, "{}", std::process::id()).map_err(failed)?;
-    Ok(Lock { _directory: directory, _file: file })
+}
+
+impl Lock {
+    /// Writes into the lock file whose it is. For people; who holds the locks is what counts.
+    fn sign(&mut self) -> Result<(), DirectoryError> {
+        let failed = |source| DirectoryError::Unwritable { path: self.path.clone(), source };
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(lock_file(&self.path)?),
+        };
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)
+    }
 }
 
 /// Opens the lock file, made if it is missing. Nothing else is opened: what a link leads to is not
@@ -297,6 +366,9 @@ const PID_BYTES_MAX: u64 = 32;
 
 fn refuse_misplaced(path: &Path, in_log_directory: bool) -> Result<(), DirectoryError> {
     let misplaced = |(name, _): &(String, u64)| storage::is_misplaced(name, in_log_directory);
+    if is_missing(path) {
+        return Ok(());
+    }
     match names(path)?.into_iter().find(misplaced) {
         Some((name, _)) => Err(DirectoryError::Misplaced { path: path.to_path_buf(), name }),
         None => Ok(()),
@@ -334,11 +406,16 @@ mod tests {
     use super::*;
     use crate::shell::scratch::Scratch;
 
+    /// As a server that serves has them.
+    fn served(data_dir: &Path, data_log_dir: &Path) -> Result<Directories, DirectoryError> {
+        Directories::open(data_dir, data_log_dir, true)?.made()
+    }
+
     #[test]
     fn directories_are_made_for_the_owner_alone() {
         let scratch = Scratch::new("dirs");
         let (data, logs) = (scratch.path().join("a/data"), scratch.path().join("logs"));
-        let directories = Directories::open(&data, &logs, true).unwrap();
+        let directories = served(&data, &logs).unwrap();
         for path in [directories.snapshots(), directories.logs()] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
         }
@@ -349,28 +426,28 @@ mod tests {
     fn a_second_server_is_refused_and_told_who_is_first() {
         let scratch = Scratch::new("lock");
         let path = scratch.path();
-        let first = Directories::open(path, path, true).unwrap();
-        let refused = Directories::open(path, path, true).unwrap_err().to_string();
+        let first = served(path, path).unwrap();
+        let refused = served(path, path).unwrap_err().to_string();
         assert!(refused.contains(&format!("by process {}", std::process::id())), "{refused}");
         drop(first);
-        Directories::open(path, path, true).unwrap();
+        served(path, path).unwrap();
     }
 
     #[test]
     fn a_second_server_is_refused_whatever_became_of_the_lock_file() {
         let scratch = Scratch::new("lock-removed");
         let path = scratch.path();
-        let first = Directories::open(path, path, true).unwrap();
+        let first = served(path, path).unwrap();
         fs::remove_file(path.join(LOCK_NAME)).unwrap();
-        let refused = Directories::open(path, path, true).unwrap_err().to_string();
+        let refused = served(path, path).unwrap_err().to_string();
         assert!(refused.contains("another server is running"), "{refused}");
         assert!(refused.contains(&format!("by process {}", std::process::id())), "{refused}");
         fs::write(path.join(LOCK_NAME), "1\n").unwrap();
-        let refused = Directories::open(path, path, true).unwrap_err();
+        let refused = served(path, path).unwrap_err();
         assert!(matches!(refused, DirectoryError::Locked { .. }), "{refused}");
         assert!(begin_anew(path, path).is_err(), "nor is anything deleted under it");
         drop(first);
-        Directories::open(path, path, true).unwrap();
+        served(path, path).unwrap();
     }
 
     #[test]
@@ -379,10 +456,10 @@ mod tests {
         let path = scratch.path();
         let held = File::create(path.join(LOCK_NAME)).unwrap();
         held.try_lock().unwrap();
-        let refused = Directories::open(path, path, true).unwrap_err().to_string();
+        let refused = served(path, path).unwrap_err().to_string();
         assert!(refused.contains(&format!("by process {}", std::process::id())), "{refused}");
         drop(held);
-        Directories::open(path, path, true).unwrap();
+        served(path, path).unwrap();
     }
 
     #[test]
@@ -392,7 +469,7 @@ mod tests {
         let (lock, other) = (path.join(LOCK_NAME), path.join("other"));
         fs::write(&other, "precious").unwrap();
         let refused = |why: &str| {
-            let refused = Directories::open(path, path, true).unwrap_err().to_string();
+            let refused = served(path, path).unwrap_err().to_string();
             assert!(refused.contains(LOCK_NAME) && refused.contains(why), "{refused}");
         };
         std::os::unix::fs::symlink(&other, &lock).unwrap();
@@ -434,8 +511,8 @@ mod tests {
         let scratch = Scratch::new("lock-log");
         let (a, b, logs) = ("a", "b", "logs");
         let [a, b, logs] = [a, b, logs].map(|name| scratch.path().join(name));
-        let _first = Directories::open(&a, &logs, true).unwrap();
-        let refused = Directories::open(&b, &logs, true).unwrap_err();
+        let _first = served(&a, &logs).unwrap();
+        let refused = served(&b, &logs).unwrap_err();
         assert!(matches!(refused, DirectoryError::Locked { path, .. } if path == logs));
     }
 
@@ -449,13 +526,63 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_made_before_all_is_known_to_be_well() {
+        let scratch = Scratch::new("unmade");
+        let names = |path: &Path| {
+            let entries = fs::read_dir(path).unwrap();
+            let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let (data, logs) = (scratch.path().join("data"), scratch.path().join("a/logs"));
+        let opened = Directories::open(&data, &logs, true).unwrap();
+        assert!(opened.are_apart() && names(scratch.path()).is_empty());
+        drop(opened);
+        fs::create_dir(&data).unwrap();
+        let opened = Directories::open(&data, &logs, true).unwrap();
+        assert!(opened.are_apart() && names(&data).is_empty());
+        assert_eq!(names(scratch.path()), ["data"]);
+        // It is locked all the same.
+        let refused = Directories::open(&data, &data, true).unwrap_err();
+        assert!(matches!(refused, DirectoryError::Locked { .. }), "{refused}");
+        let made = opened.made().unwrap();
+        assert_eq!(names(&data), [LOCK_NAME, VERSION_NAME]);
+        assert_eq!(names(&logs), [LOCK_NAME, VERSION_NAME]);
+        drop(made);
+        // Two names of one directory that is missing.
+        let (one, other) = (scratch.path().join("one"), scratch.path().join("./a/../one"));
+        assert!(!served(&one, &other).unwrap().are_apart());
+    }
+
+    #[test]
+    fn what_another_server_makes_meanwhile_is_its_own() {
+        let scratch = Scratch::new("appeared");
+        let (data, logs) = (scratch.path().join("data"), scratch.path().join("logs"));
+        // Both have found nothing; one is quicker, and is even over when the other goes on.
+        let [first, second] = [(); 2].map(|()| Directories::open(&data, &data, true).unwrap());
+        drop(first.made().unwrap());
+        let refused = second.made().unwrap_err();
+        assert!(
+            matches!(&refused, DirectoryError::Appeared { path } if *path == data),
+            "{refused}"
+        );
+        let opened = Directories::open(&data, &logs, true).unwrap();
+        fs::create_dir(&logs).unwrap();
+        let refused = opened.made().unwrap_err();
+        assert!(
+            matches!(&refused, DirectoryError::Appeared { path } if *path == logs),
+            "{refused}"
+        );
+    }
+
+    #[test]
     fn logs_among_the_snapshots_are_refused_when_they_have_a_directory_of_their_own() {
         let scratch = Scratch::new("misplaced");
         let (data, logs) = (scratch.path().join("data"), scratch.path().join("logs"));
-        drop(Directories::open(&data, &data, true).unwrap());
+        drop(served(&data, &data).unwrap());
         fs::write(data.join("version-2/log.1"), b"").unwrap();
-        drop(Directories::open(&data, &data, true).unwrap());
-        let refused = Directories::open(&data, &logs, true).unwrap_err();
+        drop(served(&data, &data).unwrap());
+        let refused = served(&data, &logs).unwrap_err();
         assert!(matches!(refused, DirectoryError::Misplaced { name, .. } if name == "log.1"));
     }
 }

@@ -206,13 +206,13 @@ pub fn run(config: Config) -> Result<(), RunError> {
         }
     };
     let begin = || {
-        let directories = Arc::new(Directories::open(
+        let directories = Directories::open(
             &config.data_dir,
             &config.data_log_dir,
             config.snapshots.create_directories,
-        )?);
+        )?;
         let recovered = recover::recover(&directories, settings::recover(&config))?;
-        Server::start(&config, allowed, clock, &directories, recovered, &events)
+        Server::start(&config, allowed, clock, directories, recovered, &events)
     };
     let mut server = begin().inspect_err(|_| audit("serverStart", AuditResult::Failure))?;
     audit("serverStart", AuditResult::Success);
@@ -226,6 +226,14 @@ pub fn run(config: Config) -> Result<(), RunError> {
 /// Makes the data directories new and empty, whatever was in them. Not while a server runs there.
 pub fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), RunError> {
     Ok(directories::begin_anew(data_dir, data_log_dir)?)
+}
+
+/// Whether this process may make and remove files in a directory.
+pub fn may_write(directory: &Path) -> io::Result<()> {
+    if !directory.metadata()?.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    sys::may_write(directory)
 }
 
 /// A bug on one core ends the process, not the core: a server with a dead core would go on
@@ -254,7 +262,7 @@ impl Server {
         config: &Config,
         allowed: Allowed,
         clock: Clock,
-        directories: &Arc<Directories>,
+        directories: Directories,
         recovered: Recovered,
         events: &channel::Sender<Event>,
     ) -> Result<Server, RunError> {
@@ -287,6 +295,8 @@ impl Server {
         let pipeline_settings = settings::pipeline(config, shards, Arc::clone(&providers));
         let mut pipeline = Pipeline::new(clock.now(), pipeline_settings, state);
         let snapshots = settings::snapshots(config);
+        // Nothing refuses the start any more.
+        let directories = &Arc::new(directories.made()?);
         // ZooKeeper opens no directory with a log and without a snapshot.
         if snapshot.is_none() {
             let job = pipeline.snapshot_job();

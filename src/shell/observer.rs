@@ -145,7 +145,8 @@ mod tests {
     #[test]
     fn whoever_asks_is_given_what_it_wants_by_another_thread() {
         let scratch = Scratch::new("observer");
-        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        let directories =
+            Directories::open(scratch.path(), scratch.path(), true).unwrap().made().unwrap();
         fs::write(directories.logs().join("log.1"), [0; 100]).unwrap();
         let observer = Observer::start(Arc::new(directories)).unwrap();
         let (give, given) = channel::unbounded();

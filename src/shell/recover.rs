@@ -362,7 +362,8 @@ mod tests {
 
     /// Directories with a snapshot of an empty tree.
     fn begun(scratch: &Scratch) -> Directories {
-        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        let directories =
+            Directories::open(scratch.path(), scratch.path(), true).unwrap().made().unwrap();
         let job = job(Restore::empty(OPTIONS.tree).finish());
         write_snapshot(directories.snapshots(), SNAPSHOTS, &job, None).unwrap();
         directories
@@ -451,7 +452,8 @@ mod tests {
     #[test]
     fn logs_without_a_snapshot_are_refused_unless_trusted() {
         let scratch = Scratch::new("recover-none");
-        let directories = Directories::open(scratch.path(), scratch.path(), true).unwrap();
+        let directories =
+            Directories::open(scratch.path(), scratch.path(), true).unwrap().made().unwrap();
         fs::write(directories.logs().join("log.1"), log(1..=2)).unwrap();
         let refused = recover(&directories, OPTIONS).err().unwrap().to_string();
         assert!(refused.starts_with("No snapshot found, but there are log entries. "), "{refused}");

@@ -2,12 +2,14 @@
 
 #![expect(unsafe_code, reason = "calls into libc, and descriptors handed to glommio")]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 /// The value of a call that says -1 and sets errno when it fails.
 fn checked(value: libc::c_int) -> io::Result<libc::c_int> {
@@ -47,6 +49,15 @@ pub(crate) fn give_way(niceness: libc::c_int) -> io::Result<()> {
     let now = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
     // SAFETY: three numbers.
     checked(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, now + niceness) }).map(drop)
+}
+
+/// Fails with the reason why this process may not make and remove what is in a directory.
+pub(crate) fn may_write(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mode = libc::W_OK | libc::X_OK;
+    // SAFETY: the path is a text with its end, and lives longer than the call.
+    let found = unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), mode, libc::AT_EACCESS) };
+    checked(found).map(drop)
 }
 
 /// A soft and a hard limit, in the units of the resource.

@@ -817,7 +817,11 @@ fn change<F: Files, E: Error>(
     if let Some(written) = written {
         cut_zeros(files, places, listing, replayed, written)?;
     }
-    files.sync_directory(&places.logs).map_err(|source| io_error(&places.logs, source))?;
+    let failed = |source| io_error(&places.logs, source);
+    // At the very first start it is not made yet.
+    if files.list(&places.logs).map_err(failed)?.is_some() {
+        files.sync_directory(&places.logs).map_err(failed)?;
+    }
     remove_leftovers(files, places)
 }
 

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use crate::PATIENCE;
@@ -49,6 +49,8 @@ const NOT_AGAIN: &str = "another outcome at the second start";
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     mode: u32,
+    /// When it was changed last.
+    changed: (i64, i64),
     /// `None`: a folder.
     bytes: Option<Vec<u8>>,
 }
@@ -69,25 +71,23 @@ fn files(path: &Path) -> Files {
             let name = if folder.is_empty() { name } else { format!("{folder}/{name}") };
             let metadata = entry.metadata().expect("a copy can be looked at");
             let mode = metadata.permissions().mode() & 0o777;
+            let changed = (metadata.mtime(), metadata.mtime_nsec());
             if metadata.is_dir() {
                 pending.push(name.clone());
-                files.insert(name, Entry { mode, bytes: None });
+                files.insert(name, Entry { mode, changed, bytes: None });
             } else {
                 let bytes = fs::read(entry.path()).expect("a copy can be read");
-                files.insert(name, Entry { mode, bytes: Some(bytes) });
+                files.insert(name, Entry { mode, changed, bytes: Some(bytes) });
             }
         }
     }
     files
 }
 
-/// What a refused start may leave other than it was: the lock, which has to lie in the directory
-/// and names its holder, and folders that were missing and are empty but for it.
+/// What a refused start has left other than it was: that must be nothing.
 fn changed(before: &Files, after: &Files) -> Option<String> {
-    let is_lock = |name: &str| name.ends_with("/ringkeeper.lock");
     for (name, entry) in before {
         match after.get(name) {
-            _ if is_lock(name) => {}
             None => return Some(format!("{name} is gone")),
             Some(now) if now == entry => {}
             Some(now) => {
@@ -97,10 +97,8 @@ fn changed(before: &Files, after: &Files) -> Option<String> {
             }
         }
     }
-    let made = after.iter().filter(|(name, _)| !before.contains_key(*name) && !is_lock(name));
-    made.filter(|(_, entry)| entry.bytes.is_some())
-        .map(|(name, _)| format!("{name} was made"))
-        .next()
+    let made = after.keys().find(|name| !before.contains_key(*name));
+    made.map(|name| format!("{name} was made"))
 }
 
 /// What a start that served has taken away: a name and the bytes, without the zeros behind them.
