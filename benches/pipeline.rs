@@ -62,6 +62,7 @@ impl Bed {
             close_session_lists_paths: true,
             record_bytes_max: 2 << 20,
             answer_bytes_max: 64 << 20,
+            listed_per_step: 512,
             tree: tree::Settings::default(),
             roll: RollSettings { txns: u64::MAX / 4, bytes: 0, log_bytes: 0, put_off: false },
             reaper: ReaperSettings {

@@ -6,6 +6,7 @@
 //! | `prep.rs` | a request into a transaction, or an error |
 //! | `prep_multi.rs` | all or nothing |
 //! | `commit.rs` | what waits for its commit: answers and changes, in order |
+//! | `listing.rs` | getEphemerals, in pieces |
 //! | `tracker.rs` | who is alive: timeouts and expiry |
 //! | `password.rs` | session passwords, as `java.util.Random` makes them |
 //! | `reaper.rs` | empty containers and dead TTL znodes |
@@ -22,6 +23,7 @@
 mod audit;
 mod commit;
 mod counts;
+mod listing;
 mod password;
 mod prep;
 mod prep_multi;
@@ -32,13 +34,14 @@ mod snapshots;
 mod tests;
 mod tracker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use audit::Audit;
 pub use audit::{AuditResult, Audited};
 use commit::Gathered;
 pub use counts::Counts;
+use listing::Listing;
 pub use password::{is_password, password};
 use prep::{Create, Prep, Scratch, decode};
 use reaper::Reaper;
@@ -87,6 +90,8 @@ pub struct Settings {
     pub record_bytes_max: usize,
     /// The longest answer; what would be longer is an error.
     pub answer_bytes_max: usize,
+    /// How many ephemerals are listed before others have their turn.
+    pub listed_per_step: usize,
     pub tree: tree::Settings,
     pub roll: RollSettings,
     pub reaper: ReaperSettings,
@@ -140,6 +145,8 @@ pub enum Input<'a> {
     SnapshotAsked,
     /// At least every half tickTime.
     Tick,
+    /// For as long as `Pipeline::has_work`: goes on with what takes long.
+    GoOn,
 }
 
 /// What a step asks of the shell. The shell may do these in any order, as long as the log and
@@ -207,6 +214,8 @@ pub struct Pipeline {
     scratch: Scratch,
     counts: Counts,
     audit: Option<Audit>,
+    /// Answers that take more than a step.
+    listings: VecDeque<Listing>,
 }
 
 impl Pipeline {
@@ -228,6 +237,7 @@ impl Pipeline {
             scratch: Scratch::default(),
             counts: Counts::default(),
             audit: settings.audit.clone().map(Audit::new),
+            listings: VecDeque::new(),
             sessions,
             tree,
             settings,
@@ -267,6 +277,7 @@ impl Pipeline {
             Input::SnapshotEnded => self.roll.on_snapshot_ended(),
             Input::SnapshotAsked => self.roll.ask_for_snapshot(),
             Input::Tick => self.on_tick(now, out),
+            Input::GoOn => self.on_go_on(out),
         }
         self.snapshot_if_due(out);
         debug_assert_eq!(self.broken_invariant(), None);
@@ -535,18 +546,64 @@ impl Pipeline {
         let prefix = prefix.as_deref().unwrap_or_default();
         let is_all = matches!(prefix.trim_matches(|c| c <= ' '), "" | "/");
         let prefix = if is_all { "" } else { prefix };
-        let paths: Vec<&str> =
-            self.tree.ephemerals_of(request.session).filter(|p| p.starts_with(prefix)).collect();
-        let bytes: usize = paths.iter().map(|path| size_of::<i32>() + path.len()).sum();
-        if self.settings.answer_bytes_max < bytes {
-            return self.malformed(from, request);
+        let mut listing = Listing::new(from, request.session, request.xid, prefix);
+        if !self.list_more(&mut listing) {
+            self.tree.note_disowned_by(request.session);
+            self.listings.push_back(listing);
         }
-        self.gathered.answer(from, request.xid, self.zab.proposed(), Code::Ok, |out| {
-            out.put_count(Some(paths.len()));
-            for path in paths {
-                out.put_text(path);
+    }
+
+    /// Whether something takes more than a step, and `Input::GoOn` is wanted.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.listings.is_empty()
+    }
+
+    /// A piece more of each answer that is being made.
+    fn on_go_on(&mut self, out: &mut Output) {
+        for _ in 0..self.listings.len() {
+            let Some(mut listing) = self.listings.pop_front() else { break };
+            let (from, session) = (listing.from, listing.session);
+            match self.tracker.connection(session) {
+                None => {
+                    let (xid, zxid) = (listing.xid, self.zab.proposed());
+                    self.gathered.answer(from, xid, zxid, Code::SessionExpired, |_| ());
+                }
+                Some(connection) if connection != Some(from) && !self.serves_moved_sessions() => {
+                    self.gathered.reply(from, self.zab.proposed(), Outcome::Dropped);
+                }
+                Some(_) => {
+                    for path in self.tree.take_disowned_by(session) {
+                        // A multi that failed may have taken it back.
+                        if !self.tree.owns(session, &path) {
+                            listing.remove(&path);
+                        }
+                    }
+                    if !self.list_more(&mut listing) {
+                        self.listings.push_back(listing);
+                        continue;
+                    }
+                }
             }
-        });
+            if self.listings.iter().all(|other| other.session != session) {
+                self.tree.forget_disowned_by(session);
+            }
+        }
+        self.seal(out);
+    }
+
+    /// Lists some more, and answers if that was all.
+    fn list_more(&mut self, listing: &mut Listing) -> bool {
+        let (from, xid, zxid) = (listing.from, listing.xid, self.zab.proposed());
+        let has_more = listing.go_on(&self.tree, self.settings.listed_per_step);
+        if self.settings.answer_bytes_max < listing.bytes() {
+            self.gathered.answer(from, xid, zxid, Code::MarshallingError, |_| ());
+            return true;
+        }
+        if !has_more {
+            self.gathered.answer(from, xid, zxid, Code::Ok, |out| listing.write(out));
+        }
+        !has_more
     }
 
     // ---- writes -----------------------------------------------------------------------------

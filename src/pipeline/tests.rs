@@ -49,6 +49,7 @@ fn settings() -> Settings {
         close_session_lists_paths: true,
         record_bytes_max: RECORD_BYTES_MAX,
         answer_bytes_max: 1 << 20,
+        listed_per_step: 2,
         tree: tree::Settings { types: Types { extended: true, emulate_353: false }, digest: true },
         roll: RollSettings::default(),
         reaper: ReaperSettings {
@@ -102,6 +103,9 @@ impl Bench {
 
     /// Makes all durable that was logged, and says what came of it.
     fn sync(&mut self) -> Replies {
+        while self.pipeline.has_work() {
+            self.pipeline.step(self.now, Input::GoOn, &mut self.out);
+        }
         let mut synced = None;
         for append in self.out.appends.drain(..) {
             self.first.get_or_insert(append.first);
@@ -540,6 +544,94 @@ fn a_prefix_of_ephemerals_is_text() {
     {
         assert_eq!(ephemerals(prefix), Some(count), "{prefix:?}");
     }
+}
+
+#[test]
+fn ephemerals_are_listed_in_pieces_as_they_are_when_the_last_is_found() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    let there = ConnectionId { slot: 1, generation: 0 };
+    let other = bench.open(there);
+    let path = |number: usize| format!("/own-{number:02}");
+    for number in 0..20 {
+        assert_eq!(bench.create(session, &path(number), b"", CreateMode::Ephemeral), Code::Ok);
+    }
+    let mut body = Vec::new();
+    body.put_text("/own-");
+    bench.request(HERE, session, Want::Ephemerals, &body);
+    bench.pipeline.step(bench.now, Input::GoOn, &mut bench.out);
+    // Four are found. Others delete some of these and of the rest.
+    let delete = |number: usize| {
+        let mut body = Vec::new();
+        PathVersion { path: Some(path(number).into()), version: -1 }.write(&mut body);
+        body
+    };
+    let write = |op| Want::Write { op };
+    for number in [1, 3, 3, 4, 19] {
+        bench.request(there, other, write(code::DELETE), &delete(number));
+    }
+    // This fails, and nothing of it is done.
+    let mut multi = Vec::new();
+    for number in [0, 3] {
+        MultiHeader { kind: code::DELETE, done: false, err: -1 }.write(&mut multi);
+        multi.extend_from_slice(&delete(number));
+    }
+    MULTI_END.write(&mut multi);
+    bench.request(there, other, write(code::MULTI), &multi);
+    assert!(bench.pipeline.has_work(), "others are served meanwhile");
+    let replies = bench.sync();
+    let (to, zxid, outcome, body) = replies.last().unwrap();
+    assert_eq!((*to, *zxid), (HERE, bench.pipeline.report().zxid));
+    assert!(matches!(outcome, Outcome::Answer { err: Code::Ok, .. }), "{outcome:?}");
+    let mut reader = Reader::new(body);
+    let count = reader.count().unwrap();
+    let listed: Vec<String> =
+        (0..count.unwrap()).map(|_| reader.text().unwrap().unwrap().into_owned()).collect();
+    let expected: Vec<String> =
+        (0..19).filter(|number| ![1, 3, 4].contains(number)).map(path).collect();
+    assert_eq!(listed, expected);
+    assert!(reader.rest().is_empty());
+}
+
+#[test]
+fn who_is_listed_for_may_leave_meanwhile() {
+    let mut bench = Bench::new(settings());
+    let session = bench.open(HERE);
+    for number in 0..20 {
+        let path = format!("/own-{number:02}");
+        assert_eq!(bench.create(session, &path, b"", CreateMode::Ephemeral), Code::Ok);
+    }
+    let mut body = Vec::new();
+    body.put_text("/");
+    bench.request(HERE, session, Want::Ephemerals, &body);
+    let there = ConnectionId { slot: 1, generation: 0 };
+    let password = password(session);
+    let want = Want::Resume { timeout_ms: 4_000, last_zxid_seen: Zxid::ZERO, password };
+    bench.request(there, session, want, &[]);
+    bench.request(there, session, Want::Ephemerals, &body);
+    let outcomes: Vec<_> =
+        bench.sync().into_iter().map(|(to, _, outcome, body)| (to, outcome, body.len())).collect();
+    assert!(
+        matches!(
+            outcomes[..],
+            [
+                (HERE, Outcome::Dropped, _),
+                (_, Outcome::Connected { .. }, _),
+                (HERE, Outcome::Dropped, _),
+                (_, Outcome::Answer { err: Code::Ok, .. }, 224)
+            ]
+        ),
+        "{outcomes:?}"
+    );
+    bench.request(there, session, Want::Ephemerals, &body);
+    bench.request(there, session, Want::Close, &[]);
+    let outcomes = bench.sync();
+    let expired = outcomes.last().unwrap();
+    assert!(
+        matches!(expired, (_, _, Outcome::Answer { err: Code::SessionExpired, .. }, _)),
+        "{expired:?}"
+    );
+    assert!(!bench.pipeline.has_work());
 }
 
 /// Between looking and deleting a znode may have been written to.

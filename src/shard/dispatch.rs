@@ -288,9 +288,12 @@ impl Core {
         match route {
             // There may be very many: few at a time are with the pipeline.
             Route::Pipeline(Want::Ephemerals) if self.turns.has_asked_ephemerals => false,
+            // What comes behind one must not overtake it while it is listed.
             Route::Pipeline(_) => {
-                step.traffic.unanswered.is_empty()
-                    || self.outstanding < self.settings.outstanding_max
+                let last = step.traffic.unanswered.back();
+                last.is_none()
+                    || last.is_some_and(|last| last.op != code::GET_EPHEMERALS)
+                        && self.outstanding < self.settings.outstanding_max
             }
             Route::Here | Route::Refused { .. } => {
                 step.traffic.unanswered.is_empty() || self.is_mutant(Mutant::ReadOvertakesWrite)

@@ -184,7 +184,8 @@ impl<L: Log, C> Core<L, C> {
                 || (self.finishing.get() && self.state.borrow().log.is_idle())
         };
         let has_command = || !self.inbox.commands.is_empty();
-        self.state.borrow().end.poll_work(cx, || has_command() || may_end() || also())
+        let goes_on = || self.state.borrow().pipeline.has_work();
+        self.state.borrow().end.poll_work(cx, || has_command() || may_end() || goes_on() || also())
     }
 
     /// How the core ends, once it does.
@@ -198,7 +199,10 @@ impl<L: Log, C> Core<L, C> {
     /// Whether all that was to be done is done.
     fn has_finished(&self) -> bool {
         let state = self.state.borrow();
-        self.finishing.get() && state.log.is_idle() && state.end.is_empty()
+        self.finishing.get()
+            && state.log.is_idle()
+            && state.end.is_empty()
+            && !state.pipeline.has_work()
     }
 
     /// Takes what has been sent, as far as there is room for what follows from it.
@@ -232,6 +236,16 @@ impl<L: Log, C> Core<L, C> {
             if let FromShard::Requests(batch) = item {
                 self.state.borrow_mut().end.give_back(batch);
             }
+        }
+        let state = self.state.borrow();
+        let goes_on = state.pipeline.has_work() && !state.end.is_congested();
+        drop(state);
+        if goes_on {
+            self.guard(|state, now| {
+                let State { pipeline, out, .. } = state;
+                pipeline.step(now, Input::GoOn, out);
+                state.act()
+            });
         }
         self.wake_syncer();
     }

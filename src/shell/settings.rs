@@ -155,6 +155,9 @@ pub(crate) fn providers(config: &Config) -> Result<Providers, UnknownScheme> {
     })
 }
 
+/// How many ephemerals are listed before other requests have their turn: less than a millisecond.
+const LISTED_PER_STEP: usize = 512;
+
 pub(crate) fn pipeline(
     config: &Config,
     shards: usize,
@@ -171,6 +174,7 @@ pub(crate) fn pipeline(
         close_session_lists_paths: config.znodes.close_session_txn,
         record_bytes_max: record_bytes_max(config),
         answer_bytes_max: answer_bytes_max(config),
+        listed_per_step: LISTED_PER_STEP,
         tree: tree(config),
         roll: pipeline::RollSettings {
             txns: config.snapshots.txns,

@@ -99,6 +99,8 @@ pub(super) struct Owned {
     containers: BTreeSet<NodeRef>,
     ttls: BTreeSet<NodeRef>,
     ephemeral_count: usize,
+    /// Paths that went, of the sessions of which this is noted.
+    pub(super) disowned: BTreeMap<i64, Vec<String>>,
 }
 
 impl Owned {
@@ -134,12 +136,35 @@ impl Owned {
                     self.sessions.remove(&session);
                 }
                 self.ephemeral_count -= 1;
+                if let Some(disowned) = self.disowned.get_mut(&session) {
+                    disowned.push(node.path().to_owned());
+                }
             }
         }
     }
 
     pub(super) fn of_session(&self, session: i64) -> impl Iterator<Item = NodeRef> + '_ {
         self.sessions.get(&session).into_iter().flatten().copied()
+    }
+
+    /// What a session owns from this path on, or behind another one that comes later.
+    pub(super) fn of_session_from(
+        &self,
+        session: i64,
+        first: &str,
+        behind: Option<&str>,
+    ) -> impl Iterator<Item = NodeRef> + '_ {
+        let start = behind.map_or(Bound::Included(first), Bound::Excluded);
+        let nodes = self.sessions.get(&session);
+        nodes
+            .map(|nodes| nodes.range::<str, _>((start, Bound::Unbounded)))
+            .into_iter()
+            .flatten()
+            .copied()
+    }
+
+    pub(super) fn owns(&self, session: i64, path: &str) -> bool {
+        self.sessions.get(&session).is_some_and(|nodes| nodes.contains(path))
     }
 
     /// What sessions own, by session and path, that comes after a place in this order.

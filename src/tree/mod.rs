@@ -445,6 +445,39 @@ impl TreeWriter {
         self.owned.of_session(session.0).filter_map(|node| Some(self.newest_of(node)?.path))
     }
 
+    /// Those that begin with `prefix`; with `behind`, only those that come after it.
+    pub fn ephemerals_from<'t>(
+        &'t self,
+        session: SessionId,
+        prefix: &'t str,
+        behind: Option<&'t str>,
+    ) -> impl Iterator<Item = &'t str> {
+        let owned = self.owned.of_session_from(session.0, prefix, behind);
+        let paths = owned.filter_map(|node| Some(self.newest_of(node)?.path));
+        paths.take_while(move |path| path.starts_with(prefix))
+    }
+
+    /// Whether an ephemeral is this session's.
+    #[must_use]
+    pub fn owns(&self, session: SessionId, path: &str) -> bool {
+        self.owned.owns(session.0, path)
+    }
+
+    /// From now on it is noted what of a session's ephemerals goes.
+    pub fn note_disowned_by(&mut self, session: SessionId) {
+        self.owned.disowned.entry(session.0).or_default();
+    }
+
+    /// What has gone since this was last asked, where it is noted.
+    pub fn take_disowned_by(&mut self, session: SessionId) -> Vec<String> {
+        self.owned.disowned.get_mut(&session.0).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// It is noted no more.
+    pub fn forget_disowned_by(&mut self, session: SessionId) {
+        self.owned.disowned.remove(&session.0);
+    }
+
     /// All ephemerals, by session and path, that come after a place in this order.
     pub fn ephemerals_after<'t>(
         &'t self,

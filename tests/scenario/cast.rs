@@ -630,6 +630,7 @@ fn settings() -> pipeline::Settings {
         close_session_lists_paths: true,
         record_bytes_max: ringkeeper::jute::FIELD_BYTES_MAX,
         answer_bytes_max: 1 << 20,
+        listed_per_step: 100,
         tree,
         roll: RollSettings::default(),
         reaper: ReaperSettings::default(),

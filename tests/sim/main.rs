@@ -57,6 +57,7 @@ const MARKS: &[&str] = &[
     "crash in the recovery from a crash in recovery",
     "damage after a kill refused",
     "ephemerals deleted with their session",
+    "an answer made in pieces",
     "epoch rolled",
     "event withheld by an ACL",
     "file purged",

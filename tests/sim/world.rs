@@ -104,6 +104,9 @@ enum Event {
         life: u64,
         shard: usize,
     },
+    PipelineGoesOn {
+        life: u64,
+    },
     PipelineTick {
         life: u64,
     },
@@ -163,6 +166,8 @@ struct Server {
     shards: Vec<ShardCore>,
     log: LogWriter,
     saving: Option<Saving>,
+    /// The pipeline has more to do, and will.
+    goes_on: bool,
     /// The newest snapshot that was loaded or written.
     sound: Option<Zxid>,
 }
@@ -360,6 +365,7 @@ impl World {
             | Event::ShardTakes { life, .. }
             | Event::ShardTick { life, .. }
             | Event::PipelineTick { life }
+            | Event::PipelineGoesOn { life }
             | Event::LogStep { life }
             | Event::RoundIsDue { life }
             | Event::SnapshotStep { life }
@@ -388,6 +394,13 @@ impl World {
             Event::PipelineTakes { shard, .. } => self.on_pipeline_takes(shard),
             Event::ShardTakes { shard, .. } => self.on_shard_takes(shard),
             Event::ShardTick { shard, .. } => self.on_shard_tick(shard),
+            Event::PipelineGoesOn { .. } => {
+                if let Some(server) = &mut self.server {
+                    server.goes_on = false;
+                }
+                self.checker.marks.insert("an answer made in pieces");
+                self.step(Input::GoOn)
+            }
             Event::PipelineTick { .. } => {
                 self.after_tick(Event::PipelineTick { life });
                 self.step(Input::Tick)?;
@@ -896,9 +909,13 @@ impl World {
                 self.queue.insert((at, self.sequence), Event::ShardTakes { life, shard });
             }
         }
+        let goes_on = server.pipeline.has_work() && !mem::replace(&mut server.goes_on, true);
         if let Some(job) = server.out.snapshot.take() {
             server.saving = Some(Saving::Asked(job));
             self.after(0, 100_000, Event::SnapshotStep { life });
+        }
+        if goes_on {
+            self.after(0, mesh_us, Event::PipelineGoesOn { life });
         }
         self.begin_round();
         Ok(())
@@ -1424,6 +1441,7 @@ impl World {
             close_session_lists_paths: self.plan.lists_paths,
             record_bytes_max: FIELD_BYTES_MAX,
             answer_bytes_max: 1 << 22,
+            listed_per_step: 2,
             tree: settings,
             roll: self.plan.roll,
             reaper: self.plan.reaper,
@@ -1452,7 +1470,8 @@ impl World {
             .map(|shard| self.new_shard(shard, &providers, &mut pipeline))
             .collect();
         let out = pipeline::Output::default();
-        self.server = Some(Server { pipeline, out, shards, log, saving: None, sound });
+        self.server =
+            Some(Server { pipeline, out, shards, log, saving: None, goes_on: false, sound });
         let life = self.life;
         for shard in 0..self.plan.shards {
             self.after_tick(Event::ShardTick { life, shard });
