@@ -21,6 +21,7 @@ use crate::record::op::{EventType, code};
 use crate::types::{Now, Zxid};
 
 use super::connection::{Answered, By, Unanswered};
+use super::places::Place;
 use super::set_watches::put_event;
 use super::{Close, Core, Mutant, Output, Shard, Step};
 
@@ -147,18 +148,15 @@ impl Shard {
             }
             let mut traffic = connection.traffic.take().unwrap_or_else(|| core.pool.take());
             let held = traffic.held();
-            traffic.events().append(|out| out.extend_from_slice(&bytes));
+            traffic.append_event(&bytes);
             if core.is_mutant(Mutant::DoubleEvent) {
-                traffic.events().append(|out| out.extend_from_slice(&bytes));
+                traffic.append_event(&bytes);
             }
-            traffic.event_bytes += bytes.len();
             connection.stats.sent += 1;
             core.counters.packets_sent += 1;
             core.counters.events += 1;
             core.counters.watch_bytes += bytes.len() as u64;
-            // What is unread of them is no more than came, and no more than is unread of all.
-            let unread = traffic.event_bytes.min(traffic.held());
-            if core.settings.output_bytes_ceiling < unread {
+            if core.settings.output_bytes_ceiling < traffic.output.event_bytes() {
                 core.counters.unread_connections_closed += 1;
                 let mut step = Step { now, id, connection, traffic: &mut traffic, out };
                 core.end(&mut step, Close::AtOnce);
@@ -181,11 +179,12 @@ impl Shard {
             return;
         }
         let id = reply.connection;
-        let mut goes_on = false;
+        let (mut goes_on, mut is_late) = (false, true);
         self.step(now, id, out, |core, step| {
             if step.connection.is_closing() {
                 return;
             }
+            is_late = reply.outcome == Outcome::Dropped;
             match reply.outcome {
                 Outcome::Answer { xid, err, body, close } => {
                     let asked = core.answered(step);
@@ -220,6 +219,9 @@ impl Shard {
         if goes_on {
             self.answered.push(id);
         }
+        if is_late {
+            self.core.on_late_reply(id);
+        }
     }
 
     /// Goes on with connections that got an answer.
@@ -245,7 +247,7 @@ impl Core {
         self.outstanding -= 1;
         self.large_bytes -= answered.large_bytes as usize;
         if answered.op == code::GET_EPHEMERALS {
-            self.turns.on_ephemerals_answered();
+            self.give_back_place(Place::Ephemerals);
         }
         answered
     }

@@ -84,10 +84,10 @@ impl Pool {
             traffic.unanswered.clear();
             traffic.is_waiting = false;
             traffic.is_queued = false;
-            traffic.event_bytes = 0;
             traffic.spent = Spent::default();
             traffic.arrived = None;
             debug_assert!(traffic.long.is_none(), "what is under way is not given back");
+            debug_assert!(traffic.wait.is_none(), "who waits has something to do");
             self.bytes += bytes;
             self.empty.push(traffic);
         }

@@ -126,7 +126,6 @@ impl Core {
         let received_ms = step.traffic.received_ms(step.now);
         step.traffic.unanswered.push_back(Unanswered { xid, op, received_ms, large_bytes });
         self.outstanding += 1;
-        self.turns.has_asked_ephemerals |= want == Want::Ephemerals;
         self.large_bytes += large_bytes as usize;
     }
 

@@ -23,6 +23,7 @@ use crate::types::{Deadline, Now, SessionId, Xid, Zxid};
 use super::buffer::Buffer;
 use super::long::Long;
 use super::outbox::Outbox;
+use super::places::Wait;
 use super::turns::Spent;
 
 #[derive(Debug)]
@@ -85,12 +86,12 @@ pub(super) struct Traffic {
     pub(super) long: Option<Box<Long>>,
     /// The first frame of `input` is whole and cannot be acted on yet.
     pub(super) is_waiting: bool,
-    /// Goes on in the next turn in which there is room.
+    /// Goes on in the next turn in which there is room, or once it has a place.
     pub(super) is_queued: bool,
+    /// For a place, if it waits for one.
+    pub(super) wait: Option<Wait>,
     /// What was done for it in the turn that it was last served in.
     pub(super) spent: Spent,
-    /// Of events that came since `output` was last empty.
-    pub(super) event_bytes: usize,
     /// Since when there is something that the client has not read.
     pub(super) unread_since_ms: i64,
     /// `None` where it came in this step.

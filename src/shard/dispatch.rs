@@ -19,6 +19,7 @@ use crate::types::{Xid, Zxid};
 use super::connect::Opening;
 use super::connection::{Answered, Arrived, By, State};
 use super::long::Done;
+use super::places::Place;
 use super::turns::REQUEST_STEPS;
 use super::{Close, Core, Mutant, Step};
 
@@ -113,6 +114,9 @@ impl Core {
                         self.keep(step, rest.len());
                         return used;
                     }
+                    if step.traffic.long.is_none() {
+                        self.stop_waiting(step.traffic);
+                    }
                     let count = frame::PREFIX_BYTES + body.len();
                     step.traffic.note_progress(count);
                     used += count;
@@ -186,19 +190,18 @@ impl Core {
         }
         let route = self.route(step, op);
         if !self.may_go(step, &route) {
-            if matches!(route, Route::Pipeline(Want::Ephemerals))
-                && self.turns.has_asked_ephemerals
-                && !mem::replace(&mut step.traffic.is_queued, true)
-            {
-                self.turns.ephemerals.push_back(step.id);
-            }
+            self.stop_waiting(step.traffic);
+            return Progress::Waits;
+        }
+        if matches!(route, Route::Pipeline(Want::Ephemerals))
+            && !self.take_place(step, Place::Ephemerals)
+        {
             return Progress::Waits;
         }
         if matches!(route, Route::Here)
             && op != code::SASL
             && self.answer(step, xid, op, &reader) == Done::NotYet
         {
-            self.queue(step);
             return Progress::Waits;
         }
         self.receive(step);
@@ -286,9 +289,7 @@ impl Core {
             return false;
         }
         match route {
-            // There may be very many: few at a time are with the pipeline.
-            Route::Pipeline(Want::Ephemerals) if self.turns.has_asked_ephemerals => false,
-            // What comes behind one must not overtake it while it is listed.
+            // What comes behind a getEphemerals must not overtake it while it is listed.
             Route::Pipeline(_) => {
                 let last = step.traffic.unanswered.back();
                 last.is_none()

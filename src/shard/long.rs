@@ -11,10 +11,14 @@
 //! until the answer is complete. That takes as long as we need to make it, and never as long as the
 //! client needs to read it: the answer is made whole, and counted, before any of it is sent.
 //!
+//! What fits into one turn is done in one. What does not needs a place (`places.rs`), and is begun
+//! once it has one.
+//!
 //! A watch that comes with the request is set when it begins. Events that come to the connection
-//! meanwhile wait behind the answer: they tell of what is newer.
+//! from then on wait behind the answer: they tell of what is newer.
 
 use std::fmt;
+use std::mem;
 
 use crate::exchange::ConnectionId;
 use crate::jute::record::Record as _;
@@ -23,18 +27,16 @@ use crate::record::code::Code;
 use crate::record::data::{Stat, perms};
 use crate::record::op::code;
 use crate::record::proto::{MULTI_END, MultiHeader};
-use crate::tree::{Listing, TreeReader};
+use crate::tree::{Listing, Look, TreeReader};
 use crate::types::Zxid;
 
 use super::connection::{Answered, By, Traffic, put_reply_header};
-use super::outbox::Outbox;
-use super::read::{next_read, put_children, put_data};
+use super::outbox::{Outbox, PIECE_BYTES};
+use super::places::Place;
+use super::read::{children_bytes, next_read, put_children, put_data};
 use super::set_watches::SetWatches;
 use super::turns::REQUEST_STEPS;
 use super::{Core, Step};
-
-/// How many listings of a shard are under way at once, at most: each holds a view and an answer.
-const LISTINGS_MAX: usize = 8;
 
 /// How a request here was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub(super) enum Done {
     Now,
     /// The answer is being made.
     Begun,
-    /// Too many others are being made; the request stays as it is.
+    /// Not in this turn, or not before there is a place; the request stays as it is.
     NotYet,
 }
 
@@ -52,6 +54,8 @@ pub(super) enum Pace {
     Done,
     /// Its share of the turn is used up.
     Pauses,
+    /// It takes more than a turn, and goes on once it has a place.
+    NeedsPlace,
 }
 
 /// A request that is being answered.
@@ -60,6 +64,7 @@ pub(super) struct Long {
     op: i32,
     received_ms: i64,
     work: Work,
+    has_place: bool,
     /// The request's body, where it is still needed.
     body: Vec<u8>,
     /// The frame so far, its length not filled in.
@@ -91,6 +96,7 @@ impl Long {
             op,
             received_ms: step.traffic.received_ms(step.now),
             work,
+            has_place: false,
             body: Vec::new(),
             answer: Outbox::default(),
             events: Outbox::default(),
@@ -99,7 +105,24 @@ impl Long {
 
     /// The bytes that it holds.
     pub(super) fn held(&self) -> usize {
-        self.body.len() + self.answer.len() + self.events.len()
+        let work = match &self.work {
+            Work::Children { .. } | Work::MultiRead(_) => 0,
+            Work::SetWatches(work) => work.held(),
+        };
+        self.body.len() + self.answer.len() + self.events.len() + work
+    }
+
+    pub(super) fn has_place(&self) -> bool {
+        self.has_place
+    }
+
+    /// Whether it is decided which state is read.
+    fn has_view(&self) -> bool {
+        match &self.work {
+            Work::Children { .. } => true,
+            Work::MultiRead(work) => work.reader.is_some(),
+            Work::SetWatches(work) => work.view().is_some(),
+        }
     }
 }
 
@@ -110,17 +133,20 @@ impl fmt::Debug for Long {
 }
 
 impl Traffic {
-    /// Where an event goes: behind the answer that is being made, if there is one.
-    pub(super) fn events(&mut self) -> &mut Outbox {
+    /// Appends an event: behind the answer that is being made, if there is one. There it is our
+    /// doing that the client has not read it, and it counts as part of the answer.
+    pub(super) fn append_event(&mut self, event: &[u8]) {
         match &mut self.long {
-            Some(long) => &mut long.events,
-            None => &mut self.output,
+            Some(long) if long.has_view() => {
+                long.events.append(|out| out.extend_from_slice(event));
+            }
+            Some(_) | None => self.output.append_event(event),
         }
     }
 }
 
 impl Core {
-    /// Begins to answer by the children of `path`, which are many.
+    /// Begins to answer by the children of `path`, which are many, in a place that was taken.
     pub(super) fn begin_listing(
         &mut self,
         step: &mut Step<'_>,
@@ -132,22 +158,10 @@ impl Core {
         let listing = self.tree.listing(path).expect("a znode that was just seen");
         let zxid = listing.view();
         let mut long = Long::new(step, xid, op, Work::Children { listing, stat });
+        long.has_place = true;
         put_start(&mut long.answer, xid, zxid);
         long.answer.append(|out| out.put_count(Some(count)));
-        self.listings += 1;
         self.go_on_with(step, long);
-    }
-
-    /// Whether so many children are listed at once, over several turns, or not before others are.
-    pub(super) fn lists_later(&self, step: &Step<'_>, count: usize) -> Done {
-        let left = self.turns.steps_left(&step.traffic.spent);
-        if count <= left.max(self.turns.steps_at_once()) {
-            Done::Now
-        } else if self.listings < LISTINGS_MAX {
-            Done::Begun
-        } else {
-            Done::NotYet
-        }
     }
 
     /// Reads in one request, all of one state: each succeeds or fails for itself.
@@ -167,7 +181,6 @@ impl Core {
         let work = MultiRead { offset: 0, reader: None, listing: None };
         let mut long = Long::new(step, xid, op, Work::MultiRead(work));
         long.body = body.rest().to_vec();
-        put_start(&mut long.answer, xid, self.tree.view());
         self.go_on_with(step, long);
         Ok(Done::Begun)
     }
@@ -190,26 +203,49 @@ impl Core {
 
     /// Goes on with what is being answered, as far as the turn allows.
     pub(super) fn go_on_long(&mut self, step: &mut Step<'_>) {
-        if let Some(long) = step.traffic.long.take() {
-            self.go_on_with(step, *long);
+        let Some(mut long) = step.traffic.long.take() else { return };
+        if step.traffic.wait.is_some() {
+            long.has_place = self.take_place(step, Place::Long);
+            if !long.has_place {
+                step.traffic.long = Some(long);
+                return;
+            }
         }
+        self.go_on_with(step, *long);
     }
 
     fn go_on_with(&mut self, step: &mut Step<'_>, mut long: Long) {
-        let Long { xid, work, body, answer, .. } = &mut long;
+        let was_fresh = self.turns.is_fresh(&step.traffic.spent);
+        let Long { xid, work, body, answer, has_place, .. } = &mut long;
         let (zxid, result) = match work {
             Work::Children { listing, stat } => {
                 (listing.view(), self.list(step, listing, stat.as_ref(), answer))
             }
             Work::MultiRead(work) => {
-                let result = self.read_some(step, body, work, answer);
+                if answer.is_empty() {
+                    put_start(answer, *xid, self.tree.view());
+                }
+                let mut result = self.read_some(step, body, work, answer);
                 if result == Ok(Pace::Pauses) && work.reader.is_none() {
-                    work.reader = Some(self.tree.fork());
+                    // What began in the rest of a turn may fit into a whole one.
+                    *has_place = *has_place || was_fresh && self.take_place(step, Place::Long);
+                    if *has_place {
+                        work.reader = Some(self.tree.fork());
+                    } else {
+                        // Then it is read again, with the rest and as of then.
+                        *work = MultiRead { offset: 0, reader: None, listing: None };
+                        self.discard(answer);
+                        result = Ok(if was_fresh { Pace::NeedsPlace } else { Pace::Pauses });
+                    }
                 }
                 (work.reader.as_ref().unwrap_or(&self.tree).view(), result)
             }
             Work::SetWatches(work) => {
-                let result = self.set_some_watches(step, body, work);
+                let mut result = self.set_some_watches(step, body, work, *has_place);
+                if result == Ok(Pace::NeedsPlace) && self.take_place(step, Place::Long) {
+                    *has_place = true;
+                    result = self.set_some_watches(step, body, work, true);
+                }
                 let zxid = work.view().unwrap_or(self.tree.view());
                 if result == Ok(Pace::Done) {
                     put_start(answer, *xid, zxid);
@@ -222,6 +258,8 @@ impl Core {
                 step.traffic.long = Some(Box::new(long));
                 self.queue(step);
             }
+            // It waits in line, and goes on when it has come to the front.
+            Ok(Pace::NeedsPlace) => step.traffic.long = Some(Box::new(long)),
             Ok(Pace::Done) => self.finish(step, long, zxid),
             Err(code) => self.fail(step, long, zxid, code),
         }
@@ -256,7 +294,7 @@ impl Core {
         Ok(Pace::Pauses)
     }
 
-    /// Lists as many children as are listed before the budget is looked at.
+    /// Lists as many children as are looked at before the budget is.
     fn list_some(
         &mut self,
         step: &mut Step<'_>,
@@ -265,17 +303,23 @@ impl Core {
     ) -> Result<Pace, Code> {
         let before = answer.len();
         let mut pace = Pace::Pauses;
-        let steps = self.turns.steps_at_once();
-        for _ in 0..steps {
-            let Some(name) = listing.next_name() else {
-                pace = Pace::Done;
-                break;
-            };
-            answer.append(|out| out.put_text(name));
+        let mut looks = 0;
+        while looks < self.turns.steps_at_once() && answer.len() - before < PIECE_BYTES {
+            looks += 1;
+            match listing.look() {
+                Look::Child(name) => {
+                    self.may_grow(answer, name.len())?;
+                    answer.append(|out| out.put_text(name));
+                }
+                Look::Passed => {}
+                Look::End => {
+                    pace = Pace::Done;
+                    break;
+                }
+            }
         }
         let bytes = answer.len() - before;
-        self.turns.charge(&mut step.traffic.spent, bytes, steps);
-        self.may_grow(answer, 0)?;
+        self.turns.charge(&mut step.traffic.spent, bytes, looks);
         Ok(pace)
     }
 
@@ -309,11 +353,16 @@ impl Core {
                 Ok(znode) => {
                     self.may_grow(answer, znode.data().map_or(0, <[u8]>::len))?;
                     answer.append(|out| MultiHeader { kind, done: false, err: 0 }.write(out));
+                    let linked = znode.linked_children();
+                    let bytes = children_bytes(linked);
                     if kind == code::GET_DATA {
                         answer.append(|out| put_data(&znode, out));
-                    } else if znode.child_count() <= self.turns.steps_at_once() {
+                    } else if linked.count <= self.turns.steps_at_once()
+                        && bytes <= PIECE_BYTES
+                        && self.may_grow(answer, bytes).is_ok()
+                    {
                         answer.append(|out| put_children(&znode, out));
-                        self.turns.charge(&mut step.traffic.spent, 0, znode.child_count());
+                        self.turns.charge(&mut step.traffic.spent, 0, linked.count);
                     } else {
                         answer.append(|out| out.put_count(Some(znode.child_count())));
                         work.listing = tree.listing(&path);
@@ -351,7 +400,7 @@ impl Core {
         if let Some(first) = long.answer.first_bytes() {
             first[..frame::PREFIX_BYTES].copy_from_slice(&prefix);
         }
-        self.let_go_of(step.id, &long);
+        self.let_go_of(step.id, &mut long);
         step.traffic.reply_bytes = bytes;
         step.traffic.output.append_all(long.answer);
         step.traffic.output.append_all(long.events);
@@ -360,7 +409,7 @@ impl Core {
     }
 
     fn fail(&mut self, step: &mut Step<'_>, mut long: Long, zxid: Zxid, code: Code) {
-        self.let_go_of(step.id, &long);
+        self.let_go_of(step.id, &mut long);
         self.discard(&mut long.answer);
         let Long { xid, op, received_ms, .. } = long;
         step.traffic.reply(xid, zxid, code, |_| {});
@@ -375,17 +424,18 @@ impl Core {
     /// What is being answered is not waited for any more.
     pub(super) fn forget_long(&mut self, id: ConnectionId, traffic: &mut Traffic) {
         if let Some(mut long) = traffic.long.take() {
-            self.let_go_of(id, &long);
+            self.let_go_of(id, &mut long);
             self.discard(&mut long.answer);
             self.discard(&mut long.events);
         }
     }
 
-    fn let_go_of(&mut self, id: ConnectionId, long: &Long) {
-        match long.work {
-            Work::Children { .. } => self.listings -= 1,
-            Work::MultiRead(_) => {}
-            Work::SetWatches(_) => self.setting.retain(|setting| *setting != id),
+    fn let_go_of(&mut self, id: ConnectionId, long: &mut Long) {
+        if mem::take(&mut long.has_place) {
+            self.give_back_place(Place::Long);
+        }
+        if matches!(long.work, Work::SetWatches(_)) {
+            self.setting.retain(|setting| *setting != id);
         }
     }
 }

@@ -8,6 +8,7 @@
 //! | `buffer.rs` | bytes that came, and a pool of what is empty while connections are idle |
 //! | `outbox.rs` | bytes on their way to a client, in pieces |
 //! | `turns.rs` | who goes on when; how much all shards together may hold |
+//! | `places.rs` | what only a few do at a time, and who waits in line for it |
 //! | `connect.rs` | four-letter words, ConnectRequest, ConnectResponse |
 //! | `dispatch.rs` | frames to requests; which are answered here, which go on; who waits |
 //! | `read.rs` | what is answered from the tree |
@@ -56,6 +57,7 @@ mod connection;
 mod dispatch;
 mod long;
 mod outbox;
+mod places;
 mod read;
 mod report;
 mod set_watches;
@@ -81,6 +83,7 @@ use crate::types::{Deadline, Now, SessionId};
 use buffer::Pool;
 use connection::{Connection, State, Traffic};
 use outbox::Outbox;
+use places::Places;
 use slots::Connections;
 use throttle::TokenBucket;
 use turns::{Share, Turns};
@@ -265,9 +268,9 @@ struct Core {
     held: usize,
     held_share: Share,
     watch_share: Share,
-    /// Listings that are under way.
-    listings: usize,
-    /// Connections whose setWatches is watching over several turns.
+    places: Places,
+    /// Connections whose setWatches is watching over several turns: each change is looked for in all
+    /// of these.
     setting: Vec<ConnectionId>,
     /// What was made for clients and will not be sent. Giving memory back takes its time: a part of
     /// it goes in each turn.
@@ -316,7 +319,7 @@ impl Shard {
                 held: 0,
                 held_share: Share::new(settings.answer_bytes.clone()),
                 watch_share: Share::new(settings.watches.clone()),
-                listings: 0,
+                places: Places::new(),
                 setting: Vec::new(),
                 discarded: Vec::new(),
                 counters: Counters::default(),
@@ -380,9 +383,6 @@ impl Shard {
             let was_read = wants_read(&core.settings, &step.connection.state, step.traffic);
             let traffic = &mut step.traffic;
             traffic.output.use_up(count);
-            if traffic.output.is_empty() {
-                traffic.event_bytes = 0;
-            }
             // Whoever waits for answers goes on with them.
             let has_room = traffic.output.len() < core.settings.output_bytes_max;
             if traffic.is_waiting && has_room && traffic.unanswered.is_empty() {
@@ -713,6 +713,9 @@ impl Shard {
         if self.core.looks.len() != self.connections.len() {
             return Some("nobody is looked at who is gone");
         }
+        if let Some(broken) = self.core.places.broken_invariant(self.connections.iter()) {
+            return Some(broken);
+        }
         self.core.watches.broken_invariant()
     }
 }
@@ -802,12 +805,13 @@ impl Core {
     /// Lets go of all that hangs on a connection: requests, watches, its session.
     fn detach(&mut self, id: ConnectionId, connection: &mut Connection, traffic: &mut Traffic) {
         self.outstanding -= traffic.unanswered.len();
-        for unanswered in traffic.unanswered.drain(..) {
+        for (before, unanswered) in traffic.unanswered.drain(..).enumerate() {
             self.large_bytes -= unanswered.large_bytes as usize;
             if unanswered.op == code::GET_EPHEMERALS {
-                self.turns.on_ephemerals_answered();
+                self.leave_ephemerals_behind(id, before + 1);
             }
         }
+        self.stop_waiting(traffic);
         self.forget_long(id, traffic);
         traffic.input.clear();
         traffic.is_waiting = false;
@@ -913,6 +917,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::places::{LONG_MAX, Place};
     use super::*;
     use crate::auth;
     use crate::exchange::{Applied, Change, ChangeKind, Item, Outcome, Reply, Span, Want};
@@ -1623,7 +1628,7 @@ mod tests {
             (1, bench.zxid.0, 0),
             "what comes later reads what is newer"
         );
-        assert_eq!(bench.shard.core.listings, 0);
+        assert_eq!(bench.shard.core.places.free(Place::Long), LONG_MAX);
     }
 
     #[test]
@@ -1638,7 +1643,8 @@ mod tests {
             bench.turn();
             bench.shard.on_closed(bench.now, id);
         }
-        assert_eq!((bench.shard.core.listings, bench.shard.core.held), (0, 0));
+        assert_eq!(bench.shard.core.places.free(Place::Long), LONG_MAX);
+        assert_eq!(bench.shard.core.held, 0);
         assert_eq!(bench.shard.broken_invariant(), None);
     }
 
@@ -1651,7 +1657,6 @@ mod tests {
         for &id in &ids {
             bench.read(id);
             bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
-            assert!(bench.shard.core.listings <= 8);
         }
         while bench.shard.has_work() {
             bench.turn();
@@ -1715,7 +1720,8 @@ mod tests {
         let errors: Vec<i32> = frames.iter().map(|frame| header(frame).2).collect();
         assert_eq!(errors, [0, -5, -5, 0]);
         assert_eq!(bench.close_of(id), None);
-        assert_eq!((bench.shard.core.listings, bench.shard.core.held), (0, 0));
+        assert_eq!(bench.shard.core.places.free(Place::Long), LONG_MAX);
+        assert_eq!(bench.shard.core.held, 0);
     }
 
     #[test]
@@ -1874,6 +1880,384 @@ mod tests {
         }
         assert_eq!(ids.map(|id| bench.read(id)), [3, 3]);
         assert!(!bench.shard.has_work());
+    }
+
+    impl Bench {
+        /// A znode with so many children.
+        fn load_many(&mut self, path: &str, children: usize) {
+            self.load(path, b"");
+            (0..children).for_each(|number| self.load(&format!("{path}/{number}"), b""));
+        }
+
+        /// So many connections that have read all they got.
+        fn crowd(&mut self, count: usize) -> Vec<ConnectionId> {
+            let ids: Vec<ConnectionId> = (0..count).map(|_| self.connect()).collect();
+            ids.iter().for_each(|&id| assert_eq!(self.read(id), 1));
+            ids
+        }
+
+        /// So many bytes are written.
+        fn write(&mut self, id: ConnectionId, bytes: usize) {
+            let mut left = bytes;
+            while 0 < left {
+                let count = self.shard.outgoing(id).unwrap().bytes.len().min(left);
+                assert!(0 < count, "there is as much to write");
+                self.shard.on_written(self.now, id, count, &mut self.out);
+                left -= count;
+            }
+        }
+
+        /// How many connections are looked at in the next turn.
+        fn queued(&mut self) -> usize {
+            let (fresh, unfinished) = self.shard.core.turns.open_queue();
+            self.shard.core.turns.close_queue();
+            fresh + unfinished
+        }
+
+        /// Whole turns until nothing is left to do: who is answered, in order. In none of them more
+        /// connections are looked at than have places.
+        fn answered_in_turn(&mut self, ids: &[ConnectionId]) -> Vec<ConnectionId> {
+            let mut answered = Vec::new();
+            while self.shard.has_work() {
+                assert!(self.queued() <= LONG_MAX, "{} are looked at", self.queued());
+                self.turn();
+                for &id in ids {
+                    if !self.read_bytes(id).is_empty() && !answered.contains(&id) {
+                        answered.push(id);
+                    }
+                }
+            }
+            answered
+        }
+    }
+
+    fn set_watches(paths: impl Iterator<Item = String>, seen: Zxid) -> Vec<u8> {
+        let paths: Vec<String> = paths.collect();
+        let mut body = Vec::new();
+        body.put_i64(seen.0);
+        body.put_count(Some(paths.len()));
+        paths.iter().for_each(|path| body.put_text(path));
+        body.put_count(Some(0));
+        body.put_count(Some(0));
+        request(code::SET_WATCHES, &body)
+    }
+
+    #[test]
+    fn who_waits_for_a_place_is_not_looked_at_before_and_comes_in_its_order() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load_many("/many", 6000);
+        let ids = bench.crowd(60);
+        for (number, &id) in ids.iter().enumerate() {
+            if number % 2 == 0 {
+                bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
+            } else {
+                // It finds out that it is long.
+                bench.send(id, &multi_read(&[(code::GET_CHILDREN, "/many")]));
+                bench.turn();
+                bench.turn();
+            }
+        }
+        assert!(ids.iter().all(|&id| bench.read_bytes(id).is_empty()));
+        let answered = bench.answered_in_turn(&ids);
+        assert_eq!(answered.len(), ids.len());
+        for (number, id) in answered.iter().enumerate() {
+            let place = ids.iter().position(|of| of == id).unwrap();
+            assert!(place.abs_diff(number) < LONG_MAX, "the {place}th is answered as {number}th");
+        }
+        assert_eq!(bench.shard.core.places.free(Place::Long), LONG_MAX);
+    }
+
+    #[test]
+    fn only_a_few_bring_many_watches_back_at_once_and_the_others_wait_in_line() {
+        let mut bench = Bench::new(with_small_turns());
+        let ids = bench.crowd(40);
+        for &id in &ids {
+            bench.send(id, &set_watches((0..200).map(|path| format!("/{path}")), bench.zxid));
+        }
+        // All have read what they are asked.
+        (0..4).for_each(|_| bench.turn());
+        assert_eq!(bench.shard.core.setting.len(), LONG_MAX);
+        let answered = bench.answered_in_turn(&ids);
+        assert_eq!(answered.len(), ids.len());
+        assert_eq!(bench.shard.core.places.free(Place::Long), LONG_MAX);
+        // None of the paths is there, and each of them is told so.
+        assert_eq!((bench.shard.core.setting.len(), bench.shard.watch_count()), (0, 0));
+    }
+
+    #[test]
+    fn no_place_is_lost_with_who_waits_for_it() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load_many("/many", 500);
+        let ids = bench.crowd(LONG_MAX + 4);
+        for &id in &ids {
+            bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
+        }
+        let (holding, waiting) = ids.split_at(LONG_MAX);
+        // One of those that wait; then one that has, so that its place goes to the next, who ends
+        // before its turn.
+        for id in [waiting[0], holding[0], waiting[1]] {
+            bench.shard.on_closed(bench.now, id);
+            assert_eq!(bench.shard.broken_invariant(), None);
+        }
+        bench.turn();
+        let is_made = |bench: &mut Bench, id| {
+            bench.shard.connections.find(id).unwrap().traffic.as_ref().unwrap().long.is_some()
+        };
+        assert!(is_made(&mut bench, waiting[2]) && !is_made(&mut bench, waiting[3]));
+        while bench.shard.has_work() {
+            bench.turn();
+        }
+        for &id in holding[1..].iter().chain(&waiting[2..]) {
+            assert_eq!(names(&bench.frames(id)[0]).len(), 500);
+        }
+        assert_eq!(bench.shard.core.places.free(Place::Long), LONG_MAX);
+    }
+
+    #[test]
+    fn a_place_that_is_not_needed_any_more_goes_to_the_next() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load_many("/many", 500);
+        bench.load_many("/other", 65);
+        let ids = bench.crowd(LONG_MAX + 2);
+        for &id in &ids[..LONG_MAX] {
+            bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
+        }
+        bench.send(ids[LONG_MAX], &on_path(code::GET_CHILDREN, "/other", false).repeat(2));
+        bench.send(ids[LONG_MAX + 1], &on_path(code::GET_CHILDREN, "/many", false));
+        bench.commit(&Txn::Delete { path: "/other".into() }, ChangeKind::Deleted, "/other");
+        while bench.shard.has_work() {
+            bench.turn();
+        }
+        let frames = bench.frames(ids[LONG_MAX]);
+        let errors: Vec<i32> = frames.iter().map(|frame| header(frame).2).collect();
+        assert_eq!(errors, [Code::NoNode.number(); 2]);
+        assert_eq!(names(&bench.frames(ids[LONG_MAX + 1])[0]).len(), 500);
+        assert_eq!(bench.shard.core.places.free(Place::Long), LONG_MAX);
+    }
+
+    #[test]
+    fn what_fits_into_one_turn_waits_for_no_place() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load_many("/many", 5000);
+        bench.load_many("/few", 60);
+        let ids = bench.crowd(LONG_MAX + 3);
+        for &id in &ids[..LONG_MAX] {
+            bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
+        }
+        assert_eq!(bench.shard.core.places.free(Place::Long), 0);
+        let few = [
+            on_path(code::GET_CHILDREN, "/few", false),
+            multi_read(&[(code::GET_DATA, "/few"); 25]),
+            set_watches((0..60).map(|path| format!("/few/{path}")), bench.zxid),
+        ];
+        for (&id, ask) in ids[LONG_MAX..].iter().zip(&few) {
+            // The first time there is less left of the turn than it takes.
+            bench.send(id, &request(code::PING, &[]).repeat(10));
+            bench.send(id, &ask.repeat(3));
+            let mut frames = 0;
+            for _ in 0..8 {
+                let bytes = bench.read_bytes(id);
+                let mut rest = &bytes[..];
+                while let frame::Front::Frame { body } = frame::cut(rest, usize::MAX) {
+                    rest = &rest[frame::PREFIX_BYTES + body.len()..];
+                    frames += 1;
+                }
+                bench.turn();
+            }
+            assert_eq!(frames, 13);
+            assert_eq!(bench.shard.core.places.free(Place::Long), 0);
+        }
+    }
+
+    #[test]
+    fn an_event_overtakes_what_waits_to_be_begun() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load_many("/many", 500);
+        let ids = bench.crowd(LONG_MAX + 1);
+        let id = ids[LONG_MAX];
+        for &id in &ids[..LONG_MAX] {
+            bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
+        }
+        bench.send(id, &on_path(code::EXISTS, "/many/1", true));
+        assert_eq!(bench.read(id), 1);
+        for &id in &ids[..LONG_MAX] {
+            bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
+        }
+        bench.send(id, &multi_read(&[(code::GET_CHILDREN, "/many")]));
+        (0..4).for_each(|_| bench.turn());
+        assert!(bench.shard.connections.find(id).unwrap().traffic.as_ref().unwrap().long.is_some());
+        let txn = Txn::Delete { path: "/many/1".into() };
+        bench.commit(&txn, ChangeKind::Deleted, "/many/1");
+        let frames = bench.frames(id);
+        assert_eq!(frames.iter().map(|frame| header(frame).0).collect::<Vec<_>>(), [-1, 1]);
+        assert_eq!(header(&frames[1]).1, bench.zxid.0, "it is read as of when it begins");
+        let mut reader = Reader::new(&frames[1][16..]);
+        MultiHeader::read(&mut reader).unwrap();
+        assert_eq!(reader.count().unwrap(), Some(499));
+    }
+
+    #[test]
+    fn an_answer_that_nobody_waits_for_is_waited_for_before_the_next_get_ephemerals() {
+        let mut bench = Bench::new(with_small_turns());
+        let ids = bench.crowd(3);
+        let ask = request(code::GET_EPHEMERALS, &[0; 4]);
+        bench.send(ids[0], &[request(code::SYNC, &[]), ask.clone()].concat());
+        bench.send(ids[1], &ask);
+        bench.shard.on_closed(bench.now, ids[0]);
+        bench.send(ids[2], &ask);
+        bench.turn();
+        assert_eq!(bench.out.requests.requests.len(), 2, "those of the one that has gone");
+        // The first answer is not that of getEphemerals.
+        let later = bench.out.requests.requests.split_off(1);
+        bench.agree();
+        assert!(!bench.shard.has_work());
+        bench.out.requests.requests.extend(later);
+        for id in [ids[1], ids[2]] {
+            bench.agree();
+            bench.turn();
+            assert_eq!(bench.out.requests.requests.len(), 1);
+            assert_eq!(bench.out.requests.requests[0].connection, id);
+        }
+        // It is dropped, as the answer to what it asks.
+        let reply = Reply {
+            shard: SHARD,
+            connection: ids[2],
+            zxid: bench.zxid.next(),
+            outcome: Outcome::Dropped,
+        };
+        bench.out.requests.requests.clear();
+        bench.apply(vec![Item::Reply(reply)], String::new());
+        assert_eq!(bench.shard.core.places.free(Place::Ephemerals), 1);
+        assert_eq!(bench.shard.broken_invariant(), None);
+    }
+
+    #[test]
+    fn children_that_are_gone_count_as_long_as_they_are_gone_through() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load_many("/few", 3);
+        let pinned = bench.writer.reader();
+        for number in 0..1000 {
+            let path = format!("/few/gone-{number}");
+            bench.create(&path);
+            let txn = Txn::Delete { path: path.as_str().into() };
+            bench.commit(&txn, ChangeKind::Deleted, &path);
+            bench.writer.reclaim(usize::MAX);
+        }
+        let ids = bench.crowd(2);
+        bench.send(ids[0], &on_path(code::GET_CHILDREN, "/few", false));
+        bench.send(ids[1], &multi_read(&[(code::GET_CHILDREN, "/few")]));
+        for _ in 0..1000 / 64 - 1 {
+            ids.iter().for_each(|&id| assert!(bench.read_bytes(id).is_empty()));
+            bench.turn();
+        }
+        assert_eq!(names(&bench.frames(ids[0])[0]).len(), 3);
+        assert_eq!(bench.frames(ids[1]).len(), 1);
+        drop(pinned);
+        for number in 0..3 {
+            let path = format!("/few/{number}");
+            let txn = Txn::Delete { path: path.as_str().into() };
+            bench.commit(&txn, ChangeKind::Deleted, &path);
+        }
+        bench.writer.reclaim(usize::MAX);
+        bench.send(ids[0], &on_path(code::GET_CHILDREN, "/few", false));
+        assert_eq!(bench.read_bytes(ids[0]).len(), 4 + 16 + 4, "at once");
+    }
+
+    #[test]
+    fn long_names_are_asked_for_before_they_are_written() {
+        let most = 300_000;
+        let mut bench = Bench::new(Settings { answer_bytes_max: most, ..with_small_turns() });
+        for (parent, children) in [("/fits", 25), ("/not", 60)] {
+            bench.load(parent, b"");
+            for number in 0..children {
+                bench.load(&format!("{parent}/{number:010000}"), b"");
+            }
+        }
+        let id = bench.crowd(1)[0];
+        for path in ["/fits", "/not"] {
+            bench.send(id, &on_path(code::GET_CHILDREN, path, false));
+            bench.send(id, &multi_read(&[(code::GET_CHILDREN, path)]));
+        }
+        let (mut bytes, mut before, mut turns) = (Vec::new(), 0, 0);
+        while bench.shard.has_work() {
+            bench.turn();
+            let held = bench.shard.core.held;
+            assert!(held <= most + 1000, "{held} bytes are held");
+            assert!(held <= before + outbox::PIECE_BYTES + 21_000, "{held} after {before}");
+            bytes.append(&mut bench.read_bytes(id));
+            before = bench.shard.core.held;
+            turns += 1;
+        }
+        assert!(8 < turns, "{turns} turns");
+        let (mut rest, mut frames) = (&bytes[..], Vec::new());
+        while let frame::Front::Frame { body } = frame::cut(rest, usize::MAX) {
+            rest = &rest[frame::PREFIX_BYTES + body.len()..];
+            frames.push((header(body).2, body.len() / 10_000));
+        }
+        assert_eq!(frames, [(0, 25), (0, 25), (-5, 0), (-5, 0)]);
+    }
+
+    #[test]
+    fn what_a_set_watches_takes_is_counted() {
+        let mut bench = Bench::new(with_small_turns());
+        let id = bench.crowd(1)[0];
+        bench.send(id, &set_watches((0..3000).map(|_| String::new()), bench.zxid));
+        let mut most = 0;
+        while bench.shard.has_work() {
+            bench.turn();
+            most = most.max(bench.shard.core.held);
+        }
+        // The request itself has 12 thousand bytes.
+        assert!(3000 * 16 < most, "{most} bytes are held");
+        assert_eq!((bench.frames(id).len(), bench.shard.watch_count()), (1, 1));
+        assert_eq!(bench.shard.core.held, 0);
+    }
+
+    #[test]
+    fn events_behind_an_answer_that_is_being_made_are_not_taken_for_unread() {
+        let limits = Settings { output_bytes_ceiling: 2000, ..with_small_turns() };
+        let limits = Settings { output_bytes_max: 1000, ..limits };
+        let mut bench = Bench::new(limits);
+        bench.load_many("/many", 1000);
+        let id = bench.crowd(1)[0];
+        let mut body = Vec::new();
+        body.put_text("/many/1");
+        body.put_i32(0);
+        bench.send(id, &request(code::ADD_WATCH, &body));
+        assert_eq!(bench.read(id), 1);
+        bench.send(id, &on_path(code::GET_CHILDREN, "/many", false));
+        (0..100).for_each(|_| bench.change("/many/1"));
+        assert_eq!(bench.close_of(id), None);
+        while bench.shard.has_work() {
+            bench.turn();
+        }
+        // It has not had the time to read them.
+        bench.change("/many/1");
+        assert_eq!(bench.close_of(id), None);
+        assert_eq!(bench.frames(id).len(), 1 + 100 + 1);
+        (0..100).for_each(|_| bench.change("/many/1"));
+        assert_eq!(bench.close_of(id), Some(Close::AtOnce));
+    }
+
+    #[test]
+    fn events_that_were_read_are_not_counted_though_there_always_is_more_to_read() {
+        let limits = Settings { output_bytes_ceiling: 4000, ..with_small_turns() };
+        let mut bench = Bench::new(Settings { output_bytes_max: 4000, ..limits });
+        bench.load("/big", &[7; 200_000]);
+        let id = bench.crowd(1)[0];
+        let mut body = Vec::new();
+        body.put_text("/w");
+        body.put_i32(0);
+        bench.send(id, &request(code::ADD_WATCH, &body));
+        for _ in 0..5000 {
+            bench.change("/w");
+            bench.send(id, &request(code::PING, &[]));
+            // All but a few bytes.
+            bench.write(id, bench.shard.core.held - 3);
+        }
+        bench.send(id, &on_path(code::GET_DATA, "/big", false));
+        bench.change("/w");
+        assert_eq!(bench.close_of(id), None);
     }
 
     fn any_bytes() -> impl Strategy<Value = Vec<u8>> {

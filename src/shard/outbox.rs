@@ -19,11 +19,20 @@ const SMALL_BYTES: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// None is empty, but where it is the only one: its memory is kept then.
-    pieces: VecDeque<Vec<u8>>,
+    pieces: VecDeque<Piece>,
     /// How much of the front piece has been written.
     written: usize,
     /// In all pieces, without what has been written.
     len: usize,
+    /// Of events, in all pieces.
+    event_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Piece {
+    bytes: Vec<u8>,
+    /// How many of the bytes are events.
+    event_bytes: usize,
 }
 
 impl Outbox {
@@ -37,27 +46,50 @@ impl Outbox {
 
     /// The next bytes to write: those of the front piece.
     pub(super) fn front(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| &piece[self.written..])
+        self.pieces.front().map_or(&[], |piece| &piece.bytes[self.written..])
+    }
+
+    /// How many bytes of events are not written yet: all of the front piece may be.
+    pub(super) fn event_bytes(&self) -> usize {
+        let front = self.pieces.front().map_or(0, |piece| piece.event_bytes);
+        self.event_bytes - front + front.min(self.front().len())
     }
 
     /// Appends: `write` adds to the end of what it is given, and takes nothing away.
     pub(super) fn append<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        if self.pieces.back().is_none_or(|piece| PIECE_BYTES <= piece.len()) {
-            self.pieces.push_back(Vec::new());
-        }
-        let piece = self.pieces.back_mut().expect("one was pushed if there was none");
-        let before = piece.len();
-        let result = write(piece);
-        self.len += piece.len() - before;
+        let piece = self.back();
+        let before = piece.bytes.len();
+        let result = write(&mut piece.bytes);
+        let count = piece.bytes.len() - before;
+        self.len += count;
         result
+    }
+
+    /// Appends an event, and counts it as one.
+    pub(super) fn append_event(&mut self, event: &[u8]) {
+        let piece = self.back();
+        piece.bytes.extend_from_slice(event);
+        piece.event_bytes += event.len();
+        self.event_bytes += event.len();
+        self.len += event.len();
+    }
+
+    /// The piece to append to.
+    fn back(&mut self) -> &mut Piece {
+        if self.pieces.back().is_none_or(|piece| PIECE_BYTES <= piece.bytes.len()) {
+            self.pieces.push_back(Piece::default());
+        }
+        self.pieces.back_mut().expect("one was pushed if there was none")
     }
 
     /// Appends all pieces of another.
     pub(super) fn append_all(&mut self, other: Outbox) {
         debug_assert_eq!(other.written, 0, "nothing of it has been written");
+        debug_assert_eq!(other.event_bytes, 0, "events are counted where they wait for the client");
         if other.len < SMALL_BYTES {
             // It shares a piece, and a send, with others.
-            return self.append(|out| other.pieces.iter().for_each(|p| out.extend_from_slice(p)));
+            let pieces = other.pieces.iter();
+            return self.append(|out| pieces.for_each(|p| out.extend_from_slice(&p.bytes)));
         }
         if self.is_empty() {
             self.pieces.clear();
@@ -70,13 +102,14 @@ impl Outbox {
     /// Appends a text in pieces.
     pub(super) fn append_pieces(&mut self, pieces: Vec<Vec<u8>>) {
         let len = pieces.iter().map(Vec::len).sum();
-        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
-        self.append_all(Outbox { pieces, written: 0, len });
+        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
+        let pieces = pieces.map(|bytes| Piece { bytes, event_bytes: 0 }).collect();
+        self.append_all(Outbox { pieces, written: 0, len, event_bytes: 0 });
     }
 
     /// The first bytes, to be filled in.
     pub(super) fn first_bytes(&mut self) -> Option<&mut [u8]> {
-        self.pieces.front_mut().map(|piece| &mut piece[..])
+        self.pieces.front_mut().map(|piece| &mut piece.bytes[..])
     }
 
     /// The first `count` bytes have been written.
@@ -85,12 +118,13 @@ impl Outbox {
         self.len -= count;
         self.written += count;
         while let Some(front) = self.pieces.front()
-            && front.len() <= self.written
+            && front.bytes.len() <= self.written
         {
-            self.written -= front.len();
+            self.written -= front.bytes.len();
             if self.is_empty() {
                 return self.clear();
             }
+            self.event_bytes -= front.event_bytes;
             self.pieces.pop_front();
         }
     }
@@ -98,17 +132,20 @@ impl Outbox {
     pub(super) fn clear(&mut self) {
         // The last, which is the one to append to.
         self.pieces.drain(..self.pieces.len().saturating_sub(1));
-        self.pieces.iter_mut().for_each(Vec::clear);
-        (self.written, self.len) = (0, 0);
+        for piece in &mut self.pieces {
+            piece.bytes.clear();
+            piece.event_bytes = 0;
+        }
+        (self.written, self.len, self.event_bytes) = (0, 0, 0);
     }
 
     pub(super) fn into_pieces(self) -> impl Iterator<Item = Vec<u8>> {
-        self.pieces.into_iter()
+        self.pieces.into_iter().map(|piece| piece.bytes)
     }
 
     /// The memory that it keeps.
     pub(super) fn capacity(&self) -> usize {
-        self.pieces.iter().map(Vec::capacity).sum()
+        self.pieces.iter().map(|piece| piece.bytes.capacity()).sum()
     }
 }
 
@@ -142,6 +179,27 @@ mod tests {
         }
         assert!(sent == received);
         assert!(outbox.front().is_empty());
+    }
+
+    #[test]
+    fn events_are_counted_until_they_are_written() {
+        let mut outbox = Outbox::default();
+        for round in 1..=100 {
+            outbox.append_event(&[1; 100]);
+            outbox.append(|out| out.resize(out.len() + PIECE_BYTES, 2));
+            assert_eq!(outbox.event_bytes(), round * 100);
+        }
+        // Whatever is behind them.
+        outbox.use_up(99 * (PIECE_BYTES + 100));
+        outbox.append_event(&[1; 7]);
+        assert_eq!(outbox.event_bytes(), 107);
+        outbox.use_up(PIECE_BYTES + 100);
+        assert_eq!(outbox.event_bytes(), 7);
+        outbox.append_event(&[1; 100]);
+        outbox.use_up(57);
+        assert_eq!(outbox.event_bytes(), 50);
+        outbox.use_up(50);
+        assert_eq!(outbox.event_bytes(), 0);
     }
 
     #[test]

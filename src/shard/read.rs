@@ -14,10 +14,12 @@ use crate::record::code::Code;
 use crate::record::data::{Acl, OPEN_ACL_BYTES, perms};
 use crate::record::op::{code, xid as special};
 use crate::record::proto::{MultiHeader, PathOnly, PathWatch};
-use crate::tree::Znode;
+use crate::tree::{LinkedChildren, Znode};
 
 use super::connection::{Answered, By};
 use super::long::Done;
+use super::places::Place;
+use super::turns::Fit;
 use super::watch::Modes;
 use super::{Core, Step};
 
@@ -136,16 +138,26 @@ impl Core {
         let (xid, op) = asked;
         let stat = (op == code::GET_CHILDREN2).then(|| znode.stat());
         let count = znode.child_count();
-        let done = self.lists_later(step, count);
-        if done == Done::Now {
-            self.put(step, xid, |out| {
-                put_children(&znode, out);
-                if let Some(stat) = &stat {
-                    stat.write(out);
-                }
-            });
-            self.turns.charge(&mut step.traffic.spent, 0, count);
-        }
+        let linked = znode.linked_children();
+        let bytes = children_bytes(linked);
+        let done = match self.turns.fit(&step.traffic.spent, bytes, linked.count) {
+            Fit::Now if self.may_answer(bytes).is_ok() => {
+                self.put(step, xid, |out| {
+                    put_children(&znode, out);
+                    if let Some(stat) = &stat {
+                        stat.write(out);
+                    }
+                });
+                self.turns.charge(&mut step.traffic.spent, 0, linked.count);
+                Done::Now
+            }
+            Fit::Once => {
+                self.queue(step);
+                Done::NotYet
+            }
+            Fit::Now | Fit::Long if self.take_place(step, Place::Long) => Done::Begun,
+            Fit::Now | Fit::Long => Done::NotYet,
+        };
         if watch && done != Done::NotYet {
             self.watches.add(step.id.slot, &path, Modes::CHILD);
         }
@@ -252,6 +264,11 @@ fn put_stat(znode: &Znode<'_>, out: &mut Vec<u8>) {
 pub(super) fn put_data(znode: &Znode<'_>, out: &mut Vec<u8>) {
     out.put_buffer(znode.data());
     put_stat(znode, out);
+}
+
+/// What listing children may take of an answer: no more than this.
+pub(super) fn children_bytes(linked: LinkedChildren) -> usize {
+    linked.count * size_of::<i32>() + linked.name_bytes
 }
 
 pub(super) fn put_children(znode: &Znode<'_>, out: &mut Vec<u8>) {

@@ -23,6 +23,7 @@ use crate::types::Zxid;
 use super::connection::{Traffic, put_reply_header};
 use super::long::{Done, Pace};
 use super::read::{decode, present};
+use super::turns::Fit;
 use super::watch::Modes;
 use super::{Core, Mutant, Step};
 
@@ -50,8 +51,9 @@ pub(super) struct SetWatches {
     offset: usize,
     lists_begun: usize,
     paths_left: usize,
-    /// What was read, and how much of it was watched.
+    /// What was read, whether that is all, and how much of it was watched.
     paths: Vec<ListedPath>,
+    is_read: bool,
     watched: usize,
     /// The last path in `paths` with a hash.
     by_hash: HashMap<u64, u32, FixedState>,
@@ -72,10 +74,6 @@ struct ListedPath {
     before: Option<u32>,
 }
 
-/// How many setWatches requests over several turns are watching at once: each change is looked for
-/// in all of them.
-const SETTING_MAX: usize = 8;
-
 /// The zxid before the lists.
 const RELATIVE_BYTES: usize = 8;
 
@@ -89,6 +87,7 @@ impl SetWatches {
             lists_begun: 0,
             paths_left: 0,
             paths: Vec::new(),
+            is_read: false,
             watched: 0,
             by_hash: HashMap::default(),
             reader: None,
@@ -99,6 +98,13 @@ impl SetWatches {
     /// The view that its paths are looked at.
     pub(super) fn view(&self) -> Option<Zxid> {
         self.reader.as_ref().map(TreeReader::view)
+    }
+
+    /// The bytes that it holds, besides the request's body.
+    pub(super) fn held(&self) -> usize {
+        // A place of a table has a byte more.
+        let place = size_of::<(u64, u32)>() + 1;
+        self.paths.capacity() * size_of::<ListedPath>() + self.by_hash.capacity() * place
     }
 
     /// Reads the next path; whether there was one. A null list or path is as unreadable as half a
@@ -136,28 +142,30 @@ impl Core {
         step: &mut Step<'_>,
         body: &[u8],
         work: &mut SetWatches,
+        has_place: bool,
     ) -> Result<Pace, Code> {
         let steps = self.turns.steps_at_once();
         let hasher = FixedState::with_seed(self.settings.hash_seed);
-        let mut is_read = 0 < work.watched;
-        while !is_read {
-            for _ in 0..steps {
-                is_read = !work.read_next(body, &hasher)?;
-                if is_read {
-                    break;
-                }
+        while !work.is_read {
+            let before = work.paths.len();
+            while !work.is_read && work.paths.len() < before + steps {
+                work.is_read = !work.read_next(body, &hasher)?;
             }
-            self.turns.charge(&mut step.traffic.spent, 0, steps);
-            if !is_read && self.turns.is_over(&step.traffic.spent) {
+            self.turns.charge(&mut step.traffic.spent, 0, work.paths.len() - before);
+            if !work.is_read && self.turns.is_over(&step.traffic.spent) {
                 return Ok(Pace::Pauses);
             }
         }
-        let is_long = steps < work.paths.len() && work.reader.is_none();
-        if is_long && SETTING_MAX <= self.setting.len() {
-            return Ok(Pace::Pauses);
+        if !has_place {
+            match self.turns.fit(&step.traffic.spent, 0, work.paths.len()) {
+                Fit::Now => {}
+                Fit::Once => return Ok(Pace::Pauses),
+                Fit::Long => return Ok(Pace::NeedsPlace),
+            }
         }
         loop {
             let before = step.traffic.output.len();
+            let watched = work.watched;
             for _ in 0..steps {
                 if let Some(code) = work.failed {
                     return Err(code);
@@ -169,8 +177,8 @@ impl Core {
                 work.watched += 1;
             }
             let bytes = step.traffic.output.len().saturating_sub(before);
-            self.turns.charge(&mut step.traffic.spent, bytes, steps);
-            if self.turns.is_over(&step.traffic.spent) {
+            self.turns.charge(&mut step.traffic.spent, bytes, work.watched - watched);
+            if has_place && self.turns.is_over(&step.traffic.spent) {
                 if work.reader.is_none() {
                     work.reader = Some(self.tree.fork());
                     self.setting.push(step.id);

@@ -53,10 +53,17 @@ pub(super) struct Turns {
     unfinished: VecDeque<ConnectionId>,
     /// Whoever is served now has waited for it.
     serves_queue: bool,
-    /// Whether a getEphemerals is with the pipeline, and who waits to ask the next: its answer may
-    /// be long, so a shard asks for one at a time.
-    pub(super) has_asked_ephemerals: bool,
-    pub(super) ephemerals: VecDeque<ConnectionId>,
+}
+
+/// Whether something is done at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// It fits into what is left of this turn.
+    Now,
+    /// It fits into a turn of which nothing is spent.
+    Once,
+    /// It takes several turns.
+    Long,
 }
 
 impl Turns {
@@ -69,8 +76,6 @@ impl Turns {
             fresh: VecDeque::new(),
             unfinished: VecDeque::new(),
             serves_queue: false,
-            has_asked_ephemerals: false,
-            ephemerals: VecDeque::new(),
         }
     }
 
@@ -105,10 +110,27 @@ impl Turns {
         }
     }
 
-    /// How many more steps a connection may take.
-    pub(super) fn steps_left(&self, connection: &Spent) -> usize {
-        let spent = if connection.turn == self.number { connection.steps } else { 0 };
-        self.each.steps.saturating_sub(spent)
+    /// Whether a connection has had nothing of this turn.
+    pub(super) fn is_fresh(&self, connection: &Spent) -> bool {
+        connection.turn != self.number || (connection.bytes, connection.steps) == (0, 0)
+    }
+
+    /// Whether a connection may do so much without a pause.
+    pub(super) fn fit(&self, connection: &Spent, bytes: usize, steps: usize) -> Fit {
+        let fits = |spent_bytes: usize, spent_steps: usize| {
+            let steps_left = self.each.steps.saturating_sub(spent_steps);
+            bytes <= self.each.bytes.saturating_sub(spent_bytes)
+                && steps <= steps_left.max(self.steps_at_once())
+        };
+        if self.is_fresh(connection) {
+            if fits(0, 0) { Fit::Now } else { Fit::Long }
+        } else if fits(connection.bytes, connection.steps) {
+            Fit::Now
+        } else if fits(0, 0) {
+            Fit::Once
+        } else {
+            Fit::Long
+        }
     }
 
     /// How many small steps are taken before the budget is looked at.
@@ -129,10 +151,9 @@ impl Turns {
         if is_fresh { &mut self.fresh } else { &mut self.unfinished }.push_back(id);
     }
 
-    /// A getEphemerals is with the pipeline no more: one of those who wait may ask the next.
-    pub(super) fn on_ephemerals_answered(&mut self) {
-        self.has_asked_ephemerals = false;
-        self.unfinished.append(&mut self.ephemerals);
+    /// Queues a connection that has waited for something else.
+    pub(super) fn wake(&mut self, id: ConnectionId) {
+        self.unfinished.push_back(id);
     }
 
     /// Begins to serve those who wait; says how many there are, fresh ones first.

@@ -41,7 +41,7 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
@@ -229,6 +229,10 @@ struct Count {
 /// What a znode has as long as it has children, and keeps when they are gone.
 struct Family {
     first_child: AtomicPtr<Node>,
+    /// How many children are linked, those that are gone and not freed yet among them; and the bytes
+    /// of their names. The writer's to change.
+    linked: AtomicUsize,
+    name_bytes: AtomicUsize,
     /// Null: no znode has ever lived below this one.
     counted: AtomicPtr<Count>,
 }
@@ -246,6 +250,16 @@ impl Family {
             }
             arena::free(family.cast(), Layout::new::<Family>());
         }
+    }
+
+    /// A child was linked or unlinked. Writer only.
+    fn count_linked(&self, change: isize, name_bytes: usize) {
+        let count = |sum: &AtomicUsize, change| {
+            let sum_now = sum.load(Ordering::Relaxed).checked_add_signed(change);
+            sum.store(sum_now.expect("what is unlinked was linked"), Ordering::Relaxed);
+        };
+        count(&self.linked, change);
+        count(&self.name_bytes, change * name_bytes.cast_signed());
     }
 
     /// How many znodes live below in a view.
@@ -334,6 +348,15 @@ impl Node {
             let bytes = std::slice::from_raw_parts(behind, length);
             std::str::from_utf8_unchecked(bytes)
         }
+    }
+
+    /// How long a child's name is: its path without its parent's and the slash between them.
+    ///
+    /// # Safety
+    /// As of `path`; the node has a parent, which is linked.
+    unsafe fn name_bytes(node: *const Node) -> usize {
+        // SAFETY: by the caller.
+        unsafe { ((*node).path_length - (*(*node).parent).path_length) as usize - 1 }
     }
 
     /// # Safety
@@ -691,14 +714,18 @@ impl NodeRef {
     /// The children that live in the newest state.
     pub(super) fn children(&self) -> impl Iterator<Item = NodeRef> + use<> {
         let mut next = self.node().first_child();
+        // Behind the last of them there may be very many that are gone.
+        let mut left = self.live().map_or(0, Version::child_count);
         std::iter::from_fn(move || {
-            loop {
+            while 0 < left {
                 let child = NodeRef(NonNull::new(next)?);
                 next = child.node().next_sibling.load(Ordering::Relaxed);
                 if child.live().is_some() {
+                    left -= 1;
                     return Some(child);
                 }
             }
+            None
         })
     }
 }
@@ -875,6 +902,8 @@ impl Store {
         if let Some(first) = unsafe { first.as_ref() } {
             first.prev_sibling.set(pointer);
         }
+        // SAFETY: `pointer` and the parent's are those that `Node::new` gave.
+        family.count_linked(1, unsafe { Node::name_bytes(pointer) });
         family.first_child.store(pointer, Ordering::Release);
     }
 
@@ -888,8 +917,12 @@ impl Store {
         unsafe {
             let memory = self.shared.arena.allocate(Layout::new::<Family>());
             let family = memory.cast::<Family>().as_ptr();
-            family
-                .write(Family { first_child: AtomicPtr::default(), counted: AtomicPtr::default() });
+            family.write(Family {
+                first_child: AtomicPtr::default(),
+                linked: AtomicUsize::new(0),
+                name_bytes: AtomicUsize::new(0),
+                counted: AtomicPtr::default(),
+            });
             parent.family.store(family, Ordering::Release);
             &*family
         }
@@ -903,13 +936,12 @@ impl Store {
             (node.node().next_sibling.load(Ordering::Relaxed), node.node().prev_sibling.get());
         // SAFETY: siblings and parent of a linked node are linked; this is the writer.
         unsafe {
+            let family = (*node.node().parent).family().expect("a parent has a family");
             match previous.as_ref() {
                 Some(previous) => previous.next_sibling.store(next, Ordering::Release),
-                None => {
-                    let family = (*node.node().parent).family().expect("a parent has a family");
-                    family.first_child.store(next, Ordering::Release);
-                }
+                None => family.first_child.store(next, Ordering::Release),
             }
+            family.count_linked(-1, Node::name_bytes(node_pointer));
             if let Some(next) = next.as_ref() {
                 next.prev_sibling.set(previous);
             }
@@ -1375,32 +1407,47 @@ impl Drop for ReaderCell {
 pub(super) struct Children {
     reader: ReaderCell,
     next: Option<NodeRef>,
+    /// How many are still to come that this view shows.
+    left: i32,
+}
+
+/// What there is at the next of a znode's children.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Look<'l> {
+    /// A child: its name, or within the tree its path.
+    Child(&'l str),
+    /// One that this view does not show.
+    Passed,
+    /// No more.
+    End,
 }
 
 impl Children {
     /// The children of `path` as `reader` shows them; `None` where there is no such znode.
     pub(super) fn of(path: &str, reader: ReaderCell) -> Option<Children> {
-        let first = reader.find(path)?.node.first_child();
-        Some(Children { reader, next: NonNull::new(first).map(NodeRef) })
+        let seen = reader.find(path)?;
+        let (first, left) = (seen.node.first_child(), seen.version.child_count);
+        Some(Children { reader, next: NonNull::new(first).map(NodeRef), left })
     }
 
     pub(super) fn view(&self) -> i64 {
         self.reader.view
     }
 
-    /// The path of the next child; `None` after the last.
-    pub(super) fn next_path(&mut self) -> Option<&str> {
-        loop {
-            let NodeRef(pointer) = self.next?;
-            // SAFETY: children and their links stay readable while the view stands still, also
-            // those unlinked meanwhile (rule 2); the view of `reader` does, for nobody advances it.
-            let node = unsafe { pointer.as_ref() };
-            self.next = NonNull::new(node.next_sibling.load(Ordering::Acquire)).map(NodeRef);
-            if node.at(self.reader.view).is_some() {
-                // SAFETY: as above, and what is linked is the pointer of `Node::new`.
-                return Some(unsafe { Node::path(pointer.as_ptr()) });
-            }
+    /// Looks at the next child, whether this view shows it or not: there may be very many of those
+    /// that are gone and that somebody's view still shows.
+    pub(super) fn look(&mut self) -> Look<'_> {
+        let Some(NodeRef(pointer)) = self.next.filter(|_| 0 < self.left) else { return Look::End };
+        // SAFETY: children and their links stay readable while the view stands still, also
+        // those unlinked meanwhile (rule 2); the view of `reader` does, for nobody advances it.
+        let node = unsafe { pointer.as_ref() };
+        self.next = NonNull::new(node.next_sibling.load(Ordering::Acquire)).map(NodeRef);
+        if node.at(self.reader.view).is_none() {
+            return Look::Passed;
         }
+        self.left -= 1;
+        // SAFETY: as above, and what is linked is the pointer of `Node::new`.
+        Look::Child(unsafe { Node::path(pointer.as_ptr()) })
     }
 }
 
@@ -1425,20 +1472,34 @@ impl<'t> Seen<'t> {
         unsafe { Node::path(self.pointer.as_ptr()) }
     }
 
+    /// How many children are linked, and the bytes of their names: about what `children` goes
+    /// through, whatever it shows.
+    pub(super) fn linked(&self) -> (usize, usize) {
+        // Without any there is nothing to go through.
+        let family = self.node.family().filter(|_| 0 < self.version.child_count);
+        family.map_or((0, 0), |family| {
+            (family.linked.load(Ordering::Relaxed), family.name_bytes.load(Ordering::Relaxed))
+        })
+    }
+
     pub(super) fn children(&self) -> impl Iterator<Item = Seen<'t>> + use<'t> {
         let view = self.view;
         let mut next = self.node.first_child();
+        // Behind the last of them there may be very many that are gone.
+        let mut left = self.version.child_count;
         std::iter::from_fn(move || {
-            loop {
+            while 0 < left {
                 let pointer = NonNull::new(next)?;
                 // SAFETY: children and their links stay readable while the view stands still,
                 // also those unlinked meanwhile (rule 2).
                 let node: &'t Node = unsafe { &*pointer.as_ptr() };
                 next = node.next_sibling.load(Ordering::Acquire);
                 if let Some(version) = node.at(view) {
+                    left -= 1;
                     return Some(Seen { node, pointer, version, view });
                 }
             }
+            None
         })
     }
 }

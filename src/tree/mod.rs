@@ -35,8 +35,8 @@ use std::sync::Arc;
 use acl_cache::AclCache;
 pub use acl_cache::OPEN_ACL_NUMBER;
 pub use apply::{How, Irregular};
-pub use cell::PREFETCH_MAX;
 use cell::{Children, Next, NextData, NodeRef, NumberedAcl, ReaderCell, Seen, Store, Version};
+pub use cell::{Look, PREFETCH_MAX};
 use ephemerals::{Owned, Owner, Types};
 use quota::Quotas;
 
@@ -164,10 +164,22 @@ impl Listing {
         Zxid(self.children.view())
     }
 
-    /// The next child, in the order of [`Znode::children`]; `None` after the last.
-    pub fn next_name(&mut self) -> Option<&str> {
-        self.children.next_path().map(|path| &path[self.prefix..])
+    /// Looks at the next child, in the order of [`Znode::children`]: its name, where this view shows
+    /// it.
+    pub fn look(&mut self) -> Look<'_> {
+        match self.children.look() {
+            Look::Child(path) => Look::Child(&path[self.prefix..]),
+            other => other,
+        }
     }
+}
+
+/// The children that a znode has in the tree: those that are there, and those that are gone and are
+/// kept for somebody's view. As of now, whatever the view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkedChildren {
+    pub count: usize,
+    pub name_bytes: usize,
 }
 
 /// A znode as one view shows it.
@@ -228,6 +240,13 @@ impl<'t> Znode<'t> {
     #[must_use]
     pub fn child_count(&self) -> usize {
         usize::try_from(self.seen.version.child_count()).expect("a visible znode is no tombstone")
+    }
+
+    /// What going through the children takes, which may be far more than there are.
+    #[must_use]
+    pub fn linked_children(&self) -> LinkedChildren {
+        let (count, name_bytes) = self.seen.linked();
+        LinkedChildren { count, name_bytes }
     }
 
     /// How many znodes lie below this one. The tree keeps it: no walk.

@@ -100,6 +100,62 @@ fn a_view_shows_its_zxid_and_nothing_later() {
     assert!(tree.waiting_to_be_freed() <= 4, "what was superseded is freed");
 }
 
+/// The next child that a listing shows.
+fn next_name(listing: &mut Listing) -> Option<String> {
+    loop {
+        match listing.look() {
+            Look::Child(name) => return Some(name.to_owned()),
+            Look::Passed => {}
+            Look::End => return None,
+        }
+    }
+}
+
+/// What is gone is linked for as long as somebody's view shows it, and nobody looks through it for
+/// nothing.
+#[test]
+fn children_that_are_gone_are_counted_while_they_are_linked() {
+    let mut tree = TreeWriter::new(Settings::default());
+    commit(&mut tree, 1, &create("/a", b""));
+    commit(&mut tree, 2, &create("/a/first", b""));
+    let pinned = tree.reader();
+    let gone = fewer(1_000, 50) as i64;
+    for number in 0..gone {
+        let path = format!("/a/{number:04}");
+        commit(&mut tree, 3 + 2 * number, &create(&path, b""));
+        commit(&mut tree, 4 + 2 * number, &delete(&path));
+        tree.reclaim(usize::MAX);
+    }
+    commit(&mut tree, 5000, &create("/a/last", b""));
+    let linked = |reader: &TreeReader| {
+        let linked = reader.get("/a").unwrap().linked_children();
+        (linked.count, linked.name_bytes)
+    };
+    let mut reader = tree.reader();
+    let all = (2 + gone as usize, "first".len() + "last".len() + 4 * gone as usize);
+    assert_eq!((linked(&reader), linked(&pinned)), (all, all));
+    let looks = |reader: &TreeReader| {
+        let mut listing = reader.listing("/a").unwrap();
+        std::iter::from_fn(|| Some(listing.look() != Look::End).filter(|more| *more)).count()
+    };
+    assert_eq!((looks(&reader), looks(&pinned)), (all.0, all.0));
+    // Behind the last that it shows it does not look, however many there are.
+    commit(&mut tree, 5001, &delete("/a/first"));
+    reader.advance(Zxid(5001));
+    assert_eq!((looks(&reader), linked(&reader)), (1, all));
+    commit(&mut tree, 5002, &delete("/a/last"));
+    reader.advance(Zxid(5002));
+    assert_eq!((looks(&reader), linked(&reader)), (0, (0, 0)));
+    commit(&mut tree, 5003, &create("/a/new", b""));
+    reader.advance(Zxid(5003));
+    drop(pinned);
+    tree.reclaim(usize::MAX);
+    assert_eq!((looks(&reader), linked(&reader)), (1, (1, "new".len())));
+    // The root has a path of its own kind.
+    let root = reader.get("").unwrap().linked_children();
+    assert_eq!((root.count, root.name_bytes), (2, "a".len() + "zookeeper".len()));
+}
+
 #[test]
 fn a_listing_shows_its_view_while_the_tree_and_its_reader_go_on() {
     let mut tree = TreeWriter::new(Settings::default());
@@ -113,14 +169,14 @@ fn a_listing_shows_its_view_while_the_tree_and_its_reader_go_on() {
     let mut listing = reader.listing("/a").unwrap();
     let mut names = Vec::new();
     for round in 0..100 {
-        names.push(listing.next_name().unwrap().to_owned());
+        names.push(next_name(&mut listing).unwrap());
         let zxid = 102 + 2 * round;
         commit(&mut tree, zxid, &delete(&format!("/a/{}", 99 - (round * 7) % 100)));
         commit(&mut tree, zxid + 1, &create(&format!("/a/new-{round}"), b""));
         reader.advance(tree.published());
         tree.reclaim(usize::MAX);
     }
-    assert_eq!(listing.next_name(), None);
+    assert_eq!(listing.look(), Look::End);
     assert_eq!(listing.view(), Zxid(101));
     names.sort();
     expected.sort();
@@ -135,8 +191,8 @@ fn a_listing_shows_its_view_while_the_tree_and_its_reader_go_on() {
     assert!(tree.waiting_to_be_freed() <= 4, "and goes with it");
     let mut root = reader.listing("/").unwrap();
     let mut names = Vec::new();
-    while let Some(name) = root.next_name() {
-        names.push(name.to_owned());
+    while let Some(name) = next_name(&mut root) {
+        names.push(name);
     }
     names.sort();
     assert_eq!(names, ["a", "zookeeper"]);
