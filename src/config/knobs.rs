@@ -790,8 +790,9 @@ knobs! {
         .unit("bytes").between(2 << 20, 1 << 30)
         .trades("More lets clients list more children at once, whose jute.maxbuffer has room for it; each may hold so much memory.");
     /// What the answers and events of all connections may take that their clients have not read, and
-    /// those that are being made. Beyond, the connection is closed that has held much for long. At
-    /// least ringkeeper.connection.answerBytesMax.
+    /// those that are being made. Beyond, the connection is closed that has held much for long. Each
+    /// core may hold an equal part; what it needs of that while others hold more than theirs is over
+    /// the bound until they have closed some. At least ringkeeper.connection.answerBytesMax.
     ANSWERS_BYTES_MAX: i64 = ours("ringkeeper.answersBytesMax", 1 << 30)
         .unit("bytes").between(2 << 20, INT_MAX)
         .trades("More serves more large answers to slow clients at once; so much memory may be held by clients that do not read.");

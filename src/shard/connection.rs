@@ -92,7 +92,7 @@ pub(super) struct Traffic {
     pub(super) wait: Option<Wait>,
     /// What was done for it in the turn that it was last served in.
     pub(super) spent: Spent,
-    /// Since when there is something that the client has not read.
+    /// Since about when there is something that the client has not read.
     pub(super) unread_since_ms: i64,
     /// `None` where it came in this step.
     pub(super) arrived: Option<Arrived>,
@@ -165,6 +165,16 @@ impl Traffic {
     /// What is held in memory for the client: answers that are made or being made, and events.
     pub(super) fn held(&self) -> usize {
         self.output.len() + self.long.as_ref().map_or(0, |long| long.held())
+    }
+
+    /// The client has read `count` bytes of what is held for it: what is left came later. It is taken
+    /// to have come evenly.
+    pub(super) fn note_read(&mut self, now: Now, count: usize) {
+        let unread_ms = now.monotonic_ms.saturating_sub(self.unread_since_ms);
+        if 0 < unread_ms {
+            let later_ms = unread_ms.saturating_mul(count as i64) / self.held().max(1) as i64;
+            self.unread_since_ms += later_ms;
+        }
     }
 
     /// `count` bytes of the input were acted on.

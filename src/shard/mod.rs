@@ -34,7 +34,7 @@
 //!
 //! **Memory** grows with the bytes that came, never with a length that was announced. What is held
 //! for clients that do not read is bounded for each and for all: beyond that, the connection ends
-//! that has held much for long (`make_room`).
+//! that has held much for long (`make_room`), on a shard that holds more than its part.
 //!
 //! **Silence.** A client is silent if nothing of it has reached our sockets; whether we have read
 //! it is our affair. So a tick is told up to when all that had come was read, and what is said of
@@ -267,6 +267,7 @@ struct Core {
     /// What is held for clients, of all connections: answers, made or being made, and events.
     held: usize,
     held_share: Share,
+    shortage: Shortage,
     watch_share: Share,
     places: Places,
     /// Connections whose setWatches is watching over several turns: each change is looked for in all
@@ -278,6 +279,41 @@ struct Core {
     counters: Counters,
     #[cfg(feature = "mutants")]
     mutant: Option<Mutant>,
+}
+
+/// Connections were closed because clients do not read what is held for them.
+#[derive(Default)]
+struct Shortage {
+    connections: u64,
+    bytes: usize,
+    /// Whether there was one since the last tick.
+    is_new: bool,
+}
+
+impl Shortage {
+    fn on_closed(&mut self, bytes: usize) {
+        if self.connections == 0 {
+            // The same words each time, so that the log can count them.
+            tracing::warn!(
+                "answers that are not read take too much memory: connections are closed that have \
+                 held most for longest"
+            );
+        }
+        self.connections += 1;
+        self.bytes += bytes;
+        self.is_new = true;
+    }
+
+    fn on_tick(&mut self) {
+        if !mem::take(&mut self.is_new) && 0 < self.connections {
+            let Shortage { connections, bytes, .. } = mem::take(self);
+            tracing::info!(
+                connections,
+                bytes,
+                "there is room for answers again; so many were closed"
+            );
+        }
+    }
 }
 
 /// One connection in one step, with all that the step may change of it.
@@ -318,6 +354,7 @@ impl Shard {
                 turns: Turns::new(settings.connection_turn, settings.turn),
                 held: 0,
                 held_share: Share::new(settings.answer_bytes.clone()),
+                shortage: Shortage::default(),
                 watch_share: Share::new(settings.watches.clone()),
                 places: Places::new(),
                 setting: Vec::new(),
@@ -382,6 +419,7 @@ impl Shard {
         self.door(now, id, out, |core, step| {
             let was_read = wants_read(&core.settings, &step.connection.state, step.traffic);
             let traffic = &mut step.traffic;
+            traffic.note_read(now, count);
             traffic.output.use_up(count);
             // Whoever waits for answers goes on with them.
             let has_room = traffic.output.len() < core.settings.output_bytes_max;
@@ -408,6 +446,8 @@ impl Shard {
     /// A turn of the core ends, and the next begins: whoever could not go on may now.
     pub fn on_turn(&mut self, now: Now, out: &mut Output) {
         self.core.turns.begin();
+        // Others may need what we hold beyond our part.
+        self.make_room(now, out);
         if !self.has_work() {
             return;
         }
@@ -460,6 +500,7 @@ impl Shard {
         self.core.detach(id, connection, &mut traffic);
         self.core.discard(&mut traffic.output);
         self.core.count_held(now, held, &mut traffic);
+        self.core.held_share.covers_fairly(self.core.held);
         self.core.pool.give_back(traffic);
         self.core.looks.remove(&(connection.look, id));
         let address = connection.remote.ip();
@@ -508,6 +549,10 @@ impl Shard {
         }
         self.core.heard.append(&mut still_heard);
         self.close_the_silent(now, read_until_ms, out);
+        self.make_room(now, out);
+        self.core.shortage.on_tick();
+        // What was watched and is not any more, others may watch.
+        self.core.watch_share.covers(self.core.watches.pairs());
         // A report that the shell has not passed on yet goes with this one.
         let mut touched = Touched { shard: self.id, as_of_ms: read_until_ms, heard };
         if let Some(earlier) = out.touched.take() {
@@ -590,23 +635,29 @@ impl Shard {
     /// Ends connections until what is held for all is within its bound: those first that have held
     /// most for longest, by the product of both. Whoever takes what it asked for holds it shortly.
     fn make_room(&mut self, now: Now, out: &mut Output) {
-        while !self.core.held_share.covers(self.core.held) {
-            let weight = |connection: &Connection| {
-                let traffic = connection.traffic.as_deref()?;
-                let ms = now.monotonic_ms.saturating_sub(traffic.unread_since_ms).max(0);
-                // A moment is given to everybody.
-                Some(traffic.held() as u128 * (ms as u128 + 100)).filter(|weight| 0 < *weight)
-            };
-            let all = self.connections.iter();
-            let weighed = all.filter_map(|(id, of)| Some((weight(of)?, id, of.remote)));
-            let Some((_, id, remote)) = weighed.max_by_key(|(weight, ..)| *weight) else { return };
-            tracing::warn!(
-                %remote,
-                bytes = self.core.held,
-                "answers that are not read take too much memory: this connection is closed"
-            );
+        if self.core.held_share.covers_fairly(self.core.held) {
+            return;
+        }
+        let weight = |connection: &Connection| {
+            let traffic = connection.traffic.as_deref()?;
+            let ms = now.monotonic_ms.saturating_sub(traffic.unread_since_ms).max(0);
+            // A moment is given to everybody.
+            Some(traffic.held() as u128 * (ms as u128 + 100)).filter(|weight| 0 < *weight)
+        };
+        let all = self.connections.iter();
+        let mut weighed: Vec<_> = all.filter_map(|(id, of)| Some((weight(of)?, id))).collect();
+        weighed.sort_unstable_by(|one, other| other.cmp(one));
+        let before = self.core.held;
+        for (_, id) in weighed {
+            if self.core.held + self.core.held_share.room() <= before
+                && self.core.held_share.covers_fairly(self.core.held)
+            {
+                return;
+            }
             self.core.counters.unread_connections_closed += 1;
+            let held = self.core.held;
             self.bare_step(now, id, out, |core, step| core.end(step, Close::AtOnce));
+            self.core.shortage.on_closed(held.saturating_sub(self.core.held));
         }
     }
 
@@ -2258,6 +2309,81 @@ mod tests {
         bench.send(id, &on_path(code::GET_DATA, "/big", false));
         bench.change("/w");
         assert_eq!(bench.close_of(id), None);
+    }
+
+    #[test]
+    fn who_hoards_makes_room_and_not_who_is_on_the_shard_that_needs_it() {
+        let answer_bytes = Allowance::new(200_000, 2, 1000);
+        let settings = Settings { answer_bytes, ..with_small_turns() };
+        let (mut hoards, mut needs) = (Bench::new(settings.clone()), Bench::new(settings));
+        for bench in [&mut hoards, &mut needs] {
+            bench.load("/big", &[7; 5000]);
+        }
+        let (idle, asks) = (hoards.crowd(30), needs.crowd(15));
+        for &id in &idle {
+            hoards.send(id, &on_path(code::GET_DATA, "/big", false));
+        }
+        assert!(150_000 < hoards.shard.core.held);
+        for &id in &asks {
+            needs.send(id, &on_path(code::GET_DATA, "/big", false));
+        }
+        assert!(asks.iter().all(|&id| needs.close_of(id).is_none()), "it has less than its part");
+        hoards.turn();
+        assert!(hoards.shard.core.held + needs.shard.core.held <= 200_000);
+        let left = idle.iter().filter(|&&id| hoards.close_of(id).is_none()).count();
+        assert!((20..26).contains(&left), "{left} of 30 are left");
+        let closed = hoards.shard.counters().unread_connections_closed;
+        assert_eq!((hoards.shard.core.shortage.connections, 30 - left as u64), (closed, closed));
+        hoards.tick(500);
+        hoards.tick(500);
+        assert_eq!(hoards.shard.core.shortage.connections, 0, "the shortage is over");
+    }
+
+    #[test]
+    fn a_slow_reader_is_spared_before_one_that_does_not_read() {
+        let answer_bytes = Allowance::new(100_000, 1, 1000);
+        let mut bench = Bench::new(Settings { answer_bytes, ..with_small_turns() });
+        bench.load("/big", &[7; 5000]);
+        let ids = bench.crowd(10);
+        let slow = ids[0];
+        bench.send(slow, &on_path(code::GET_DATA, "/big", false).repeat(4));
+        for &id in &ids[1..] {
+            for _ in 0..10 {
+                bench.now.monotonic_ms += 100;
+                bench.send(slow, &on_path(code::GET_DATA, "/big", false));
+                bench.turn();
+                bench.write(slow, 5090);
+                let held = bench.shard.connections.find(slow).unwrap().traffic.as_ref().unwrap();
+                assert!(15_000 < held.held(), "it is always behind");
+            }
+            bench.send(id, &on_path(code::GET_DATA, "/big", false).repeat(3));
+            while bench.shard.has_work() {
+                bench.turn();
+            }
+        }
+        assert_eq!(bench.close_of(slow), None);
+        assert!(ids.iter().any(|&id| bench.close_of(id) == Some(Close::AtOnce)));
+    }
+
+    #[test]
+    fn what_is_not_watched_any_more_others_may_watch() {
+        let watches = Allowance::new(1000, 2, 10);
+        let settings = Settings { watches, ..with_small_turns() };
+        let (mut one, mut other) = (Bench::new(settings.clone()), Bench::new(settings));
+        let (watcher, next) = (one.crowd(1)[0], other.crowd(1)[0]);
+        for number in 0..870 {
+            one.send(watcher, &read_with_watch(&format!("/{number}")));
+            one.read(watcher);
+        }
+        one.shard.on_closed(one.now, watcher);
+        while one.shard.has_work() {
+            one.turn();
+        }
+        one.tick(1);
+        for number in 0..500 {
+            other.send(next, &read_with_watch(&format!("/{number}")));
+            assert_eq!(header(&other.frames(next)[0]).2, Code::NoNode.number());
+        }
     }
 
     fn any_bytes() -> impl Strategy<Value = Vec<u8>> {

@@ -7,10 +7,14 @@
 //!
 //! **Allowances.** What must be bounded for the whole server is counted by each shard alone. A shard has
 //! a part of its own, and leases more from what is left, in large units: most never do.
+//!
+//! Of answers, each shard gets its fair part (all of it by the number of shards) even if others have
+//! leased what is left. Then the allowance is overdrawn, and the shards that hold more than their
+//! fair part see that at their next turn or tick, and end connections until it is not.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, Ordering};
 
 use crate::exchange::ConnectionId;
 
@@ -178,9 +182,11 @@ impl Turns {
 /// How much of something all shards together may hold.
 #[derive(Clone, Debug)]
 pub struct Allowance {
-    left: Arc<AtomicUsize>,
-    /// What each shard may hold without a lease.
+    /// Below zero while it is overdrawn.
+    left: Arc<AtomicIsize>,
+    /// What each shard may hold without a lease, and with leases whatever the others hold.
     own: usize,
+    fair: usize,
     /// What is leased at a time.
     unit: usize,
 }
@@ -192,7 +198,13 @@ impl Allowance {
     pub fn new(total: usize, shards: usize, unit: usize) -> Allowance {
         let shards = shards.max(1);
         let own = total / 4 / shards;
-        Allowance { left: Arc::new(AtomicUsize::new(total - own * shards)), own, unit: unit.max(1) }
+        let left = isize::try_from(total - own * shards).unwrap_or(isize::MAX);
+        let left = Arc::new(AtomicIsize::new(left));
+        Allowance { left, own, fair: total / shards, unit: unit.max(1) }
+    }
+
+    fn is_overdrawn(&self) -> bool {
+        self.left.load(Ordering::Relaxed) < 0
     }
 }
 
@@ -212,19 +224,40 @@ impl Share {
     pub(super) fn covers(&mut self, held: usize) -> bool {
         let may_hold = self.allowance.own + self.leased;
         if held <= may_hold {
-            // Two units are kept, so that what comes and goes does not go through it.
-            let spare = (may_hold - held).min(self.leased);
-            if 4 * self.allowance.unit < spare {
-                self.give_back(spare - 2 * self.allowance.unit);
-            }
+            self.give_back_spare(held);
             return true;
         }
         let wanted = (held - may_hold).next_multiple_of(self.allowance.unit);
         self.lease(wanted) || self.lease(held - may_hold)
     }
 
+    /// The same where each shard gets its fair part, and who holds more makes room for that.
+    pub(super) fn covers_fairly(&mut self, held: usize) -> bool {
+        if self.allowance.is_overdrawn() {
+            self.give_back_spare(held);
+        }
+        if self.allowance.fair < held {
+            return !self.allowance.is_overdrawn() && self.covers(held);
+        }
+        if !self.covers(held) {
+            let missing = held - (self.allowance.own + self.leased);
+            self.leased += missing;
+            self.allowance.left.fetch_sub(missing.cast_signed(), Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// How much room is made at once, so that not for every answer somebody is looked for whose
+    /// connection ends.
+    pub(super) fn room(&self) -> usize {
+        self.allowance.unit.min(self.allowance.fair / 64)
+    }
+
     fn lease(&mut self, wanted: usize) -> bool {
-        let take = |left: usize| left.checked_sub(wanted);
+        let take = |left: isize| {
+            let wanted = isize::try_from(wanted).ok()?;
+            (wanted <= left).then(|| left - wanted)
+        };
         let left = &self.allowance.left;
         let is_leased = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
         if is_leased {
@@ -233,9 +266,19 @@ impl Share {
         is_leased
     }
 
+    /// Gives back what is leased and not held. Two units are kept if others are not short of them, so
+    /// that what comes and goes does not go through here.
+    fn give_back_spare(&mut self, held: usize) {
+        let spare = (self.allowance.own + self.leased).saturating_sub(held).min(self.leased);
+        let units = if self.allowance.is_overdrawn() { 0 } else { 2 };
+        if 2 * units * self.allowance.unit < spare {
+            self.give_back(spare - units * self.allowance.unit);
+        }
+    }
+
     fn give_back(&mut self, count: usize) {
         self.leased -= count;
-        self.allowance.left.fetch_add(count, Ordering::Relaxed);
+        self.allowance.left.fetch_add(count.cast_signed(), Ordering::Relaxed);
     }
 }
 
@@ -259,6 +302,23 @@ mod tests {
         // What is no longer held goes back, but for two units.
         assert!(one.covers(0));
         assert!(other.covers(125 + 650) && !other.covers(125 + 651));
+        drop((one, other));
+        assert_eq!(allowance.left.load(Ordering::Relaxed), 750);
+    }
+
+    #[test]
+    fn a_shard_has_its_fair_part_and_who_holds_more_sees_that_it_is_owed() {
+        let allowance = Allowance::new(1000, 2, 50);
+        let (mut one, mut other) = (Share::new(allowance.clone()), Share::new(allowance.clone()));
+        assert!(one.covers_fairly(125 + 750) && !one.covers_fairly(1000));
+        assert!(one.covers_fairly(125 + 750));
+        assert!(other.covers_fairly(500) && !other.covers_fairly(501));
+        // 375 are owed by the one, whatever it holds above its fair part.
+        assert!(!one.covers_fairly(600));
+        // What it gives back is enough for a bit more than that.
+        assert!(one.covers_fairly(500) && other.covers_fairly(500));
+        assert!(!other.covers_fairly(501));
+        assert!(one.covers_fairly(100) && other.covers_fairly(501));
         drop((one, other));
         assert_eq!(allowance.left.load(Ordering::Relaxed), 750);
     }
