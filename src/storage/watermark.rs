@@ -127,12 +127,14 @@ impl Watermark {
     }
 
     /// The newest whole slot of a file, with its sequence. `None` from a file that was never
-    /// written: absent, short or all zero.
+    /// written: absent, short or zero where durable slots are.
     pub fn decode(file: &[u8]) -> Result<Option<(u64, Watermark)>, WatermarkDamaged> {
         let slots = (0..SLOTS).filter_map(|index| slot_at(file, index));
         match slots.max_by_key(|(sequence, _)| *sequence) {
             Some(newest) => Ok(Some(newest)),
-            None if file.iter().all(|&byte| byte == 0) => Ok(None),
+            // Nothing was ever durable here: a copy that a power cut found before it had its first
+            // durable slot, and in the middle of a cached one.
+            None if file.iter().take(CACHED * SLOT_DISTANCE).all(|&byte| byte == 0) => Ok(None),
             None => Err(WatermarkDamaged),
         }
     }
@@ -278,8 +280,9 @@ mod tests {
             }
             file[older] = 0;
             file[newer] = 0;
-            assert_eq!(Watermark::decode(&file), Err(WatermarkDamaged));
-            assert_eq!(Watermark::decode(&file[..older + 60]), Err(WatermarkDamaged));
+            let neither = if older == 0 { Err(WatermarkDamaged) } else { Ok(None) };
+            assert_eq!(Watermark::decode(&file), neither);
+            assert_eq!(Watermark::decode(&file[..older + 60]), neither);
         }
     }
 
@@ -306,6 +309,11 @@ mod tests {
             file[cached_offset(sequence) as usize + 50] ^= 4;
         }
         assert_eq!(Watermark::decode(&file), Ok(Some((5, watermark(5)))));
+        // Before there was a durable one, they say nothing; a damaged one is damage.
+        file[..CACHED * SLOT_DISTANCE].fill(0);
+        assert_eq!(Watermark::decode(&file), Ok(None));
+        file[SLOT_DISTANCE] = 1;
+        assert_eq!(Watermark::decode(&file), Err(WatermarkDamaged));
     }
 
     #[test]
