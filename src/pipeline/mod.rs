@@ -131,6 +131,8 @@ pub enum Mutant {
     WrongErrorCode,
     /// A setData is answered with the version before.
     StaleStat,
+    /// A batch that runs over the end of an epoch is one append.
+    RollNotSplit,
 }
 
 /// All that can happen to the pipeline. What is not listed cannot sway it.
@@ -176,9 +178,9 @@ impl Output {
 
     /// Where the next record goes. Records of another epoch than those before are an append of
     /// their own, in the same file: the log notes where each epoch ended. One standalone server
-    /// comes to the next epoch when the counter runs over.
-    fn records(&mut self, zxid: Zxid, new_file: bool) -> &mut Vec<u8> {
-        let begins_epoch = |before: &Append| before.last.epoch() != zxid.epoch();
+    /// comes to the next epoch when the counter runs over. `splits` is false for a seeded bug alone.
+    fn records(&mut self, zxid: Zxid, new_file: bool, splits: bool) -> &mut Vec<u8> {
+        let begins_epoch = |before: &Append| splits && before.last.epoch() != zxid.epoch();
         if new_file || self.appends.last().is_none_or(begins_epoch) {
             let records = std::mem::take(&mut self.spare);
             self.appends.push(Append { new_file, first: zxid, records, ..Append::default() });
@@ -337,6 +339,17 @@ impl Pipeline {
     #[expect(clippy::unused_self, reason = "the same call with and without mutants")]
     fn serves_moved_sessions(&self) -> bool {
         false
+    }
+
+    #[cfg(feature = "mutants")]
+    fn splits_rolls(&self) -> bool {
+        self.settings.mutant != Some(Mutant::RollNotSplit)
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, reason = "the same call with and without mutants")]
+    fn splits_rolls(&self) -> bool {
+        true
     }
 
     fn on_session_request(
@@ -744,7 +757,7 @@ impl Pipeline {
         out: &mut Output,
     ) {
         let zxid = Zxid(header.zxid);
-        let records = out.records(zxid, self.roll.take_new_file());
+        let records = out.records(zxid, self.roll.take_new_file(), self.splits_rolls());
         let start = records.len();
         txnlog::append_record(records, |payload| {
             header.write(payload);

@@ -26,6 +26,7 @@ const PIPELINE: &[pipeline::Mutant] = &[
     pipeline::Mutant::FutureClientAccepted,
     pipeline::Mutant::WrongErrorCode,
     pipeline::Mutant::StaleStat,
+    pipeline::Mutant::RollNotSplit,
 ];
 
 const DISK: &[DiskMutant] = &[
