@@ -10,8 +10,8 @@
 //! What it cannot store it tries again after as long. What a process has left in cached slots alone,
 //! because it was killed, the next one makes durable first.
 //! Where logs have a directory of their own, the data directory has a copy of the file: so it is known
-//! there that there were logs, and where history ended. The copy is written by the thread alone, and
-//! nothing fails or waits because it cannot be: its directory may be full, or slow.
+//! there that there were logs, and where history ended. Its durable slots are written by the thread
+//! alone, but for a truncation: its directory may be full, or slow, and no acknowledgement waits.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -28,7 +28,9 @@ use tracing::warn;
 
 use super::directories::sync_directory;
 use super::map::Map;
-use crate::storage::watermark::{DurableSlots, WATERMARK_FILE_BYTES, Watermark, cached_offset};
+use crate::storage::watermark::{
+    DurableSlots, WATERMARK_FILE_BYTES, Watermark, cached_offset, is_of_another_time,
+};
 
 /// How far the durable watermark may lag behind what is synced, besides the time that storing it
 /// takes.
@@ -50,7 +52,10 @@ struct Shared {
     noted: Mutex<Option<(u64, Watermark)>>,
     news: Condvar,
     stopping: AtomicBool,
-    durable: Mutex<Durable>,
+    /// The durable slots of the file beside the logs, which comes first, and of its copy. Each has a
+    /// lock of its own: a roll waits for the first, and must not wait for the directory of the other.
+    durable: Vec<Mutex<SlotFile>>,
+    has_warned: AtomicBool,
 }
 
 /// How the cached slots are stored into.
@@ -61,13 +66,6 @@ enum Cached {
         file: File,
         has_warned: bool,
     },
-}
-
-/// The durable slots of the file beside the logs, and of its copy.
-struct Durable {
-    beside_logs: SlotFile,
-    copies: Vec<SlotFile>,
-    has_warned: bool,
 }
 
 struct SlotFile {
@@ -87,9 +85,9 @@ impl Marks {
         let (beside_logs, mut found) = SlotFile::open(&paths[0])?;
         let mut is_behind = beside_logs.is_behind(found);
         let mut cached = vec![Cached::open(&beside_logs)?];
-        let mut copies = Vec::new();
+        let mut durable = vec![Mutex::new(beside_logs)];
         for path in &paths[1..] {
-            let opened = SlotFile::open(path).and_then(|(file, newest)| {
+            let opened = SlotFile::open_copy(path).and_then(|(file, newest)| {
                 let map = Map::open(path, WATERMARK_FILE_BYTES as u64)?;
                 Ok((file, newest, map))
             });
@@ -100,8 +98,8 @@ impl Marks {
                     if sequence(found) < sequence(newest) {
                         found = newest;
                     }
-                    is_behind |= beside_logs.is_behind(found) || file.is_behind(found);
-                    copies.push(file);
+                    is_behind |= durable[0].get_mut().is_behind(found) || file.is_behind(found);
+                    durable.push(Mutex::new(file));
                 }
                 Err(error) => {
                     let path = path.display();
@@ -114,7 +112,8 @@ impl Marks {
             noted: Mutex::new(found.filter(|_| is_behind)),
             news: Condvar::new(),
             stopping: AtomicBool::new(false),
-            durable: Mutex::new(Durable { beside_logs, copies, has_warned: false }),
+            durable,
+            has_warned: AtomicBool::new(false),
         });
         let (stop, stopped) = channel::bounded(1);
         let thread = thread::Builder::new().name("watermark".to_owned()).spawn({
@@ -143,7 +142,7 @@ impl Marks {
 
     /// Stores a watermark into a durable slot of the file beside the logs, now, and soon into the copy.
     pub(crate) fn store(&self, sequence: u64, watermark: Watermark) -> io::Result<()> {
-        self.shared.durable.lock().beside_logs.store(sequence, watermark)?;
+        self.shared.durable[0].lock().store(sequence, watermark)?;
         let mut noted = self.shared.noted.lock();
         if noted.is_none_or(|(newest, _)| newest < sequence) {
             *noted = Some((sequence, watermark));
@@ -155,9 +154,8 @@ impl Marks {
     /// Stores a watermark that says less than those before into durable slots, now, of the copy as well:
     /// nothing may say more than a truncation leaves.
     pub(crate) fn take_back(&self, sequence: u64, watermark: Watermark) -> io::Result<()> {
-        let mut durable = self.shared.durable.lock();
-        let Durable { beside_logs, copies, .. } = &mut *durable;
-        copies.iter_mut().chain([beside_logs]).try_for_each(|file| file.store(sequence, watermark))
+        let mut files = self.shared.durable.iter().rev();
+        files.try_for_each(|file| file.lock().store(sequence, watermark))
     }
 
     /// Stores what is left to store, and ends the thread.
@@ -203,21 +201,21 @@ impl Shared {
     }
 
     fn store_noted(&self) {
-        let mut durable = self.durable.lock();
         let Some((sequence, watermark)) = self.noted.lock().take() else { return };
-        let Durable { beside_logs, copies, has_warned } = &mut *durable;
+        let has_warned = self.has_warned.load(Ordering::Relaxed);
         let mut is_stored = true;
-        for file in std::iter::once(beside_logs).chain(copies) {
+        for file in &self.durable {
+            let mut file = file.lock();
             let Err(error) = file.store(sequence, watermark) else { continue };
             is_stored = false;
-            if !*has_warned {
+            if !has_warned {
                 // It only lags, and after a power cut recovery is less precise. A disk that cannot
                 // take it will not take the log either, and that is an error of the log.
                 let path = file.path.display();
                 warn!(%path, %error, "the watermark cannot be stored durably");
             }
         }
-        *has_warned = !is_stored;
+        self.has_warned.store(!is_stored, Ordering::Relaxed);
         if !is_stored {
             // Tried again, unless there is a newer one by now.
             self.noted.lock().get_or_insert((sequence, watermark));
@@ -274,6 +272,14 @@ impl SlotFile {
             sync_directory(path.parent().unwrap_or(Path::new(".")))?;
         }
         Ok((SlotFile { path: path.to_path_buf(), file, slots, newest }, found))
+    }
+
+    /// The same of a copy.
+    fn open_copy(path: &Path) -> io::Result<(SlotFile, Option<(u64, Watermark)>)> {
+        if fs::metadata(path).is_ok_and(|found| is_of_another_time(found.len())) {
+            OpenOptions::new().write(true).truncate(true).open(path)?;
+        }
+        SlotFile::open(path)
     }
 
     /// Whether a watermark that was found is newer than its durable slots.
@@ -362,6 +368,37 @@ mod tests {
         }
     }
 
+    /// A version that kept no copies left it there, when logs lay there.
+    #[test]
+    fn a_copy_that_is_of_another_time_says_nothing() {
+        let scratch = Scratch::new("marks-old");
+        let paths = ["marks", "copy"].map(|name| scratch.path().join(name));
+        let mut old = vec![0; crate::storage::watermark::WITHOUT_COPY_BYTES];
+        let slot = Watermark::new(Zxid(1), Zxid(900)).encode(900);
+        old[..slot.len()].copy_from_slice(&slot);
+        fs::write(&paths[1], old).unwrap();
+        let marks = Marks::start(&paths).unwrap();
+        assert_eq!(marks.found(), 0);
+        marks.store(1, Watermark::new(Zxid(1), Zxid(0))).unwrap();
+        await_that(|| paths.iter().all(|path| durable(path) == Some(1)));
+    }
+
+    /// A roll waits for the file beside the logs, and for nothing else.
+    #[test]
+    fn nobody_waits_for_the_directory_of_the_copy() {
+        let scratch = Scratch::new("marks-slow");
+        let paths = ["marks", "copy"].map(|name| scratch.path().join(name));
+        let marks = Marks::start(&paths).unwrap();
+        let hangs = marks.shared.durable[1].lock();
+        marks.note(1, Watermark::new(Zxid(1), Zxid(1)));
+        await_that(|| durable(&paths[0]) == Some(1));
+        // The thread is with the copy now, or will be.
+        marks.store(2, Watermark::new(Zxid(2), Zxid(1))).unwrap();
+        assert_eq!((durable(&paths[0]), durable(&paths[1])), (Some(2), None));
+        drop(hangs);
+        await_that(|| durable(&paths[1]) == Some(2));
+    }
+
     #[test]
     fn a_durable_store_that_fails_is_tried_again() {
         let scratch = Scratch::new("marks-again");
@@ -369,11 +406,11 @@ mod tests {
         let marks = Marks::start(std::slice::from_ref(&path)).unwrap();
         // A file that cannot be written to, as a disk that is full for a while.
         let broken = File::open(&path).unwrap();
-        let working = std::mem::replace(&mut marks.shared.durable.lock().beside_logs.file, broken);
+        let working = std::mem::replace(&mut marks.shared.durable[0].lock().file, broken);
         marks.note(1, Watermark::new(Zxid(1), Zxid(2)));
-        await_that(|| marks.shared.durable.lock().has_warned);
+        await_that(|| marks.shared.has_warned.load(Ordering::Relaxed));
         assert_eq!(durable(&path), None);
-        marks.shared.durable.lock().beside_logs.file = working;
+        marks.shared.durable[0].lock().file = working;
         await_that(|| durable(&path) == Some(1));
     }
 
@@ -385,7 +422,7 @@ mod tests {
         marks.note(5, Watermark::new(Zxid(1), Zxid(9)));
         marks.take_back(6, Watermark::new(Zxid(1), Zxid(4))).unwrap();
         assert!(paths.iter().all(|path| durable(path) == Some(6)));
-        marks.shared.durable.lock().copies[0].file = File::open(&paths[1]).unwrap();
+        marks.shared.durable[1].lock().file = File::open(&paths[1]).unwrap();
         assert!(marks.take_back(7, Watermark::new(Zxid(1), Zxid(3))).is_err());
     }
 

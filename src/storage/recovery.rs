@@ -82,7 +82,7 @@ use super::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME};
 use super::journal::{EPOCH_TEMPORARY_NAME, TEMPORARY_NAME as LOG_TEMPORARY_NAME};
 use super::replay::{self, Claim, Cut, NEXT_STEP, Record, Replay, ReplayError, Replayed};
 use super::snapshot::{SnapshotReader, Trailer};
-use super::watermark::{WATERMARK_NAME, WITHOUT_COPY_BYTES, Watermark, WatermarkDamaged};
+use super::watermark::{WATERMARK_NAME, Watermark, WatermarkDamaged, is_of_another_time};
 use super::window::{Source, Window};
 use super::{FileName, Listing, QUICK_BYTES, SnapshotFile, is_quick_valid};
 
@@ -465,8 +465,7 @@ fn read_watermarks<F: Files, E: Error>(
         let path = directory.join(WATERMARK_NAME);
         let bytes = files.read(&path).map_err(|source| io_error(&path, source))?;
         let is_copy = *directory != &places.data_log_dir;
-        // One of this length was left there by a version that kept no copies, when logs lay there.
-        let bytes = bytes.filter(|bytes| !is_copy || bytes.len() != WITHOUT_COPY_BYTES);
+        let bytes = bytes.filter(|bytes| !(is_copy && is_of_another_time(bytes.len() as u64)));
         let decoded = Watermark::decode(&bytes.unwrap_or_default())
             .map_err(|damage| RecoveryError::Watermark { path: path.clone(), damage })?;
         let Some((sequence, watermark)) = decoded else { continue };
@@ -1417,7 +1416,8 @@ mod tests {
         let later =
             [("log.1", foreign(1..=4)), ("log.5", foreign(5..=30)), ("snapshot.19", snapshot(25))];
         let refused = with(&later).refused();
-        assert!(refused.starts_with("/logs/version-2/log.1: damaged at byte"), "{refused}");
+        assert!(refused.starts_with("/logs/version-2/log.1: ends at byte"), "{refused}");
+        assert!(refused.ends_with(&format!("remove {beside}")), "{refused}");
         // With its own watermark, and only the copy in dataDir is of our history.
         let theirs = (WATERMARK_NAME, marked_exactly(900, 1, 30, &foreign(1..=30)));
         let copy = ("/data/ringkeeper.watermark", mark(1));
@@ -1500,7 +1500,7 @@ mod tests {
         }
         // Left by a version that kept no copies: it is of another time.
         let mut old = mark(6, watermark(7, seven));
-        old.truncate(WITHOUT_COPY_BYTES);
+        old.truncate(super::super::watermark::WITHOUT_COPY_BYTES);
         let mut memory = Memory::with(&[
             ("snapshot.0", snapshot(0)),
             ("log.1", history(1..=4)),

@@ -36,6 +36,13 @@ pub const WATERMARK_NAME: &str = "ringkeeper.watermark";
 pub const WATERMARK_FILE_BYTES: usize = SLOTS * SLOT_DISTANCE;
 /// How long it was before there were copies of it.
 pub const WITHOUT_COPY_BYTES: usize = CACHED * SLOT_DISTANCE;
+/// Whether a file in the data directory is no copy: one of this length was left there by a version
+/// that kept none, when logs lay there.
+#[must_use]
+pub fn is_of_another_time(bytes: u64) -> bool {
+    bytes == WITHOUT_COPY_BYTES as u64
+}
+
 /// How much of a slot is written.
 pub const SLOT_BYTES: usize = PLAIN_BYTES + 8;
 /// How much of it counts without the record's checksum.
@@ -74,7 +81,7 @@ pub struct Watermark {
 
 /// A file that holds something, and no whole slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("neither slot of the watermark is whole")]
+#[error("no slot of the watermark is whole")]
 pub struct WatermarkDamaged;
 
 impl Watermark {
