@@ -117,18 +117,27 @@ impl Directories {
 
     /// Makes what is missing, and says in the lock files that we are here.
     pub(crate) fn made(mut self) -> Result<Directories, DirectoryError> {
-        for version in [&self.snapshots, &self.logs] {
-            let directory = version.parent().expect("it was joined to its directory");
-            if is_missing(directory) {
+        let directory = |version: &PathBuf| {
+            version.parent().expect("it was joined to its directory").to_path_buf()
+        };
+        // To make one may make the other, too.
+        let versions = [&self.snapshots, &self.logs];
+        let were_missing = versions.map(|version| is_missing(&directory(version)));
+        for (version, was_missing) in versions.into_iter().zip(were_missing) {
+            let directory = &directory(version);
+            if was_missing && is_missing(directory) {
                 make_new(directory, version)?;
+            }
+            let identity = identity(directory)?;
+            let is_ours = |locks: &[Lock]| locks.iter().any(|lock| lock.identity == identity);
+            if was_missing && !is_ours(&self.locks) {
                 lock_if_there(directory, &mut self.locks)?;
                 // Whoever was quicker with the lock may even have come and gone.
                 if !is_missing(version) {
                     return Err(DirectoryError::Appeared { path: directory.to_path_buf() });
                 }
             }
-            let identity = identity(directory)?;
-            if !self.locks.iter().any(|lock| lock.identity == identity) {
+            if !is_ours(&self.locks) {
                 return Err(DirectoryError::Appeared { path: directory.to_path_buf() });
             }
             if is_missing(version) {
@@ -549,6 +558,9 @@ mod tests {
         assert_eq!(names(&data), [LOCK_NAME, VERSION_NAME]);
         assert_eq!(names(&logs), [LOCK_NAME, VERSION_NAME]);
         drop(made);
+        // One in the other.
+        let outer = scratch.path().join("outer");
+        assert!(served(&outer.join("data"), &outer).unwrap().are_apart());
         // Two names of one directory that is missing.
         let (one, other) = (scratch.path().join("one"), scratch.path().join("./a/../one"));
         assert!(!served(&one, &other).unwrap().are_apart());
