@@ -184,7 +184,11 @@ impl<L: Log, C> Core<L, C> {
                 || (self.finishing.get() && self.state.borrow().log.is_idle())
         };
         let has_command = || !self.inbox.commands.is_empty();
-        let goes_on = || self.state.borrow().pipeline.has_work();
+        // While it is congested, room rings.
+        let goes_on = || {
+            let state = self.state.borrow();
+            state.pipeline.has_work() && !state.end.is_congested()
+        };
         self.state.borrow().end.poll_work(cx, || has_command() || may_end() || goes_on() || also())
     }
 
