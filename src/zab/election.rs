@@ -203,7 +203,7 @@ impl Election {
 
     /// Begins a round: there is no leader (any more).
     pub fn look(&mut self, now: Now, standing: Standing, out: &mut Output) {
-        self.round.0 += 1;
+        self.round.0 = self.round.0.wrapping_add(1);
         let first = match standing {
             Standing::Participant { zxid, epoch } => {
                 let own = Vote::for_itself(self.me, zxid, epoch);

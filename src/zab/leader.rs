@@ -43,7 +43,7 @@ pub enum ToLearner {
     Trunc {
         zxid: Zxid,
     },
-    /// The snapshot of the state that is committed follows: it ends at `zxid`.
+    /// A snapshot of this server's history follows, all of it: it ends at `zxid`.
     Snap {
         zxid: Zxid,
     },
@@ -98,6 +98,8 @@ pub enum Fault {
     ProtocolVersion(Option<i32>),
     #[error("its number is not told")]
     NoNumber,
+    #[error("it has this server's own number")]
+    OwnNumber,
     #[error("its configuration has version {theirs:#x}, ours has {ours:#x}")]
     Configuration { theirs: i64, ours: i64 },
     #[error("it knows more than this server: epoch {epoch}, zxid {last}")]
@@ -169,8 +171,8 @@ struct Seat {
     heard_ms: i64,
     /// Until it must have acknowledged NEWLEADER.
     until: Deadline,
-    /// Proposals that it has yet to acknowledge: the oldest, and the newest that was sent when the
-    /// oldest was noted.
+    /// Proposals that it has yet to acknowledge, and when they were sent: the oldest that is
+    /// watched, and the newest.
     oldest: Option<(Zxid, i64)>,
     newest: Option<(Zxid, i64)>,
 }
@@ -297,6 +299,7 @@ impl Leader {
     pub fn on_synced(&mut self, zxid: Zxid, out: &mut Output) {
         self.synced = zxid.max(self.synced);
         self.proposals.on_ack(self.me, zxid);
+        self.agree(out);
         self.establish(out);
         self.commit(out);
     }
@@ -378,7 +381,7 @@ impl Leader {
                 self.on_ack_epoch(now, link, last, current, out)
             }
             (_, FromLearner::Ack { zxid }) if seat.is_attached() => {
-                self.on_ack(link, zxid, out);
+                self.on_ack(now, link, zxid, out);
                 Ok(())
             }
             (SeatStage::Hello | SeatStage::Told, _) => Err(Fault::OutOfPlace("this packet")),
@@ -441,6 +444,9 @@ impl Leader {
             return Err(Fault::ProtocolVersion(info.protocol_version));
         }
         let server = info.server.ok_or(Fault::NoNumber)?;
+        if server == self.me {
+            return Err(Fault::OwnNumber);
+        }
         let ours = self.voters.committed().version;
         if let Some(theirs) = info.config_version.filter(|theirs| ours < *theirs) {
             return Err(Fault::Configuration { theirs, ours });
@@ -535,10 +541,12 @@ impl Leader {
         Ok(())
     }
 
-    /// A quorum has accepted the epoch: this server's history is the one to go on from.
+    /// A quorum has accepted the epoch: this server's history is the one to go on from, once it is
+    /// synced. A currentEpoch without its history would win the next election with less.
     fn agree(&mut self, out: &mut Output) {
         if let Stage::Agreement { epoch, acked, is_agreed, .. } = &mut self.stage
             && !*is_agreed
+            && self.history.end() <= self.synced
             && self.voters.is_quorum(acked)
         {
             *is_agreed = true;
@@ -582,7 +590,7 @@ impl Leader {
         }
     }
 
-    fn on_ack(&mut self, link: LinkId, zxid: Zxid, out: &mut Output) {
+    fn on_ack(&mut self, now: Now, link: LinkId, zxid: Zxid, out: &mut Output) {
         let Some(seat) = self.seats.get_mut(&link) else { return };
         let (server, is_observer) = (seat.server, seat.is_observer);
         if zxid.counter() == 0 {
@@ -597,6 +605,10 @@ impl Leader {
                 return;
             }
             seat.stage = SeatStage::Synced;
+            // What it was sent until now, it may acknowledge from here on.
+            for (_, sent_ms) in [&mut seat.oldest, &mut seat.newest].into_iter().flatten() {
+                *sent_ms = now.monotonic_ms;
+            }
             if let Stage::Synchronization { acked, .. } = &mut self.stage {
                 if !is_observer {
                     acked.insert(server);
@@ -671,6 +683,9 @@ impl Leader {
 
     fn fault_of(&self, seat: &Seat) -> Fault {
         match seat.oldest {
+            _ if !matches!(seat.stage, SeatStage::Live | SeatStage::Synced) => {
+                Fault::Silent(self.settings.init_ms())
+            }
             Some((zxid, sent_ms)) if sent_ms < seat.heard_ms => Fault::Stuck(zxid),
             _ => Fault::Silent(self.settings.sync_ms()),
         }

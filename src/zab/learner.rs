@@ -136,6 +136,8 @@ struct Joining {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
     Awaited,
+    /// It waits until all that is logged is synced: no sync of what was cut may end later.
+    Wanted(Durable),
     Underway(Durable),
     Done,
 }
@@ -336,9 +338,7 @@ impl Learner {
             // Its zxid is the leader's, and says nothing of this server (ZOOKEEPER-2355).
             FromLeader::Diff { .. } => joining.operation = Operation::Done,
             FromLeader::Trunc { zxid } => {
-                let truncated = Durable::Truncated(zxid);
-                joining.operation = Operation::Underway(truncated);
-                out.stores.push(truncated);
+                joining.operation = Operation::Wanted(Durable::Truncated(zxid));
             }
             FromLeader::Snap { zxid } => {
                 joining.operation = Operation::Underway(Durable::Snapshot(zxid));
@@ -364,8 +364,7 @@ impl Learner {
                 joining.new_leader = NewLeader::Logging;
             }
             FromLeader::UpToDate if joining.new_leader == NewLeader::Acked => {
-                self.serve(out);
-                return Ok(());
+                return self.serve(out);
             }
             FromLeader::UpToDate => {
                 return Err(Fault::OutOfPlace { what: "UPTODATE before the ACK", stage });
@@ -414,6 +413,12 @@ impl Learner {
     /// Once NEWLEADER has come and the history is synced, the epoch is this server's.
     fn join(&mut self, out: &mut Output) {
         let Stage::Synchronization { epoch, joining } = &mut self.stage else { return };
+        if let Operation::Wanted(durable) = joining.operation
+            && self.history.end() <= self.synced
+        {
+            joining.operation = Operation::Underway(durable);
+            out.stores.push(durable);
+        }
         let is_logged = joining.operation == Operation::Done && self.history.end() <= self.synced;
         if joining.new_leader == NewLeader::Logging && is_logged {
             joining.new_leader = NewLeader::Storing;
@@ -422,20 +427,27 @@ impl Learner {
     }
 
     /// UPTODATE: what was left of the history shows, and what is proposed is logged.
-    fn serve(&mut self, out: &mut Output) {
+    fn serve(&mut self, out: &mut Output) -> Result<(), Fault> {
         let Stage::Synchronization { epoch, joining } = &mut self.stage else { unreachable!() };
+        let epoch = *epoch;
         let (received, committed) = (std::mem::take(&mut joining.received), joining.committed);
-        out.sends.push(ToLeader::Ack { zxid: Zxid::new(*epoch, 0) });
-        out.established = Some(*epoch);
-        out.committed = Some(self.history.end());
-        self.stage = Stage::Broadcast { unacked: VecDeque::new() };
         let end = self.history.end();
-        for proposal in received.into_iter().filter(|proposal| end < proposal.zxid) {
-            self.log(proposal, out);
+        let received: Vec<Proposal> =
+            received.into_iter().filter(|proposal| end < proposal.zxid).collect();
+        let mut last = end;
+        for proposal in &received {
+            follows(last, proposal.zxid)?;
+            last = proposal.zxid;
         }
+        out.sends.push(ToLeader::Ack { zxid: Zxid::new(epoch, 0) });
+        out.established = Some(epoch);
+        out.committed = Some(end);
+        self.stage = Stage::Broadcast { unacked: VecDeque::new() };
+        received.into_iter().for_each(|proposal| self.log(proposal, out));
         while self.logged.front().is_some_and(|first| first.zxid <= committed) {
             self.commit(out);
         }
+        Ok(())
     }
 
     fn on_live_packet(&mut self, packet: FromLeader<'_>, out: &mut Output) -> Result<(), Fault> {
@@ -473,8 +485,11 @@ impl Learner {
         if zxid == last {
             // A leader of 3.9 proposes the error of a request that it cannot read under the zxid
             // before it, and waits for the ACK.
-            if zxid <= self.synced && self.kind == Kind::Follower {
-                out.sends.push(ToLeader::Ack { zxid });
+            if let Stage::Broadcast { unacked } = &mut self.stage
+                && self.kind == Kind::Follower
+            {
+                unacked.push_back(zxid);
+                self.acknowledge(out);
             }
             return Ok(());
         }
@@ -527,6 +542,9 @@ impl Joining {
     fn receive(&mut self, logged: Zxid, zxid: Zxid, txn: TxnPayload<'_>) -> Result<(), Fault> {
         // The first one is free: what a snapshot shows already may come again.
         if let Some(last) = self.received.back() {
+            if last.zxid == zxid {
+                return Ok(());
+            }
             follows(last.zxid, zxid)?;
         } else if self.operation == Operation::Done && logged < zxid {
             follows(logged, zxid)?;
@@ -538,7 +556,8 @@ impl Joining {
 
 /// Inside an epoch, a leader leaves nothing out (ZOOKEEPER-4925).
 fn follows(last: Zxid, found: Zxid) -> Result<(), Fault> {
-    if found == last.next() || last.epoch() < found.epoch() {
+    let is_next = last.0.checked_add(1) == Some(found.0);
+    if is_next || (last < found && last.epoch() < found.epoch()) {
         Ok(())
     } else {
         Err(Fault::Gap { last, found })

@@ -161,9 +161,10 @@ impl Peer {
         }
     }
 
-    /// Where the committed history ends, as far as this server knows.
+    /// Where the history ends: what is committed, once a leader is established, and all that is
+    /// logged before.
     #[must_use]
-    pub fn committed(&self) -> Zxid {
+    pub fn history_end(&self) -> Zxid {
         match &self.role {
             Role::Leading(leader) => leader.committed(),
             Role::Following { learner, .. } => learner.committed(),
@@ -398,10 +399,15 @@ impl Peer {
         self.look_if_settled(now, out);
     }
 
-    /// The snapshot that was to replace the state did not come whole: the state is the one on the
-    /// disk again, whose history this is.
+    /// The snapshot that was to replace the state did not come whole, or its link is gone: the state
+    /// is the one on the disk again, whose history this is. Each `Output::load` is answered once, by
+    /// this or by `Durable::Snapshot`.
     pub fn on_snapshot_lost(&mut self, now: Now, on_disk: History, out: &mut Output) {
+        if let Role::Following { .. } = &self.role {
+            self.give_up(now, Ended::LinkLost, out);
+        }
         self.pending.retain(|pending| !matches!(pending, Durable::Snapshot(_)));
+        self.synced = on_disk.end();
         if let Role::Settling { history } = &mut self.role {
             *history = on_disk;
         }

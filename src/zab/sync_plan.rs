@@ -7,8 +7,8 @@
 //!
 //! ```text
 //! P = end                                        DIFF, and nothing else
-//! P > end, and is a transaction                  TRUNC to end
-//! P > end, and begins an epoch                   SNAP
+//! P > end, both are transactions                 TRUNC to end
+//! P > end, one begins an epoch                   SNAP
 //! P < base                                       from the log on the disk, or SNAP
 //! P in memory, P = base, or P begins an epoch    DIFF, what follows P
 //! P is of the epoch of what is next in memory    TRUNC to what is before it, and what follows
@@ -16,7 +16,7 @@
 //! ```
 //!
 //! In the last two cases, the learner has what no leader knows. A zxid whose counter is zero begins
-//! an epoch and is no transaction. Java has no base: where its memory begins at the first transaction
+//! an epoch and is no transaction: a learner of Java that is to cut there keeps one transaction more. Java has no base: where its memory begins at the first transaction
 //! of all, it sends a new learner SNAP.
 
 use super::history::History;
@@ -49,7 +49,7 @@ pub fn plan(peer_last: Zxid, history: &History) -> Plan {
         return Plan::Diff { after: peer_last };
     }
     if end < peer_last {
-        return if begins_epoch { Plan::Snap } else { Plan::Trunc { to: end } };
+        return if begins_epoch { Plan::Snap } else { truncated(end) };
     }
     if peer_last < base {
         return Plan::Log { after: peer_last };
@@ -60,7 +60,11 @@ pub fn plan(peer_last: Zxid, history: &History) -> Plan {
         return Plan::Diff { after: peer_last };
     }
     match history.iter().find(|proposal| peer_last < proposal.zxid) {
-        Some(next) if next.zxid.epoch() == peer_last.epoch() => Plan::Trunc { to: before },
+        Some(next) if next.zxid.epoch() == peer_last.epoch() => truncated(before),
         _ => Plan::Snap,
     }
+}
+
+fn truncated(to: Zxid) -> Plan {
+    if to.counter() == 0 { Plan::Snap } else { Plan::Trunc { to } }
 }

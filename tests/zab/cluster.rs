@@ -342,7 +342,7 @@ impl World {
                 packet: Packet::ToLearner(packet),
             });
             if snap {
-                let end = self.running.get_mut(&id).unwrap().peer.committed();
+                let end = self.running.get_mut(&id).unwrap().peer.history_end();
                 let log = &self.running[&id].log;
                 let state: Vec<_> = log.iter().filter(|p| p.zxid <= end).cloned().collect();
                 self.send(link, LEARNER, |side| Event::Packet {
@@ -484,6 +484,11 @@ impl World {
                     server.is_syncing = false;
                     server.log.retain(|proposal| proposal.zxid <= zxid);
                     self.marks.insert("log truncated");
+                }
+                if let Durable::CurrentEpoch(_) = stored {
+                    let logged = self.running[&at.0].log.len();
+                    let synced = self.disks[&at.0].log.len();
+                    assert_eq!(logged, synced, "{}: currentEpoch before its history", at.0);
                 }
                 self.disks.get_mut(&at.0).unwrap().store(stored);
                 let server = self.at(at).unwrap();
