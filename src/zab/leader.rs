@@ -25,7 +25,8 @@ use super::proposals::{Proposal, Proposals};
 use super::sync_plan::{Plan, plan};
 use super::voters::Voters;
 use super::{Durable, LinkId, Own, Settings};
-use crate::record::quorum::{FromLearner, LearnerInfo, PROTOCOL_VERSION};
+use crate::jute::record::Buffer;
+use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION, TxnPayload};
 use crate::types::{Deadline, Epoch, Now, ServerId, Zxid};
 
 /// The last epoch there can be: a zxid is a signed number.
@@ -59,6 +60,40 @@ pub enum ToLearner {
     Ping {
         zxid: Zxid,
     },
+}
+
+impl ToLearner {
+    /// The packet as it travels. `config` is the last configuration that the leader has seen, as
+    /// text, for NEWLEADER.
+    ///
+    /// # Panics
+    /// If a proposal's payload does not begin with a transaction's header.
+    #[must_use]
+    pub fn packet<'a>(&'a self, config: Buffer<'a>) -> FromLeader<'a> {
+        let txn = |proposal: &'a Proposal| {
+            TxnPayload::from_bytes(&proposal.payload).expect("a proposal begins with a header")
+        };
+        match self {
+            ToLearner::LeaderInfo { epoch } => {
+                FromLeader::LeaderInfo { epoch: *epoch, protocol_version: PROTOCOL_VERSION }
+            }
+            ToLearner::Diff { zxid } => FromLeader::Diff { zxid: *zxid },
+            ToLearner::Trunc { zxid } => FromLeader::Trunc { zxid: *zxid },
+            ToLearner::Snap { zxid } => FromLeader::Snap { zxid: *zxid },
+            ToLearner::NewLeader { epoch } => {
+                FromLeader::NewLeader { zxid: Zxid::new(*epoch, 0), config }
+            }
+            ToLearner::UpToDate => FromLeader::UpToDate,
+            ToLearner::Proposal(proposal) => {
+                FromLeader::Proposal { zxid: proposal.zxid, txn: txn(proposal) }
+            }
+            ToLearner::Commit { zxid } => FromLeader::Commit { zxid: *zxid },
+            ToLearner::Inform(proposal) => {
+                FromLeader::Inform { zxid: proposal.zxid, txn: txn(proposal) }
+            }
+            ToLearner::Ping { zxid } => FromLeader::Ping { zxid: *zxid },
+        }
+    }
 }
 
 /// What a step asks for. Each link gets its own in order.

@@ -21,7 +21,8 @@ use std::collections::VecDeque;
 use super::history::History;
 use super::proposals::Proposal;
 use super::{Durable, Own, Settings};
-use crate::record::quorum::{FromLeader, PROTOCOL_VERSION, TxnPayload};
+use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION};
+use crate::record::quorum::{TouchTable, TxnPayload};
 use crate::types::{Deadline, Epoch, Now, Zxid};
 
 /// What a learner sends its leader.
@@ -42,6 +43,25 @@ pub enum ToLeader {
     Ping {
         zxid: Zxid,
     },
+}
+
+impl ToLeader {
+    /// The packet as it travels. `info` says who this server is, and `touched` which sessions it has
+    /// heard from since the last PING.
+    #[must_use]
+    pub fn packet(self, kind: Kind, info: LearnerInfo, touched: TouchTable<'_>) -> FromLearner<'_> {
+        match (self, kind) {
+            (ToLeader::Info { accepted }, Kind::Follower) => {
+                FromLearner::FollowerInfo { accepted, info }
+            }
+            (ToLeader::Info { accepted }, Kind::Observer) => {
+                FromLearner::ObserverInfo { accepted, info }
+            }
+            (ToLeader::AckEpoch { last, current }, _) => FromLearner::AckEpoch { last, current },
+            (ToLeader::Ack { zxid }, _) => FromLearner::Ack { zxid },
+            (ToLeader::Ping { zxid }, _) => FromLearner::Ping { zxid, touched },
+        }
+    }
 }
 
 /// What a step asks for.
@@ -87,6 +107,13 @@ pub enum Fault {
 pub enum Kind {
     Follower,
     Observer,
+}
+
+impl Kind {
+    #[must_use]
+    pub const fn of(is_observer: bool) -> Kind {
+        if is_observer { Kind::Observer } else { Kind::Follower }
+    }
 }
 
 #[derive(Debug)]

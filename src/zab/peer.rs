@@ -277,7 +277,7 @@ impl Peer {
             return;
         };
         let history = std::mem::replace(history, History::new(1, Zxid::ZERO));
-        let kind = if self.is_observer { Kind::Observer } else { Kind::Follower };
+        let kind = Kind::of(self.is_observer);
         let (own, mut asked) = (self.own(history), learner::Output::default());
         let learner = Learner::new(now, kind, self.settings, own, &mut asked);
         self.role = Role::Following { link, learner: Box::new(learner) };

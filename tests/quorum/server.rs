@@ -20,8 +20,8 @@ use ringkeeper::record::op::code;
 use ringkeeper::record::proto::CreateRequest;
 use ringkeeper::record::quorum::{
     ElectionAddress, ElectionPiece, ElectionStream, FromLeader, FromLearner, Hello, HelloForm,
-    LearnerInfo, NOTIFICATION_VERSION, Notification, PROTOCOL_VERSION, PacketPiece, PacketSender,
-    PacketStream, Request, ServerState, TouchTable, TxnPayload,
+    LearnerInfo, NOTIFICATION_VERSION, Notification, PacketPiece, PacketSender, PacketStream,
+    Request, ServerState, TouchTable,
 };
 use ringkeeper::record::txn::{CreateKind, Txn, TxnHeader};
 use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
@@ -29,7 +29,7 @@ use ringkeeper::zab::election::{self, Notification as Said};
 use ringkeeper::zab::election_links::{self, Ask, ElectionLinks};
 use ringkeeper::zab::history::History;
 use ringkeeper::zab::leader::ToLearner;
-use ringkeeper::zab::learner::ToLeader;
+use ringkeeper::zab::learner::{Kind, ToLeader};
 use ringkeeper::zab::peer::{self, Output, Peer};
 use ringkeeper::zab::proposals::Proposal;
 use ringkeeper::zab::vote::{PeerState, Round, Vote};
@@ -588,52 +588,17 @@ impl Core {
 
     fn write_to_leader(&self, packet: ToLeader, bytes: &mut Vec<u8>) {
         let info = LearnerInfo::new(self.me, self.ensemble.version);
-        match packet {
-            ToLeader::Info { accepted } if self.is_observer => {
-                FromLearner::ObserverInfo { accepted, info }
-            }
-            ToLeader::Info { accepted } => FromLearner::FollowerInfo { accepted, info },
-            ToLeader::AckEpoch { last, current } => FromLearner::AckEpoch { last, current },
-            ToLeader::Ack { zxid } => FromLearner::Ack { zxid },
-            ToLeader::Ping { zxid } => FromLearner::Ping { zxid, touched: TouchTable::EMPTY },
-        }
-        .write(bytes);
+        packet.packet(Kind::of(self.is_observer), info, TouchTable::EMPTY).write(bytes);
     }
 
     fn write_to_learner(&mut self, packet: &ToLearner, bytes: &mut Vec<u8>) {
-        let txn = |proposal: &'_ Proposal| proposal.payload.to_vec();
-        let config = self.ensemble.to_string();
-        let payload = match packet {
-            ToLearner::Proposal(proposal) | ToLearner::Inform(proposal) => txn(proposal),
-            _ => Vec::new(),
-        };
-        let txn = || TxnPayload::from_bytes(&payload).unwrap();
         match packet {
-            ToLearner::LeaderInfo { epoch } => {
-                FromLeader::LeaderInfo { epoch: *epoch, protocol_version: PROTOCOL_VERSION }
-            }
-            ToLearner::Diff { zxid } => {
-                self.seen.operations.push("DIFF sent");
-                FromLeader::Diff { zxid: *zxid }
-            }
-            ToLearner::Trunc { zxid } => {
-                self.seen.operations.push("TRUNC sent");
-                FromLeader::Trunc { zxid: *zxid }
-            }
+            ToLearner::Diff { .. } => self.seen.operations.push("DIFF sent"),
+            ToLearner::Trunc { .. } => self.seen.operations.push("TRUNC sent"),
             ToLearner::Snap { .. } => panic!("there is no state here to send"),
-            ToLearner::NewLeader { epoch } => FromLeader::NewLeader {
-                zxid: Zxid::new(*epoch, 0),
-                config: Some(config.as_bytes()),
-            },
-            ToLearner::UpToDate => FromLeader::UpToDate,
-            ToLearner::Proposal(proposal) => {
-                FromLeader::Proposal { zxid: proposal.zxid, txn: txn() }
-            }
-            ToLearner::Commit { zxid } => FromLeader::Commit { zxid: *zxid },
-            ToLearner::Inform(proposal) => FromLeader::Inform { zxid: proposal.zxid, txn: txn() },
-            ToLearner::Ping { zxid } => FromLeader::Ping { zxid: *zxid },
+            _ => {}
         }
-        .write(bytes);
+        packet.packet(Some(self.ensemble.to_string().as_bytes())).write(bytes);
     }
 
     fn ask(&mut self, asks: Vec<Ask>) {

@@ -10,14 +10,13 @@ use std::sync::Arc;
 
 use ringkeeper::ensemble::Ensemble;
 use ringkeeper::jute::record::Record as _;
-use ringkeeper::record::quorum::{FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION};
-use ringkeeper::record::quorum::{TouchTable, TxnPayload};
+use ringkeeper::record::quorum::{LearnerInfo, TouchTable};
 use ringkeeper::record::txn::TxnHeader;
 use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
 use ringkeeper::zab::election::{self, Notification};
 use ringkeeper::zab::history::History;
 use ringkeeper::zab::leader::ToLearner;
-use ringkeeper::zab::learner::ToLeader;
+use ringkeeper::zab::learner::{Kind, ToLeader};
 use ringkeeper::zab::peer::{Output, Peer, Start};
 use ringkeeper::zab::proposals::Proposal;
 use ringkeeper::zab::vote::PeerState;
@@ -530,29 +529,13 @@ impl World {
             }
             Packet::ToLeader(packet) => {
                 let learner = self.links[&link].sides[LEARNER].0;
-                let is_observer = self.observers.contains(&learner);
+                let kind = Kind::of(self.observers.contains(&learner));
                 let info = LearnerInfo::new(learner, version);
-                let packet = match packet {
-                    ToLeader::Info { accepted } if is_observer => {
-                        FromLearner::ObserverInfo { accepted, info }
-                    }
-                    ToLeader::Info { accepted } => FromLearner::FollowerInfo { accepted, info },
-                    ToLeader::AckEpoch { last, current } => FromLearner::AckEpoch { last, current },
-                    ToLeader::Ack { zxid } => FromLearner::Ack { zxid },
-                    ToLeader::Ping { zxid } => {
-                        FromLearner::Ping { zxid, touched: TouchTable::EMPTY }
-                    }
-                };
+                let packet = packet.packet(kind, info, TouchTable::EMPTY);
                 let server = self.at(at).unwrap();
                 server.peer.on_packet_of_learner(now, link, packet, out);
             }
             Packet::ToLearner(packet) => {
-                let txn = |proposal: &'_ Proposal| -> Vec<u8> { proposal.payload.to_vec() };
-                let bytes = match &packet {
-                    ToLearner::Proposal(proposal) | ToLearner::Inform(proposal) => txn(proposal),
-                    _ => Vec::new(),
-                };
-                let txn = || TxnPayload::from_bytes(&bytes).unwrap();
                 self.marks.insert(match &packet {
                     ToLearner::Diff { .. } => "DIFF",
                     ToLearner::Trunc { .. } => "TRUNC",
@@ -560,28 +543,8 @@ impl World {
                     ToLearner::Inform(_) if is_observer => "INFORM",
                     _ => "other packet",
                 });
-                let packet = match packet {
-                    ToLearner::LeaderInfo { epoch } => {
-                        FromLeader::LeaderInfo { epoch, protocol_version: PROTOCOL_VERSION }
-                    }
-                    ToLearner::Diff { zxid } => FromLeader::Diff { zxid },
-                    ToLearner::Trunc { zxid } => FromLeader::Trunc { zxid },
-                    ToLearner::Snap { zxid } => FromLeader::Snap { zxid },
-                    ToLearner::NewLeader { epoch } => {
-                        FromLeader::NewLeader { zxid: Zxid::new(epoch, 0), config: None }
-                    }
-                    ToLearner::UpToDate => FromLeader::UpToDate,
-                    ToLearner::Proposal(proposal) => {
-                        FromLeader::Proposal { zxid: proposal.zxid, txn: txn() }
-                    }
-                    ToLearner::Commit { zxid } => FromLeader::Commit { zxid },
-                    ToLearner::Inform(proposal) => {
-                        FromLeader::Inform { zxid: proposal.zxid, txn: txn() }
-                    }
-                    ToLearner::Ping { zxid } => FromLeader::Ping { zxid },
-                };
                 let server = self.at(at).unwrap();
-                server.peer.on_packet_of_leader(now, link, packet, out);
+                server.peer.on_packet_of_leader(now, link, packet.packet(None), out);
             }
         }
     }
