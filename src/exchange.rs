@@ -3,6 +3,7 @@
 //! ```text
 //! shard    -- Requests, Touched -->  pipeline      what clients want; who was heard from
 //! pipeline -- Arc<Applied> ------->  every shard   what changed, and the answers, in order
+//! pipeline -- Serves ------------->  every shard   whether clients are served, and from which tree
 //! ```
 //!
 //! Both directions travel in batches over FIFO channels. A batch is shared or reused, never
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use crate::record::code::Code;
 use crate::record::data::{Acl, Id};
+use crate::tree::TreeReader;
 pub use crate::tree::change::ChangeKind;
 use crate::types::{SessionId, Xid, Zxid};
 
@@ -182,6 +184,24 @@ pub struct Applied {
     pub items: Vec<Item>,
     pub paths: String,
     pub bodies: Vec<u8>,
+}
+
+/// How clients are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    ReadWrite,
+    /// A server without a quorum, with `readonlymode.enabled`: clients that ask for it may read.
+    ReadOnly,
+}
+
+/// Whether clients are served. It has its place in the order of what a shard is told: behind every
+/// `Applied` of the same step.
+pub enum Serves {
+    /// From here on, and from this tree: one reader for each shard, by its number. Each shows the
+    /// state of the last `Applied`.
+    Clients { mode: Mode, readers: Vec<TreeReader> },
+    /// All connections are closed, and so is who comes.
+    Nobody,
 }
 
 impl Applied {

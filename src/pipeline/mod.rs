@@ -55,7 +55,8 @@ pub use tracker::SessionInfo;
 use tracker::Tracker;
 
 use crate::auth::Providers;
-use crate::exchange::{Applied, ConnectionId, Outcome, Request, Requests, ShardId, Touched, Want};
+use crate::exchange::{Applied, ConnectionId, Outcome, Request, Requests, Serves, ShardId};
+use crate::exchange::{Touched, Want};
 use crate::jute::Write as _;
 use crate::jute::record::Record as _;
 use crate::jute::{Reader, first_field};
@@ -159,6 +160,8 @@ pub struct Output {
     pub appends: Vec<Append>,
     /// To be handed to every shard, in order.
     pub applied: Vec<Arc<Applied>>,
+    /// To be handed to every shard, behind `applied`.
+    pub serves: Option<Serves>,
     /// To be written in the background.
     pub snapshot: Option<SnapshotJob>,
     /// Lines for the audit log.
