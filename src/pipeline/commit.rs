@@ -25,14 +25,21 @@ struct Sealed {
     batch: Arc<Applied>,
     /// The tree's digest after it.
     digest: u64,
-    /// Sessions that open (with their timeout) or close with it.
-    sessions: Vec<(SessionId, Option<i32>)>,
+    sessions: Vec<SessionChange>,
+}
+
+/// A session opens, with its timeout, or closes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SessionChange {
+    zxid: Zxid,
+    pub(super) session: SessionId,
+    pub(super) timeout_ms: Option<i32>,
 }
 
 pub(super) struct Gathered {
     /// The batch that the current step adds to.
     open: Applied,
-    sessions: Vec<(SessionId, Option<i32>)>,
+    sessions: Vec<SessionChange>,
     sealed: VecDeque<Sealed>,
     /// Handed out, to be used again once no shard holds them.
     lent: VecDeque<Arc<Applied>>,
@@ -115,12 +122,19 @@ impl Gathered {
         self.outstanding += 1;
     }
 
-    pub(super) fn session_opened(&mut self, session: SessionId, timeout_ms: i32) {
-        self.sessions.push((session, Some(timeout_ms)));
+    pub(super) fn session_opened(&mut self, zxid: Zxid, session: SessionId, timeout_ms: i32) {
+        self.sessions.push(SessionChange { zxid, session, timeout_ms: Some(timeout_ms) });
     }
 
-    pub(super) fn session_closed(&mut self, session: SessionId) {
-        self.sessions.push((session, None));
+    pub(super) fn session_closed(&mut self, zxid: Zxid, session: SessionId) {
+        self.sessions.push(SessionChange { zxid, session, timeout_ms: None });
+    }
+
+    /// How sessions change up to `zxid` by what has not gone out.
+    pub(super) fn sessions_until(&self, zxid: Zxid) -> impl Iterator<Item = SessionChange> {
+        let sealed = self.sealed.iter().flat_map(|sealed| &sealed.sessions);
+        let all = sealed.chain(&self.sessions).copied();
+        all.take_while(move |change| change.zxid <= zxid)
     }
 
     /// Ends the open batch at `zxid`, where the tree has `digest`.
@@ -167,8 +181,8 @@ impl Gathered {
             && sealed.batch.zxid <= committed
         {
             let Some(Sealed { batch, digest, sessions }) = self.sealed.pop_front() else { break };
-            for (id, timeout_ms) in sessions {
-                session(id, timeout_ms);
+            for change in sessions {
+                session(change.session, change.timeout_ms);
             }
             let replies = |item: &&Item| matches!(item, Item::Reply(_));
             self.outstanding -= batch.items.iter().filter(replies).count();

@@ -5,14 +5,14 @@
 //! again. Nothing can have come since: a session's ephemerals are its own to make, and its shard
 //! sends nothing more of a connection that waits for this answer.
 
-use crate::exchange::{ConnectionId, ShardId};
+use super::tracker::Client;
 use crate::jute::{Reader, Write as _};
 use crate::tree::TreeWriter;
 use crate::types::{SessionId, Xid};
 
 /// An answer that is being made.
 pub(super) struct Listing {
-    pub(super) from: (ShardId, ConnectionId),
+    pub(super) from: Client,
     pub(super) session: SessionId,
     pub(super) xid: Xid,
     prefix: String,
@@ -30,12 +30,7 @@ struct Piece {
 }
 
 impl Listing {
-    pub(super) fn new(
-        from: (ShardId, ConnectionId),
-        session: SessionId,
-        xid: Xid,
-        prefix: &str,
-    ) -> Listing {
+    pub(super) fn new(from: Client, session: SessionId, xid: Xid, prefix: &str) -> Listing {
         let prefix = prefix.to_owned();
         Listing { from, session, xid, prefix, pieces: Vec::new(), count: 0, bytes: 0 }
     }

@@ -6,6 +6,11 @@
 //! | `prep.rs` | a request into a transaction, or an error |
 //! | `prep_multi.rs` | all or nothing |
 //! | `commit.rs` | what waits for its commit: answers and changes, in order |
+//! | `sessions.rs` | sessions open, come back, speak and end |
+//! | `member.rs` | a server of an ensemble: what Zab asks for is done |
+//! | `deliver.rs` | what a leader has ordered is applied |
+//! | `forward.rs` | what clients of a learner want, on its way to the leader |
+//! | `learners.rs` | the same, where it comes in |
 //! | `listing.rs` | getEphemerals, in pieces |
 //! | `tracker.rs` | who is alive: timeouts and expiry |
 //! | `password.rs` | session passwords, as `java.util.Random` makes them |
@@ -23,12 +28,17 @@
 mod audit;
 mod commit;
 mod counts;
+mod deliver;
+mod forward;
+mod learners;
 mod listing;
+mod member;
 mod password;
 mod prep;
 mod prep_multi;
 mod reaper;
 mod restore;
+mod sessions;
 mod snapshots;
 #[cfg(test)]
 mod tests;
@@ -41,7 +51,10 @@ use audit::Audit;
 pub use audit::{AuditResult, Audited};
 use commit::Gathered;
 pub use counts::Counts;
+pub use deliver::Undeliverable;
 use listing::Listing;
+use member::{Agreement, Member};
+pub use member::{LinkInput, MemberStart, ToLink};
 pub use password::{is_password, password};
 use prep::{Create, Prep, Scratch, decode};
 use reaper::Reaper;
@@ -52,11 +65,10 @@ pub use restore::{
 use snapshots::Roll;
 pub use snapshots::{RollSettings, SnapshotJob};
 pub use tracker::SessionInfo;
-use tracker::Tracker;
+use tracker::{Client, Owner as SessionOwner, Tracker};
 
 use crate::auth::Providers;
-use crate::exchange::{Applied, ConnectionId, Outcome, Request, Requests, Serves, ShardId};
-use crate::exchange::{Touched, Want};
+use crate::exchange::{Applied, Outcome, Request, Requests, Serves, ShardId, Touched, Want};
 use crate::jute::Write as _;
 use crate::jute::record::Record as _;
 use crate::jute::{Reader, first_field};
@@ -71,6 +83,7 @@ use crate::tree::ephemerals::Owner;
 use crate::tree::{self, PREFETCH_MAX, TreeReader, TreeWriter};
 use crate::types::{Now, ServerId, SessionId, Zxid};
 use crate::zab::standalone::Standalone;
+use crate::zab::{Durable, LinkId};
 
 /// What a pipeline is told at birth.
 #[derive(Clone, Debug)]
@@ -150,6 +163,22 @@ pub enum Input<'a> {
     Tick,
     /// For as long as `Pipeline::has_work`: goes on with what takes long.
     GoOn,
+    /// What `Pipeline::deadline` said has come.
+    Time,
+    /// Of the connections between servers.
+    Link(LinkInput<'a>),
+    /// An epoch that `Output::stores` asked for is durable.
+    Stored(Durable),
+    /// A truncation or a snapshot that was asked for is durable, and this is what the disk has now.
+    Replaced(Box<Restored>, Durable),
+}
+
+/// Who asks for a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asker {
+    Client(Client),
+    /// A learner, for a client of its own: the transaction is the answer.
+    Learner(LinkId),
 }
 
 /// What a step asks of the shell. The shell may do these in any order, as long as the log and
@@ -162,6 +191,18 @@ pub struct Output {
     pub applied: Vec<Arc<Applied>>,
     /// To be handed to every shard, behind `applied`.
     pub serves: Option<Serves>,
+    /// For the connections between servers, in order.
+    pub to_links: Vec<ToLink>,
+    /// To be made durable, in order, once all appends before are: `Input::Stored`, or
+    /// `Input::Replaced` for a truncation.
+    pub stores: Vec<Durable>,
+    /// A snapshot follows on the link to the leader, which is to replace the state: it ends at this
+    /// zxid. `Input::Replaced` says that it has.
+    pub loads: Option<Zxid>,
+    /// Trees that are not used any more: to be dropped where that may take its time.
+    pub dropped: Vec<TreeWriter>,
+    /// This server cannot go on.
+    pub fault: Option<Undeliverable>,
     /// To be written in the background.
     pub snapshot: Option<SnapshotJob>,
     /// Lines for the audit log.
@@ -210,7 +251,7 @@ pub struct Pipeline {
     settings: Settings,
     tree: TreeWriter,
     tracker: Tracker,
-    zab: Standalone,
+    zab: Agreement,
     gathered: Gathered,
     /// Sessions as of the last commit, for snapshots.
     sessions: BTreeMap<SessionId, i32>,
@@ -221,13 +262,32 @@ pub struct Pipeline {
     audit: Option<Audit>,
     /// Answers that take more than a step.
     listings: VecDeque<Listing>,
+    has_paths_beyond_ascii: bool,
 }
 
 impl Pipeline {
-    /// Goes on from what was on the disk.
+    /// Goes on alone from what was on the disk.
     #[must_use]
     pub fn new(now: Now, settings: Settings, restored: Restored) -> Pipeline {
-        let Restored { mut tree, sessions, highest_sessions, last, .. } = restored;
+        let last = restored.last;
+        Pipeline::with(now, settings, restored, Agreement::Alone(Standalone::new(last)))
+    }
+
+    /// Goes on as a server of an ensemble, which serves nobody until it has a leader.
+    #[must_use]
+    pub fn member(
+        now: Now,
+        settings: Settings,
+        restored: Restored,
+        start: MemberStart,
+    ) -> Pipeline {
+        let certainty = deliver::Certainty::of(&restored);
+        let member = Member::new(now, start, restored.last, certainty);
+        Pipeline::with(now, settings, restored, Agreement::Member(Box::new(member)))
+    }
+
+    fn with(now: Now, settings: Settings, restored: Restored, zab: Agreement) -> Pipeline {
+        let Restored { mut tree, sessions, highest_sessions, last, beyond_ascii, .. } = restored;
         tree.publish(last);
         tree.seal(last);
         let known = sessions.iter().map(|(&session, &timeout_ms)| (session, timeout_ms));
@@ -235,7 +295,7 @@ impl Pipeline {
         let tracker = Tracker::new(now, tick_ms, server, shards, last, &highest_sessions, known);
         Pipeline {
             tracker,
-            zab: Standalone::new(last),
+            zab,
             gathered: Gathered::new(last, tree.digest(), settings.answer_bytes_max),
             roll: Roll::new(settings.roll, settings.seed),
             reaper: Reaper::new(now, settings.reaper),
@@ -243,10 +303,25 @@ impl Pipeline {
             counts: Counts::default(),
             audit: settings.audit.clone().map(Audit::new),
             listings: VecDeque::new(),
+            has_paths_beyond_ascii: beyond_ascii,
             sessions,
             tree,
             settings,
         }
+    }
+
+    /// Another state, and nobody who waits. Returns the tree that was.
+    fn replace(&mut self, now: Now, restored: Restored) -> TreeWriter {
+        let zab = Agreement::Alone(Standalone::new(restored.last));
+        let settings = self.settings.clone();
+        let replaced = Pipeline::with(now, settings, restored, zab);
+        let old = std::mem::replace(self, replaced);
+        self.zab = old.zab;
+        self.counts = old.counts;
+        self.roll = old.roll;
+        // The log goes on in a file of its own.
+        self.roll.begin_file();
+        old.tree
     }
 
     /// A reader at the committed state, for a shard or a snapshot.
@@ -259,18 +334,13 @@ impl Pipeline {
         std::mem::take(&mut self.counts)
     }
 
-    /// Before anything else happens: sessions that are gone but still own znodes are closed, by
-    /// transactions like any other, so that every copy of the history agrees.
+    /// Before anything else happens.
     pub fn start(&mut self, now: Now, out: &mut Output) {
-        let orphaned: Vec<SessionId> = self
-            .tree
-            .owning_sessions()
-            .filter(|session| !self.tracker.is_alive(*session))
-            .collect();
-        for session in orphaned {
-            self.close_session(now, session, 0, out);
+        if !self.zab.is_member() {
+            self.close_orphans(now, out);
         }
         self.seal(out);
+        self.do_what_is_asked(now, out);
     }
 
     /// The only door: one input in, its consequences appended to `out`.
@@ -278,12 +348,17 @@ impl Pipeline {
         match input {
             Input::Requests(requests) => self.on_requests(now, requests, out),
             Input::Touched(touched) => self.on_touched(now, touched, out),
-            Input::Synced(zxid) => self.on_synced(zxid, out),
+            Input::Synced(zxid) => self.on_synced(now, zxid, out),
             Input::SnapshotEnded => self.roll.on_snapshot_ended(),
             Input::SnapshotAsked => self.roll.ask_for_snapshot(),
             Input::Tick => self.on_tick(now, out),
             Input::GoOn => self.on_go_on(out),
+            Input::Time => self.on_time(now, out),
+            Input::Link(input) => self.on_link(now, input, out),
+            Input::Stored(stored) => self.on_stored(now, stored, out),
+            Input::Replaced(restored, stored) => self.on_replaced(now, *restored, stored, out),
         }
+        self.do_what_is_asked(now, out);
         self.snapshot_if_due(out);
         debug_assert_eq!(self.broken_invariant(), None);
     }
@@ -308,27 +383,44 @@ impl Pipeline {
         body: &[u8],
         out: &mut Output,
     ) {
-        let from = (shard, request.connection);
+        let client = (shard, request.connection);
+        let (orders, forwards) = (self.zab.orders(), self.zab.forwards());
+        // Whoever asks a server without a leader is being told so by its shard.
+        if !forwards && !(orders && self.has_zxid(now, out)) {
+            return;
+        }
         match request.want {
+            Want::Open { timeout_ms, last_zxid_seen } if forwards => {
+                self.forward_open(client, timeout_ms, last_zxid_seen, out);
+            }
             Want::Open { timeout_ms, last_zxid_seen } => {
-                self.on_open(now, from, timeout_ms, last_zxid_seen, out);
+                self.on_open(now, client, timeout_ms, last_zxid_seen, out);
             }
             Want::Resume { timeout_ms, last_zxid_seen, password } => {
-                self.on_resume(now, from, request.session, timeout_ms, last_zxid_seen, &password);
+                let session = request.session;
+                self.on_resume(now, client, session, timeout_ms, last_zxid_seen, &password, out);
             }
-            _ => match self.tracker.connection(request.session) {
+            _ => match self.tracker.owner(request.session) {
                 None if request.want == (Want::Write { op: code::MULTI }) => {
-                    self.on_multi_of_nobody(from, request, body);
+                    self.on_multi_of_nobody(client, request, body);
                 }
                 None => {
-                    self.answer(from, request, self.zab.proposed(), Code::SessionExpired, |_| ());
+                    let (xid, zxid) = (request.xid, self.zab.proposed());
+                    self.gathered.answer(client, xid, zxid, Code::SessionExpired, |_| ());
                 }
                 // Late, over a connection that the session has left: a write from there must not
                 // take effect among those that come over the new one.
-                Some(connection) if connection != Some(from) && !self.serves_moved_sessions() => {
-                    self.gathered.reply(from, self.zab.proposed(), Outcome::Dropped);
+                Some(owner)
+                    if owner != SessionOwner::Client(client) && !self.serves_moved_sessions() =>
+                {
+                    self.gathered.reply(client, self.zab.proposed(), Outcome::Dropped);
                 }
-                Some(_) => self.on_session_request(now, from, request, body, out),
+                Some(_) if forwards && request.want != Want::Ephemerals => {
+                    self.forward(client, request, body, out);
+                }
+                Some(_) => {
+                    self.on_session_request(now, Asker::Client(client), request, body, out);
+                }
             },
         }
     }
@@ -358,190 +450,47 @@ impl Pipeline {
     fn on_session_request(
         &mut self,
         now: Now,
-        from: (ShardId, ConnectionId),
+        asker: Asker,
         request: &Request,
         body: &[u8],
         out: &mut Output,
     ) {
-        match request.want {
-            Want::Open { .. } | Want::Resume { .. } => unreachable!("these are no session's yet"),
-            Want::Sync => match PathOnly::read(&mut whole(body)) {
+        match (request.want, asker) {
+            (Want::Open { .. } | Want::Resume { .. }, _) => {
+                unreachable!("these are no session's yet")
+            }
+            (Want::Sync, Asker::Client(client)) => match PathOnly::read(&mut whole(body)) {
                 Ok(path) => {
-                    self.answer(from, request, self.zab.proposed(), Code::Ok, |out| path.write(out))
+                    let (xid, zxid) = (request.xid, self.zab.proposed());
+                    self.gathered.answer(client, xid, zxid, Code::Ok, |out| path.write(out));
                 }
-                Err(_) => self.malformed(from, request),
+                Err(_) => self.malformed(client, request),
             },
-            Want::Ephemerals => self.on_ephemerals(from, request, body),
-            Want::Close => self.on_close(now, from, request, out),
-            Want::Write { op: code::MULTI } => self.on_multi(now, from, request, body, out),
-            Want::Write { op } => self.on_write(now, from, request, op, body, out),
+            (Want::Ephemerals, Asker::Client(client)) => self.on_ephemerals(client, request, body),
+            (Want::Sync | Want::Ephemerals, Asker::Learner(_)) => {
+                unreachable!("a learner's syncs have a queue of their own")
+            }
+            (Want::Close, _) => self.on_close(now, asker, request, out),
+            (Want::Write { op: code::MULTI }, _) => self.on_multi(now, asker, request, body, out),
+            (Want::Write { op }, _) => self.on_write(now, asker, request, op, body, out),
         }
-    }
-
-    // ---- sessions ---------------------------------------------------------------------------
-
-    fn on_open(
-        &mut self,
-        now: Now,
-        from: (ShardId, ConnectionId),
-        timeout_ms: i32,
-        last_zxid_seen: Zxid,
-        out: &mut Output,
-    ) {
-        if self.is_ahead(last_zxid_seen) {
-            self.gathered.reply(from, self.zab.proposed(), Outcome::Dropped);
-            return;
-        }
-        let session = self.tracker.open(now, timeout_ms, from);
-        let header = self.header(now, session, 0, code::CREATE_SESSION);
-        let txn = Txn::CreateSession { timeout_ms };
-        self.log(&header, true, |out| txn.write(out), out);
-        self.gathered.session_opened(session, timeout_ms);
-        let outcome = Outcome::Connected { session, timeout_ms, password: password(session) };
-        self.gathered.reply(from, Zxid(header.zxid), outcome);
-    }
-
-    fn on_resume(
-        &mut self,
-        now: Now,
-        from: (ShardId, ConnectionId),
-        session: SessionId,
-        timeout_ms: i32,
-        last_zxid_seen: Zxid,
-        claimed: &[u8; 16],
-    ) {
-        let zxid = self.zab.proposed();
-        if self.is_ahead(last_zxid_seen) {
-            self.gathered.reply(from, zxid, Outcome::Dropped);
-            return;
-        }
-        let is_password = is_password(session, claimed);
-        #[cfg(feature = "mutants")]
-        let is_password = is_password || self.settings.mutant == Some(Mutant::PasswordNotChecked);
-        // The password comes first: who does not know it must not disturb the session's own
-        // connection.
-        let before =
-            if is_password { self.tracker.resume(now, session, timeout_ms, from) } else { None };
-        let Some(before) = before else {
-            self.gathered.reply(from, zxid, Outcome::Refused);
-            return;
-        };
-        if let Some(before) = before.filter(|before| *before != from) {
-            self.gathered.reply(before, zxid, Outcome::Dropped);
-        }
-        let outcome = Outcome::Connected { session, timeout_ms, password: password(session) };
-        self.gathered.reply(from, zxid, outcome);
-    }
-
-    /// Whether a client has seen what this server has not: it must find another.
-    fn is_ahead(&self, last_zxid_seen: Zxid) -> bool {
-        #[cfg(feature = "mutants")]
-        if self.settings.mutant == Some(Mutant::FutureClientAccepted) {
-            return false;
-        }
-        self.zab.committed() < last_zxid_seen
-    }
-
-    fn on_close(
-        &mut self,
-        now: Now,
-        from: (ShardId, ConnectionId),
-        request: &Request,
-        out: &mut Output,
-    ) {
-        let (zxid, _) = self.close_session(now, request.session, request.xid.0, out);
-        let outcome = Outcome::Answer {
-            xid: request.xid,
-            err: Code::Ok,
-            body: Default::default(),
-            close: true,
-        };
-        self.gathered.reply(from, zxid, outcome);
-    }
-
-    /// Ends a session: one transaction deletes all it owns. Says where it was connected.
-    fn close_session(
-        &mut self,
-        now: Now,
-        session: SessionId,
-        cxid: i32,
-        out: &mut Output,
-    ) -> (Zxid, Option<(ShardId, ConnectionId)>) {
-        let is_orphaned = !self.tracker.is_alive(session);
-        let connection = self.tracker.close(session);
-        let header = self.header(now, session, cxid, code::CLOSE_SESSION);
-        let paths: Vec<String> = self.tree.ephemerals_of(session).map(str::to_owned).collect();
-        #[cfg(feature = "mutants")]
-        let paths = match self.settings.mutant {
-            Some(Mutant::EphemeralsSurviveClose) => Vec::new(),
-            _ => paths,
-        };
-        if let Some(audit) = &mut self.audit {
-            paths.iter().for_each(|path| audit.ephemeral(Zxid(header.zxid), session, path));
-        }
-        // A list that is too long is left out: whoever applies this knows what the session owns.
-        // What no session owns may be TTL znodes, to a server with other settings: they are listed.
-        let bytes: usize = paths.iter().map(|path| prep::FIXED_BYTES_MAX + path.len()).sum();
-        let listed = (self.settings.close_session_lists_paths || is_orphaned)
-            && prep::FIXED_BYTES_MAX + bytes <= self.settings.record_bytes_max;
-        let paths =
-            listed.then(|| paths.iter().map(|path| path.as_str().into()).collect::<Vec<_>>());
-        let txn = Txn::CloseSession { paths };
-        #[cfg(feature = "mutants")]
-        if self.settings.mutant == Some(Mutant::EphemeralsSurviveClose) {
-            self.log(&header, true, |out| txn.write(out), out);
-            self.gathered.session_closed(session);
-            return (Zxid(header.zxid), connection);
-        }
-        self.tree.apply(&header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
-        self.log(&header, true, |out| txn.write(out), out);
-        self.gathered.session_closed(session);
-        (Zxid(header.zxid), connection)
-    }
-
-    fn on_touched(&mut self, now: Now, touched: &Touched, out: &mut Output) {
-        #[cfg(not(feature = "mutants"))]
-        let (early_ms, ahead_ms) = (0, 0);
-        #[cfg(feature = "mutants")]
-        let (early_ms, ahead_ms) = match self.settings.mutant {
-            Some(Mutant::ExpiresEarly) => (2 * self.settings.tick_ms, 0),
-            Some(Mutant::ReportNotAwaited) => (0, self.settings.tick_ms),
-            _ => (0, 0),
-        };
-        for &(session, heard_ms) in &touched.heard {
-            self.tracker.touch(session, heard_ms - early_ms);
-        }
-        self.tracker.on_report(touched.shard, touched.as_of_ms + ahead_ms);
-        // It may have been this report that the end of a session waited for.
-        self.expire(now, out);
-        self.seal(out);
     }
 
     fn on_tick(&mut self, now: Now, out: &mut Output) {
         self.expire(now, out);
-        for path in self.reaper.due(now, &self.tree) {
-            self.reap(now, &path, out);
+        if self.zab.orders() {
+            for path in self.reaper.due(now, &self.tree) {
+                self.reap(now, &path, out);
+            }
         }
         self.seal(out);
         self.tree.reclaim(RECLAIM_PER_TICK);
     }
 
-    fn expire(&mut self, now: Now, out: &mut Output) {
-        #[cfg(feature = "mutants")]
-        let now = match self.settings.mutant {
-            Some(Mutant::ExpiresLate) => Now { monotonic_ms: now.monotonic_ms - 10_000, ..now },
-            _ => now,
-        };
-        for session in self.tracker.due(now) {
-            let (zxid, connection) = self.close_session(now, session, 0, out);
-            tracing::info!(%session, "expired");
-            if let Some(connection) = connection {
-                self.gathered.reply(connection, zxid, Outcome::Dropped);
-            }
-        }
-    }
-
     fn reap(&mut self, now: Now, path: &str, out: &mut Output) {
+        if !self.has_zxid(now, out) {
+            return;
+        }
         let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &[] };
         // It may have got a child since it was looked at.
         let Ok(txn) = prep.delete_container(path) else { return };
@@ -550,10 +499,10 @@ impl Pipeline {
         self.counts.ttl_deleted += u64::from(is_ttl);
         let header = self.header(now, SessionId(0), 0, txn.kind());
         self.tree.apply(&header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
-        self.log(&header, true, |out| txn.write(out), out);
+        self.log(now, &header, true, |out| txn.write(out), out);
     }
 
-    fn on_ephemerals(&mut self, from: (ShardId, ConnectionId), request: &Request, body: &[u8]) {
+    fn on_ephemerals(&mut self, from: Client, request: &Request, body: &[u8]) {
         let Ok(PathOnly { path: prefix }) = PathOnly::read(&mut whole(body)) else {
             self.malformed(from, request);
             return;
@@ -580,12 +529,14 @@ impl Pipeline {
         for _ in 0..self.listings.len() {
             let Some(mut listing) = self.listings.pop_front() else { break };
             let (from, session) = (listing.from, listing.session);
-            match self.tracker.connection(session) {
+            match self.tracker.owner(session) {
                 None => {
                     let (xid, zxid) = (listing.xid, self.zab.proposed());
                     self.gathered.answer(from, xid, zxid, Code::SessionExpired, |_| ());
                 }
-                Some(connection) if connection != Some(from) && !self.serves_moved_sessions() => {
+                Some(owner)
+                    if owner != SessionOwner::Client(from) && !self.serves_moved_sessions() =>
+                {
                     self.gathered.reply(from, self.zab.proposed(), Outcome::Dropped);
                 }
                 Some(_) => {
@@ -627,7 +578,7 @@ impl Pipeline {
     fn on_write(
         &mut self,
         now: Now,
-        from: (ShardId, ConnectionId),
+        asker: Asker,
         request: &Request,
         op: i32,
         body: &[u8],
@@ -668,16 +619,19 @@ impl Pipeline {
                 self.tree.apply(&header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
                 #[cfg(feature = "mutants")]
                 self.corrupt_sequence(&header, &txn);
-                self.log(&header, true, |out| txn.write(out), out);
-                self.gathered.answer(from, request.xid, Zxid(header.zxid), Code::Ok, |out| {
-                    write_result(out, op, &txn, &self.tree);
-                    #[cfg(feature = "mutants")]
-                    if self.settings.mutant == Some(Mutant::StaleStat) && op == code::SET_DATA {
-                        set_back_version(out);
-                    }
-                });
+                self.log(now, &header, true, |out| txn.write(out), out);
+                if let Asker::Client(client) = asker {
+                    let zxid = Zxid(header.zxid);
+                    self.gathered.answer(client, request.xid, zxid, Code::Ok, |out| {
+                        write_result(out, op, &txn, &self.tree);
+                        #[cfg(feature = "mutants")]
+                        if self.settings.mutant == Some(Mutant::StaleStat) && op == code::SET_DATA {
+                            set_back_version(out);
+                        }
+                    });
+                }
             }
-            Err(Code::MarshallingError) => self.malformed(from, request),
+            Err(Code::MarshallingError) => self.malformed_of(now, asker, request, out),
             Err(err) => {
                 // Whatever has a quota begins with its path.
                 if err == Code::QuotaExceeded
@@ -686,7 +640,7 @@ impl Pipeline {
                 {
                     self.counts.exceeded(&path);
                 }
-                self.refuse(now, from, request, err, out);
+                self.refuse(now, asker, request, err, out);
                 self.audit(self.zab.proposed(), request, audited, AuditResult::Failure);
             }
         }
@@ -717,43 +671,37 @@ impl Pipeline {
     }
 
     /// A request that fails its checks is a transaction too: an error, with a zxid of its own.
-    fn refuse(
-        &mut self,
-        now: Now,
-        from: (ShardId, ConnectionId),
-        request: &Request,
-        err: Code,
-        out: &mut Output,
-    ) {
+    fn refuse(&mut self, now: Now, asker: Asker, request: &Request, err: Code, out: &mut Output) {
         let header = self.header(now, request.session, request.xid.0, code::ERROR);
-        self.log(&header, false, |out| out.put_i32(err.number()), out);
-        self.answer(from, request, Zxid(header.zxid), err, |_| ());
+        self.log(now, &header, false, |out| out.put_i32(err.number()), out);
+        if let Asker::Client(client) = asker {
+            self.gathered.answer(client, request.xid, Zxid(header.zxid), err, |_| ());
+        }
     }
 
     /// A body that cannot be read is nobody's but this client's: nothing to order or to log.
-    fn malformed(&mut self, from: (ShardId, ConnectionId), request: &Request) {
-        self.answer(from, request, self.zab.proposed(), Code::MarshallingError, |_| ());
+    fn malformed(&mut self, client: Client, request: &Request) {
+        let zxid = self.zab.proposed();
+        self.gathered.answer(client, request.xid, zxid, Code::MarshallingError, |_| ());
     }
 
-    fn answer(
-        &mut self,
-        from: (ShardId, ConnectionId),
-        request: &Request,
-        zxid: Zxid,
-        err: Code,
-        body: impl FnOnce(&mut Vec<u8>),
-    ) {
-        self.gathered.answer(from, request.xid, zxid, err, body);
+    /// A learner cannot answer its client without a transaction.
+    fn malformed_of(&mut self, now: Now, asker: Asker, request: &Request, out: &mut Output) {
+        match asker {
+            Asker::Client(client) => self.malformed(client, request),
+            Asker::Learner(_) => self.refuse(now, asker, request, Code::MarshallingError, out),
+        }
     }
 
     fn header(&mut self, now: Now, session: SessionId, cxid: i32, kind: i32) -> TxnHeader {
-        let zxid = self.zab.propose().0;
+        let zxid = self.next_zxid(now).0;
         TxnHeader { client_id: session.0, cxid, zxid, time: now.wall_ms, kind }
     }
 
     /// Writes the record of a transaction that the tree has taken, and lets it stand.
     fn log(
         &mut self,
+        now: Now,
         header: &TxnHeader,
         digested: bool,
         body: impl FnOnce(&mut Vec<u8>),
@@ -771,8 +719,28 @@ impl Pipeline {
             }
         });
         let bytes = records.len() - start;
+        if self.zab.is_member() {
+            let payload = txnlog::payload_of(&records[start..]);
+            self.zab.propose(now, zxid, payload);
+            // A learner may be sent a snapshot of any committed state.
+            self.tree.seal(zxid);
+        }
         let irregular = self.tree.take_irregular();
         assert_eq!(irregular, None, "a record that no start would read again");
+        self.logged(bytes);
+    }
+
+    /// The same of a transaction that a leader has ordered.
+    fn log_payload(&mut self, payload: &[u8], zxid: Zxid, out: &mut Output) {
+        let records = out.records(zxid, self.roll.take_new_file(), true);
+        let start = records.len();
+        txnlog::append_record(records, |record| record.extend_from_slice(payload));
+        let bytes = records.len() - start;
+        self.zab.took(zxid);
+        self.logged(bytes);
+    }
+
+    fn logged(&mut self, bytes: usize) {
         self.roll.on_record(bytes as u64, || snapshots::expected_bytes(&self.tree));
         self.tree.settle();
     }
@@ -782,8 +750,7 @@ impl Pipeline {
     /// Ends a step: what it gathered waits for its commit, or goes out at once if there is
     /// nothing to wait for.
     fn seal(&mut self, out: &mut Output) {
-        self.gathered.seal(self.zab.proposed(), self.tree.digest());
-        self.tree.seal(self.zab.proposed());
+        self.seal_open();
         let committed = self.zab.committed();
         #[cfg(feature = "mutants")]
         let committed = match self.settings.mutant {
@@ -793,9 +760,15 @@ impl Pipeline {
         self.release(committed, out);
     }
 
-    fn on_synced(&mut self, zxid: Zxid, out: &mut Output) {
-        let committed = self.zab.on_synced(zxid);
-        self.release(committed, out);
+    fn seal_open(&mut self) {
+        self.gathered.seal(self.zab.proposed(), self.tree.digest());
+        self.tree.seal(self.zab.proposed());
+    }
+
+    fn on_synced(&mut self, now: Now, zxid: Zxid, out: &mut Output) {
+        self.zab.on_synced(now, zxid);
+        self.do_what_is_asked(now, out);
+        self.release(self.zab.committed(), out);
         let replaced = self.tree.take_replaced();
         self.tree.reclaim(reclaimed_by_commit(replaced));
     }
@@ -809,7 +782,7 @@ impl Pipeline {
             };
         });
         if let Some(zxid) = released {
-            self.tree.publish(zxid);
+            self.tree.publish(zxid.max(self.tree.published()));
         }
         if let Some(audit) = &mut self.audit {
             audit.release(committed, &mut out.audited);
@@ -817,21 +790,37 @@ impl Pipeline {
     }
 
     fn snapshot_if_due(&mut self, out: &mut Output) {
-        if out.snapshot.is_none() && self.roll.take_snapshot_due() {
+        // What a fuzzy snapshot of a leader shows too early has no place in one of ours.
+        if out.snapshot.is_none() && self.is_certain() && self.roll.take_snapshot_due() {
             out.snapshot = Some(self.snapshot_job());
         }
     }
 
-    /// A snapshot of what is committed.
+    /// A snapshot of what is published.
     pub fn snapshot_job(&mut self) -> SnapshotJob {
-        let (zxid, digest) = self.gathered.released();
+        let (zxid, (released, digest)) = (self.tree.published(), self.gathered.released());
+        let mut sessions = self.sessions.clone();
+        for change in self.gathered.sessions_until(zxid) {
+            match change.timeout_ms {
+                Some(timeout_ms) => sessions.insert(change.session, timeout_ms),
+                None => sessions.remove(&change.session),
+            };
+        }
         SnapshotJob {
             zxid,
-            digest: self.settings.tree.digest.then_some(digest),
-            sessions: self.sessions.iter().map(|(&session, &timeout)| (session, timeout)).collect(),
+            // In the middle of what one step has done, it is not known.
+            digest: (self.settings.tree.digest && zxid == released).then_some(digest),
+            sessions: sessions.into_iter().collect(),
             acls: self.tree.acl_lists(),
             reader: self.tree.reader(),
         }
+    }
+
+    /// A snapshot for a learner of what is history up to `zxid`.
+    fn snapshot_job_at(&mut self, zxid: Zxid) -> SnapshotJob {
+        self.tree.publish(zxid.max(self.tree.published()));
+        let job = self.snapshot_job();
+        SnapshotJob { zxid, ..job }
     }
 
     // ---- reports ----------------------------------------------------------------------------
@@ -844,7 +833,7 @@ impl Pipeline {
             ephemerals: self.tree.ephemeral_count(),
             data_bytes: self.tree.data_bytes(),
             sessions: self.tracker.count(),
-            outstanding: self.gathered.outstanding(),
+            outstanding: self.gathered.outstanding() + self.zab.forwarded(),
         }
     }
 
@@ -891,7 +880,7 @@ impl Pipeline {
         if self.settings.mutant == Some(Mutant::AnswerBeforeSync) {
             return None;
         }
-        if self.tree.published() > self.zab.committed() {
+        if self.zab.serves() && self.tree.published() > self.zab.committed() {
             return Some("only what is committed is published");
         }
         self.tracker.broken_invariant()

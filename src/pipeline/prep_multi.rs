@@ -8,8 +8,9 @@
 use std::cmp::Ordering;
 
 use super::prep::{Create, FIXED_BYTES_MAX, Prep, Scratch, decode};
-use super::{AuditResult, Pipeline, audit, whole, write_result};
-use crate::exchange::{ConnectionId, Request, ShardId};
+use super::tracker::Client;
+use super::{Asker, AuditResult, Pipeline, audit, whole, write_result};
+use crate::exchange::Request;
 use crate::jute::Reader;
 use crate::jute::Write as _;
 use crate::jute::record::Record as _;
@@ -17,6 +18,7 @@ use crate::record::code::Code;
 use crate::record::op::{CreateMode, code};
 use crate::record::proto::{MULTI_END, MultiHeader, PathVersion, SetDataRequest};
 use crate::record::txn::{CreateKind, Txn, TxnHeader};
+use crate::tree::TreeWriter;
 use crate::types::{Now, Zxid};
 
 use super::Output;
@@ -143,13 +145,13 @@ impl Pipeline {
     pub(super) fn on_multi(
         &mut self,
         now: Now,
-        from: (ShardId, ConnectionId),
+        asker: Asker,
         request: &Request,
         body: &[u8],
         out: &mut Output,
     ) {
         let Ok(operations) = read_operations(&mut whole(body)) else {
-            self.malformed(from, request);
+            self.malformed_of(now, asker, request, out);
             return;
         };
         let header = self.header(now, request.session, request.xid.0, code::MULTI);
@@ -216,26 +218,23 @@ impl Pipeline {
         }
         let result = if is_done { AuditResult::Success } else { AuditResult::Failure };
         self.audit(zxid, request, audited, result);
-        self.log(&header, true, |out| out.extend_from_slice(&record), out);
-        let body = self.gathered.body(|out| out.extend_from_slice(&results));
-        let outcome = Outcome::Answer { xid: request.xid, err: Code::Ok, body, close: false };
-        self.gathered.reply(from, zxid, outcome);
+        self.log(now, &header, true, |out| out.extend_from_slice(&record), out);
+        if let Asker::Client(client) = asker {
+            let body = self.gathered.body(|out| out.extend_from_slice(&results));
+            let outcome = Outcome::Answer { xid: request.xid, err: Code::Ok, body, close: false };
+            self.gathered.reply(client, zxid, outcome);
+        }
     }
 
     /// Answers a multi of a session that is over: it is the first operation that fails by that
     /// (`PrepRequestProcessor.pRequest2Txn`), so that one without any succeeds. It is not logged.
-    pub(super) fn on_multi_of_nobody(
-        &mut self,
-        from: (ShardId, ConnectionId),
-        request: &Request,
-        body: &[u8],
-    ) {
+    pub(super) fn on_multi_of_nobody(&mut self, from: Client, request: &Request, body: &[u8]) {
         let Ok(operations) = read_operations(&mut whole(body)) else {
             self.malformed(from, request);
             return;
         };
         let count = operations.len();
-        self.answer(from, request, self.zab.proposed(), Code::Ok, |out| {
+        self.gathered.answer(from, request.xid, self.zab.proposed(), Code::Ok, |out| {
             put_failures(out, count, 0, Code::SessionExpired);
         });
     }
@@ -278,12 +277,44 @@ fn err_at(at: usize, failing: usize, err: Code) -> Code {
 
 /// The results of a multi of `count` operations that fails.
 fn put_failures(results: &mut Vec<u8>, count: usize, failing: usize, err: Code) {
+    put_failures_of(results, count, failing, err.number());
+}
+
+/// The same, where a leader has told the error.
+pub(super) fn put_failures_of(results: &mut Vec<u8>, count: usize, failing: usize, err: i32) {
     for at in 0..count {
-        let err = err_at(at, failing, err).number();
+        let err = match at.cmp(&failing) {
+            Ordering::Less => Code::Ok.number(),
+            Ordering::Equal => err,
+            Ordering::Greater => Code::RuntimeInconsistency.number(),
+        };
         MultiHeader { kind: code::ERROR, done: false, err }.write(results);
         results.put_i32(err);
     }
     MULTI_END.write(results);
+}
+
+/// What is told of an operation that a leader has ordered, now that it is applied. A create2 is
+/// logged as a create by some leaders, and the request is what tells them apart.
+pub(super) fn put_result(results: &mut Vec<u8>, kind: i32, txn: &Txn<'_>, tree: &TreeWriter) {
+    MultiHeader { kind, done: false, err: 0 }.write(results);
+    write_result(results, kind, txn, tree);
+}
+
+pub(super) fn put_end(results: &mut Vec<u8>) {
+    MULTI_END.write(results);
+}
+
+/// The kinds of the results that a multi asks for.
+pub(super) fn result_kinds(body: &[u8]) -> Vec<i32> {
+    let operations = read_operations(&mut whole(body)).unwrap_or_default();
+    operations.iter().map(Operation::result_kind).collect()
+}
+
+/// What a multi would have the audit log say, if all of it is done.
+pub(super) fn audited(body: &[u8]) -> Vec<audit::Entry> {
+    let operations = read_operations(&mut whole(body)).unwrap_or_default();
+    operations.iter().filter_map(Operation::audited).collect()
 }
 
 /// A create2 in a multi is logged as a create: ZooKeeper 3.8 would pass over what follows it.

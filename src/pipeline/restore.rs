@@ -112,6 +112,11 @@ pub struct Restored {
     /// Other digests that differ, and the first of them.
     pub mismatches: u64,
     pub first_mismatch: Option<Mismatch>,
+    /// From the transaction after this one on, the tree is certainly the one that the writer of the
+    /// log had; `None`: it may be so already, and cannot be told.
+    pub certain_after: Option<Zxid>,
+    /// Whether there are paths whose digest depends on the process that writes it.
+    pub beyond_ascii: bool,
 }
 
 /// What to compare digests with.
@@ -385,6 +390,11 @@ impl Restore {
             doubtful_digests: self.doubtful_digests,
             mismatches: self.mismatches,
             first_mismatch: self.first_mismatch,
+            certain_after: match self.window {
+                Window::Until(end) if self.mismatches == 0 => Some(end),
+                Window::Until(_) | Window::Unknown => None,
+            },
+            beyond_ascii: self.beyond_ascii,
         }
     }
 }
@@ -440,7 +450,7 @@ fn nobody() -> [Acl; 1] {
 }
 
 /// Whether some server can have written this, on whatever tree.
-fn possible(header: &TxnHeader, txn: &Txn<'_>) -> Result<(), Impossible> {
+pub(super) fn possible(header: &TxnHeader, txn: &Txn<'_>) -> Result<(), Impossible> {
     match txn {
         Txn::CreateSession { .. } | Txn::Error { .. } => Ok(()),
         Txn::Create { kind, path, .. } => {
@@ -486,7 +496,7 @@ fn stored_path(path: &str) -> Result<(), Impossible> {
     path::validate_stored(path).map_err(|bad| Impossible::Path { path: path.to_owned(), bad })
 }
 
-fn creates_beyond_ascii(txn: &Txn<'_>) -> bool {
+pub(super) fn creates_beyond_ascii(txn: &Txn<'_>) -> bool {
     match txn {
         Txn::Create { path, .. } => !path.is_ascii(),
         Txn::Multi(txns) => txns.iter().any(creates_beyond_ascii),

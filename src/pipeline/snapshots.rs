@@ -106,6 +106,12 @@ impl Roll {
         std::mem::take(&mut self.new_file)
     }
 
+    /// The record to come opens a file, whatever was written before.
+    pub(super) fn begin_file(&mut self) {
+        self.new_file = true;
+        self.log_bytes = 0;
+    }
+
     /// A record went into the file that is being written; a snapshot would take `tree_bytes`.
     pub(super) fn on_record(&mut self, bytes: u64, tree_bytes: impl FnOnce() -> u64) {
         self.txns += 1;

@@ -7,6 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::exchange::ConnectionId;
 use crate::exchange::{Item, Reply};
 use crate::record::data::{Acl, AclBytes, Id, StatPersisted};
 use crate::record::op::CreateMode;

@@ -16,9 +16,33 @@ use std::ops::Bound;
 
 use crate::exchange::{ConnectionId, ShardId};
 use crate::types::{HighestSessions, Now, ServerId, SessionId, Zxid};
+use crate::zab::LinkId;
 
 /// What of a session's id is not its server's number.
 const ID_MASK: i64 = (1 << 56) - 1;
+
+/// A client of this server.
+pub(super) type Client = (ShardId, ConnectionId);
+
+/// Through whom a session speaks, or spoke last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// It has not been heard of since this server took its role.
+    Nobody,
+    Client(Client),
+    /// The learner over this link, where this server leads.
+    Learner(LinkId),
+}
+
+impl Owner {
+    /// Its connection, where that is to this server.
+    pub(super) fn client(self) -> Option<Client> {
+        match self {
+            Owner::Client(client) => Some(client),
+            Owner::Nobody | Owner::Learner(_) => None,
+        }
+    }
+}
 
 /// A session as long as it may do anything.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +50,7 @@ struct Session {
     timeout_ms: i32,
     /// The end of its bucket, on the monotonic clock.
     deadline_ms: i64,
-    /// Where it is connected, or was last.
-    connection: Option<(ShardId, ConnectionId)>,
+    owner: Owner,
 }
 
 /// What the tracker says of a session, for reports.
@@ -73,34 +96,22 @@ impl Tracker {
             reported_ms: vec![now.monotonic_ms; shards],
         };
         for (session, timeout_ms) in known {
-            tracker.insert(now, session, timeout_ms, None);
+            tracker.insert(now, session, timeout_ms, Owner::Nobody);
         }
         tracker
     }
 
-    /// A new session and its id.
-    pub(super) fn open(
-        &mut self,
-        now: Now,
-        timeout_ms: i32,
-        connection: (ShardId, ConnectionId),
-    ) -> SessionId {
+    /// The id of a session to come.
+    pub(super) fn next(&mut self) -> SessionId {
         let session = self.next;
         self.next = SessionId(session.0 + 1);
-        self.insert(now, session, timeout_ms, Some(connection));
         session
     }
 
-    fn insert(
-        &mut self,
-        now: Now,
-        session: SessionId,
-        timeout_ms: i32,
-        connection: Option<(ShardId, ConnectionId)>,
-    ) {
+    /// A session is there, whole timeout and all, whether it was known or not.
+    pub(super) fn insert(&mut self, now: Now, session: SessionId, timeout_ms: i32, owner: Owner) {
         let deadline_ms = self.deadline(now.monotonic_ms, timeout_ms);
-        let previous =
-            self.sessions.insert(session, Session { timeout_ms, deadline_ms, connection });
+        let previous = self.sessions.insert(session, Session { timeout_ms, deadline_ms, owner });
         if let Some(previous) = previous {
             self.leave_bucket(session, previous.deadline_ms);
         }
@@ -112,24 +123,49 @@ impl Tracker {
         self.sessions.contains_key(&session)
     }
 
-    /// Where a session is connected, or was last; `None` where there is no such session.
+    /// `None` where there is no such session.
     #[must_use]
-    pub(super) fn connection(&self, session: SessionId) -> Option<Option<(ShardId, ConnectionId)>> {
-        self.sessions.get(&session).map(|known| known.connection)
+    pub(super) fn owner(&self, session: SessionId) -> Option<Owner> {
+        self.sessions.get(&session).map(|known| known.owner)
     }
 
-    /// A session is back, on another connection. Says where it was before; `None` where there is
+    /// A session that is known speaks through another from now on.
+    pub(super) fn set_owner(&mut self, session: SessionId, owner: Owner) {
+        if let Some(known) = self.sessions.get_mut(&session) {
+            known.owner = owner;
+        }
+    }
+
+    /// A session is back, through another. Says through whom it spoke before; `None` where there is
     /// no such session.
     pub(super) fn resume(
         &mut self,
         now: Now,
         session: SessionId,
         timeout_ms: i32,
-        connection: (ShardId, ConnectionId),
-    ) -> Option<Option<(ShardId, ConnectionId)>> {
-        let before = self.sessions.get(&session)?.connection;
-        self.insert(now, session, timeout_ms, Some(connection));
+        owner: Owner,
+    ) -> Option<Owner> {
+        let before = self.owner(session)?;
+        self.insert(now, session, timeout_ms, owner);
         Some(before)
+    }
+
+    /// This server takes a role in which it tells who is alive: every session has its whole timeout
+    /// again, and speaks through nobody yet.
+    pub(super) fn restart(&mut self, now: Now) {
+        self.reported_ms.fill(now.monotonic_ms);
+        self.buckets.clear();
+        let known: Vec<(SessionId, i32)> =
+            self.sessions.drain().map(|(session, known)| (session, known.timeout_ms)).collect();
+        for (session, timeout_ms) in known {
+            self.insert(now, session, timeout_ms, Owner::Nobody);
+        }
+    }
+
+    /// How long a session may be silent.
+    #[must_use]
+    pub(super) fn timeout_ms(&self, session: SessionId) -> Option<i32> {
+        self.sessions.get(&session).map(|known| known.timeout_ms)
     }
 
     /// The session was heard from at `heard_ms`.
@@ -143,6 +179,14 @@ impl Tracker {
         }
     }
 
+    /// The same, told by a learner, with the timeout that the session has there.
+    pub(super) fn touch_for(&mut self, session: SessionId, heard_ms: i64, timeout_ms: i32) {
+        if let Some(known) = self.sessions.get_mut(&session) {
+            known.timeout_ms = timeout_ms;
+            self.touch(session, heard_ms);
+        }
+    }
+
     /// All that a shard heard up to `as_of_ms` has been told by `touch`.
     pub(super) fn on_report(&mut self, shard: ShardId, as_of_ms: i64) {
         if let Some(reported) = self.reported_ms.get_mut(usize::from(shard.0)) {
@@ -150,11 +194,11 @@ impl Tracker {
         }
     }
 
-    /// The session is over. Says where it was connected.
-    pub(super) fn close(&mut self, session: SessionId) -> Option<(ShardId, ConnectionId)> {
+    /// The session is over. Says through whom it spoke.
+    pub(super) fn close(&mut self, session: SessionId) -> Option<Owner> {
         let closed = self.sessions.remove(&session)?;
         self.leave_bucket(session, closed.deadline_ms);
-        closed.connection
+        Some(closed.owner)
     }
 
     /// The sessions whose time has come, in the order of their ids within a bucket. They are
@@ -250,7 +294,14 @@ fn first_session(now: Now, server: ServerId) -> i64 {
 mod tests {
     use super::*;
 
-    const HERE: (ShardId, ConnectionId) = (ShardId(0), ConnectionId { slot: 0, generation: 0 });
+    const SHARD: ShardId = ShardId(0);
+    const HERE: Owner = Owner::Client((SHARD, ConnectionId { slot: 0, generation: 0 }));
+
+    fn open(tracker: &mut Tracker, now: Now, timeout_ms: i32) -> SessionId {
+        let session = tracker.next();
+        tracker.insert(now, session, timeout_ms, HERE);
+        session
+    }
 
     fn at(monotonic_ms: i64) -> Now {
         Now { monotonic_ms, wall_ms: 1_800_000_000_000 }
@@ -263,12 +314,12 @@ mod tests {
     #[test]
     fn a_silent_session_expires_within_a_tick_after_its_timeout() {
         let mut tracker = tracker();
-        let session = tracker.open(at(500), 4_000, HERE);
-        tracker.on_report(HERE.0, 4_999);
+        let session = open(&mut tracker, at(500), 4_000);
+        tracker.on_report(SHARD, 4_999);
         assert_eq!(tracker.due(at(4_999)), []);
         // What its shard heard at 5,000 is not known yet.
         assert_eq!(tracker.due(at(5_000)), []);
-        tracker.on_report(HERE.0, 5_000);
+        tracker.on_report(SHARD, 5_000);
         assert_eq!(tracker.due(at(5_000)), [session]);
         assert_eq!(tracker.close(session), Some(HERE));
         assert!(!tracker.is_alive(session));
@@ -278,11 +329,11 @@ mod tests {
     #[test]
     fn nobody_expires_while_a_shard_is_behind_with_its_report() {
         let mut tracker = tracker();
-        let session = tracker.open(at(0), 2_000, HERE);
-        tracker.on_report(HERE.0, 1_000);
+        let session = open(&mut tracker, at(0), 2_000);
+        tracker.on_report(SHARD, 1_000);
         assert_eq!(tracker.due(at(60_000)), []);
         tracker.touch(session, 59_000);
-        tracker.on_report(HERE.0, 60_000);
+        tracker.on_report(SHARD, 60_000);
         assert_eq!(tracker.due(at(60_000)), []);
     }
 
@@ -290,7 +341,7 @@ mod tests {
     fn sessions_are_listed_in_parts_of_any_size() {
         let mut tracker = tracker();
         for number in 0..50 {
-            tracker.open(at(0), 4_000 + number % 4 * 1_500, HERE);
+            open(&mut tracker, at(0), 4_000 + number % 4 * 1_500);
         }
         let whole: Vec<SessionInfo> = tracker.sessions_after(None).collect();
         assert_eq!(whole.len(), 50);
@@ -324,12 +375,12 @@ mod tests {
 
     #[test]
     fn ids_go_on_after_those_on_the_disk() {
-        let fresh = tracker().open(at(0), 1, HERE);
+        let fresh = tracker().next();
         assert_eq!(fresh.0 >> 56, 1);
         let first_after = |server: ServerId, on_disk: &[SessionId]| {
             let mut highest = HighestSessions::default();
             on_disk.iter().for_each(|session| highest.note(*session));
-            Tracker::new(at(0), 1_000, server, 1, Zxid(7), &highest, []).open(at(0), 1, HERE)
+            Tracker::new(at(0), 1_000, server, 1, Zxid(7), &highest, []).next()
         };
         let later = SessionId(fresh.0 + 1_000_000);
         let earlier = SessionId(fresh.0 - 1_000_000);

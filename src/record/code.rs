@@ -33,6 +33,40 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them.
+    const ALL: [Code; 24] = [
+        Code::Ok,
+        Code::RuntimeInconsistency,
+        Code::MarshallingError,
+        Code::Unimplemented,
+        Code::BadArguments,
+        Code::NewConfigNoQuorum,
+        Code::ReconfigInProgress,
+        Code::NoNode,
+        Code::NoAuth,
+        Code::BadVersion,
+        Code::NoChildrenForEphemerals,
+        Code::NodeExists,
+        Code::NotEmpty,
+        Code::SessionExpired,
+        Code::InvalidAcl,
+        Code::AuthFailed,
+        Code::SessionMoved,
+        Code::NotReadOnly,
+        Code::EphemeralOnLocalSession,
+        Code::NoWatcher,
+        Code::ReconfigDisabled,
+        Code::SessionClosedRequireSaslAuth,
+        Code::QuotaExceeded,
+        Code::ThrottledOp,
+    ];
+
+    /// The code that a leader has told; `None` is one that is not known here.
+    #[must_use]
+    pub fn from_number(number: i32) -> Option<Code> {
+        Code::ALL.into_iter().find(|code| code.number() == number)
+    }
+
     #[must_use]
     pub const fn number(self) -> i32 {
         self as i32

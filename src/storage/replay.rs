@@ -180,16 +180,22 @@ fn has_header(log: &[u8]) -> bool {
 /// The record that `rest` begins with, at this offset of its log.
 fn record_at(rest: &[u8], offset: usize) -> Result<Record<'_>, Cause> {
     let payload = payload_of(rest)?;
+    let (header, txn, digest) = read_payload(payload).map_err(Cause::Unreadable)?;
+    Ok(Record { offset, header, txn, digest, payload })
+}
+
+/// What the payload of a record says, which is also what a leader proposes.
+pub fn read_payload(payload: &[u8]) -> Result<(TxnHeader, Txn<'_>, Option<TxnDigest>), Malformed> {
     // Whole as it is, no field of it is too long: what clients may send does not count here.
     let mut reader = Reader::with_field_bytes_max(payload, payload.len());
-    let header = TxnHeader::read(&mut reader).map_err(Cause::Unreadable)?;
-    let txn = Txn::read(header.kind, &mut reader).map_err(Cause::Unreadable)?;
+    let header = TxnHeader::read(&mut reader)?;
+    let txn = Txn::read(header.kind, &mut reader)?;
     let digest = if TXN_DIGEST_BYTES <= reader.rest().len() {
-        Some(TxnDigest::read(&mut reader).map_err(Cause::Unreadable)?)
+        Some(TxnDigest::read(&mut reader)?)
     } else {
         None
     };
-    Ok(Record { offset, header, txn, digest, payload })
+    Ok((header, txn, digest))
 }
 
 /// The checksum that a record announces, and the length of its payload.

@@ -76,6 +76,12 @@ pub fn checksum(payload: &[u8]) -> u64 {
     u64::from(simd_adler32::adler32(&payload))
 }
 
+/// The payload of one whole record.
+#[must_use]
+pub fn payload_of(record: &[u8]) -> &[u8] {
+    &record[PAYLOAD_OFFSET..record.len() - 1]
+}
+
 /// The checksum of the record that `framed` begins with: Adler-32 fills four of its eight bytes.
 ///
 /// # Panics

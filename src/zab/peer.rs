@@ -64,6 +64,39 @@ pub struct Output {
     pub ended: Option<Ended>,
 }
 
+impl Output {
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Output {
+            tell,
+            call,
+            to_learners,
+            to_leader,
+            closes,
+            stores,
+            appends,
+            load,
+            committed,
+            state,
+            established,
+            ended,
+        } = self;
+        tell.is_empty()
+            && call.is_none()
+            && to_learners.is_empty()
+            && to_leader.is_empty()
+            && closes.is_empty()
+            && stores.is_empty()
+            && appends.is_empty()
+            && load.is_none()
+            && committed.is_none()
+            && state.is_none()
+            && established.is_none()
+            && ended.is_none()
+    }
+}
+
 /// Why a server looks for a leader again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {

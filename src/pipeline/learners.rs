@@ -1,0 +1,93 @@
+//! What learners ask their leader for, on behalf of their clients.
+//!
+//! After `LearnerHandler.run`, `LeaderRequestProcessor`, `PrepRequestProcessor.checkSession`.
+
+use super::forward::identities;
+use super::member::{Agreement, send};
+use super::tracker::Owner;
+use super::{Asker, Output, Pipeline};
+use crate::exchange::{ConnectionId, Request, Want};
+use crate::jute::Reader;
+use crate::record::code::Code;
+use crate::record::op::code;
+use crate::record::quorum::{FromLeader, FromLearner, Request as Forwarded};
+use crate::types::{Now, Xid};
+use crate::zab::LinkId;
+
+impl Pipeline {
+    pub(super) fn on_learner_packet(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        packet: FromLearner<'_>,
+        out: &mut Output,
+    ) {
+        if !self.zab.orders() {
+            return;
+        }
+        match packet {
+            FromLearner::Request(request) => self.on_forwarded(now, link, request, out),
+            FromLearner::Revalidate { zxid, session, timeout_ms } => {
+                let before = self.tracker.resume(now, session, timeout_ms, Owner::Learner(link));
+                // Its client may have been one of this server's.
+                let client = before.and_then(Owner::client);
+                if let Some(client) = client {
+                    let zxid = self.zab.proposed();
+                    self.gathered.reply(client, zxid, crate::exchange::Outcome::Dropped);
+                }
+                let valid = before.is_some();
+                send(link, FromLeader::Revalidate { zxid, session, valid }, out);
+            }
+            FromLearner::Ping { touched, .. } => {
+                for (session, timeout_ms) in touched.sessions() {
+                    self.tracker.touch_for(session, now.monotonic_ms, timeout_ms);
+                }
+            }
+            FromLearner::FollowerInfo { .. }
+            | FromLearner::ObserverInfo { .. }
+            | FromLearner::AckEpoch { .. }
+            | FromLearner::Ack { .. } => {}
+        }
+    }
+
+    fn on_forwarded(&mut self, now: Now, link: LinkId, forwarded: Forwarded<'_>, out: &mut Output) {
+        let Forwarded { session, cxid, op, body, identities: ids } = forwarded;
+        if op == code::SYNC {
+            let Agreement::Member(member) = &mut self.zab else { return };
+            member.sync(link);
+            return;
+        }
+        if !self.has_zxid(now, out) {
+            return;
+        }
+        if op == code::CREATE_SESSION {
+            if let Ok(timeout_ms) = Reader::new(body).i32() {
+                self.open_session(now, session, timeout_ms, Owner::Learner(link), out);
+            }
+            return;
+        }
+        let asker = Asker::Learner(link);
+        let want = if op == code::CLOSE_SESSION { Want::Close } else { Want::Write { op } };
+        let request = Request {
+            connection: ConnectionId { slot: 0, generation: 0 },
+            session,
+            xid: Xid(cxid),
+            want,
+            body: Default::default(),
+            ids: identities(ids),
+        };
+        match self.tracker.owner(session) {
+            // The end of a session that is over already: there is nothing to do, and whoever asked
+            // waits for an answer.
+            None => self.refuse(now, asker, &request, Code::SessionExpired, out),
+            Some(Owner::Nobody) => {
+                self.tracker.set_owner(session, Owner::Learner(link));
+                self.on_session_request(now, asker, &request, body, out);
+            }
+            Some(Owner::Learner(owner)) if owner == link => {
+                self.on_session_request(now, asker, &request, body, out);
+            }
+            Some(_) => self.refuse(now, asker, &request, Code::SessionMoved, out),
+        }
+    }
+}

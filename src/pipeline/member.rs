@@ -1,0 +1,529 @@
+//! A server of an ensemble: what its `Peer` asks for is done here, and what it must know is told.
+//!
+//! ```text
+//! LOOKING                  nobody is served
+//! an established leader    orders what its own clients and its learners ask for
+//! an established learner   passes that on (`forward.rs`), and takes what the leader orders
+//! ```
+//!
+//! **The tree is the log's state.** A leader applies a transaction when it proposes it, a learner
+//! when it logs it. It is published once it is committed. So a server that is elected has its whole
+//! log applied, and one that loses its role takes nothing back: what it has logged may become
+//! history. What a leader has cut from the log, or replaces by a snapshot, is loaded from the disk
+//! anew (`Input::Replaced`).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::deliver::Certainty;
+use super::forward::Forward;
+use super::tracker::Tracker;
+use super::{Output, Pipeline, Restored};
+use crate::exchange::{Mode, Serves};
+use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, TouchTable};
+use crate::types::{Deadline, Now, ServerId, SessionId, Zxid};
+use crate::zab::election::Notification;
+use crate::zab::leader::ToLearner;
+use crate::zab::learner::{Kind, ToLeader};
+use crate::zab::peer::{self, Peer};
+use crate::zab::proposals::Proposal;
+use crate::zab::standalone::Standalone;
+use crate::zab::{Durable, LinkId};
+
+use super::SnapshotJob;
+
+/// What comes over the connections between servers.
+pub enum LinkInput<'a> {
+    /// A vote.
+    Notification {
+        from: ServerId,
+        notification: Notification,
+    },
+    /// A server was called on its election port, and answered.
+    ElectionReached(ServerId),
+    /// The same, and nobody answered.
+    ElectionRefused(ServerId),
+    ElectionClosed(ServerId),
+    /// Somebody connected to the quorum port here.
+    LearnerConnected(LinkId),
+    /// The leader that was called answers over this link.
+    LeaderReached {
+        link: LinkId,
+        server: ServerId,
+    },
+    LeaderRefused(ServerId),
+    /// A link of the quorum port is gone.
+    Closed(LinkId),
+    FromLearner {
+        link: LinkId,
+        packet: FromLearner<'a>,
+    },
+    FromLeader {
+        link: LinkId,
+        packet: FromLeader<'a>,
+    },
+    /// Bytes of a snapshot have moved over this link.
+    Progress(LinkId),
+}
+
+/// What is to be done with the connections between servers, in this order.
+pub enum ToLink {
+    /// Packets as they travel. Links share them.
+    Send(LinkId, Arc<[u8]>),
+    /// A snapshot's body, behind the SNAP that was sent last.
+    Snapshot(LinkId, SnapshotJob),
+    Close(LinkId),
+    /// To connect to the quorum port of this server.
+    Call(ServerId),
+    /// To tell these servers what `Pipeline::notification` is when it is written to them.
+    Tell(ServerId),
+}
+
+/// What a server brings that is one of several.
+pub struct MemberStart {
+    pub peer: peer::Start,
+    /// The configuration as NEWLEADER tells it, and its version.
+    pub config: Arc<str>,
+    pub config_version: i64,
+}
+
+/// How this server agrees with others on one order.
+pub(super) enum Agreement {
+    Alone(Standalone),
+    Member(Box<Member>),
+}
+
+/// What an established server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It is not established.
+    None,
+    Leads,
+    Learns,
+}
+
+pub(super) struct Member {
+    peer: Peer,
+    /// What the peer has asked for and has not got yet.
+    asked: peer::Output,
+    role: Role,
+    kind: Kind,
+    info: LearnerInfo,
+    config: Arc<str>,
+    /// The last transaction of the log and the tree.
+    proposed: Zxid,
+    /// What shows.
+    committed: Zxid,
+    /// To the leader.
+    leader_link: Option<LinkId>,
+    pub(super) forward: Forward,
+    /// Learners' syncs: each is answered once all up to here is committed.
+    syncs: VecDeque<(Zxid, LinkId)>,
+    /// Sessions that were heard from since the last PING, and their timeouts.
+    heard: BTreeMap<SessionId, i32>,
+    pub(super) certainty: Certainty,
+}
+
+impl Agreement {
+    /// The last transaction of the tree.
+    pub(super) fn proposed(&self) -> Zxid {
+        match self {
+            Agreement::Alone(alone) => alone.proposed(),
+            Agreement::Member(member) => member.proposed,
+        }
+    }
+
+    pub(super) fn committed(&self) -> Zxid {
+        match self {
+            Agreement::Alone(alone) => alone.committed(),
+            Agreement::Member(member) => member.committed,
+        }
+    }
+
+    /// Whether this server orders transactions.
+    pub(super) fn orders(&self) -> bool {
+        match self {
+            Agreement::Alone(_) => true,
+            Agreement::Member(member) => member.role == Role::Leads,
+        }
+    }
+
+    /// Whether what clients want goes to a leader.
+    pub(super) fn forwards(&self) -> bool {
+        matches!(self, Agreement::Member(member) if member.role == Role::Learns)
+    }
+
+    pub(super) fn member(&mut self) -> Option<&mut Member> {
+        match self {
+            Agreement::Alone(_) => None,
+            Agreement::Member(member) => Some(member),
+        }
+    }
+
+    /// How many clients wait for a leader's answer.
+    pub(super) fn forwarded(&self) -> usize {
+        match self {
+            Agreement::Alone(_) => 0,
+            Agreement::Member(member) => member.forward.count(),
+        }
+    }
+
+    pub(super) fn is_member(&self) -> bool {
+        matches!(self, Agreement::Member(_))
+    }
+
+    /// Whether clients are served.
+    pub(super) fn serves(&self) -> bool {
+        self.orders() || self.forwards()
+    }
+
+    /// A transaction that was applied and logged here goes to the others.
+    pub(super) fn propose(&mut self, now: Now, zxid: Zxid, payload: &[u8]) {
+        if let Agreement::Member(member) = self {
+            let proposal = Proposal { zxid, payload: payload.into() };
+            member.call(|peer, asked| peer.propose(now, proposal, asked));
+        }
+    }
+
+    /// A transaction of a leader is in the tree and the log.
+    pub(super) fn took(&mut self, zxid: Zxid) {
+        if let Agreement::Member(member) = self {
+            member.proposed = zxid;
+        }
+    }
+
+    pub(super) fn on_synced(&mut self, now: Now, zxid: Zxid) {
+        match self {
+            Agreement::Alone(alone) => {
+                alone.on_synced(zxid);
+            }
+            Agreement::Member(member) => {
+                member.call(|peer, asked| peer.on_synced(now, zxid, asked));
+            }
+        }
+    }
+}
+
+impl Member {
+    pub(super) fn new(now: Now, start: MemberStart, last: Zxid, certainty: Certainty) -> Member {
+        let MemberStart { peer, config, config_version } = start;
+        let kind = Kind::of(peer.is_observer);
+        let info = LearnerInfo::new(peer.me, config_version);
+        let mut asked = peer::Output::default();
+        let peer = Peer::new(now, peer, &mut asked);
+        Member {
+            peer,
+            asked,
+            role: Role::None,
+            kind,
+            info,
+            config,
+            proposed: last,
+            committed: last,
+            leader_link: None,
+            forward: Forward::default(),
+            syncs: VecDeque::new(),
+            heard: BTreeMap::new(),
+            certainty,
+        }
+    }
+
+    /// Sessions that clients of this server have spoken for.
+    pub(super) fn heard(&mut self, sessions: impl Iterator<Item = SessionId>, tracker: &Tracker) {
+        if self.role == Role::Learns {
+            let known =
+                sessions.filter_map(|session| Some((session, tracker.timeout_ms(session)?)));
+            self.heard.extend(known);
+        }
+    }
+
+    /// A learner's sync is answered once all that was proposed by now is committed.
+    pub(super) fn sync(&mut self, link: LinkId) {
+        self.syncs.push_back((self.proposed, link));
+    }
+
+    /// A packet to the leader.
+    pub(super) fn send_to_leader(&mut self, packet: FromLearner<'_>, out: &mut Output) {
+        if let Some(link) = self.leader_link {
+            let mut bytes = Vec::new();
+            packet.write(&mut bytes);
+            out.to_links.push(ToLink::Send(link, bytes.into()));
+        }
+    }
+
+    fn call(&mut self, step: impl FnOnce(&mut Peer, &mut peer::Output)) {
+        step(&mut self.peer, &mut self.asked);
+    }
+}
+
+impl Pipeline {
+    /// The vote of this server, as it stands.
+    #[must_use]
+    pub fn notification(&self) -> Option<Notification> {
+        match &self.zab {
+            Agreement::Alone(_) => None,
+            Agreement::Member(member) => Some(member.peer.notification()),
+        }
+    }
+
+    /// When time alone gives this server something to do, beside ticks.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        match &self.zab {
+            Agreement::Alone(_) => None,
+            Agreement::Member(member) => member.peer.deadline(),
+        }
+    }
+
+    /// Whether a transaction can be ordered here. A leader whose epoch has no zxid left ends.
+    pub(super) fn has_zxid(&mut self, now: Now, _out: &mut Output) -> bool {
+        match &mut self.zab {
+            Agreement::Alone(_) => true,
+            Agreement::Member(member) if member.role == Role::Leads => {
+                member.peer.next_zxid(now, &mut member.asked).is_some()
+            }
+            Agreement::Member(_) => false,
+        }
+    }
+
+    /// The next transaction's zxid: `has_zxid` was asked before.
+    pub(super) fn next_zxid(&mut self, now: Now) -> Zxid {
+        match &mut self.zab {
+            Agreement::Alone(alone) => alone.propose(),
+            Agreement::Member(member) => {
+                let next = member.peer.next_zxid(now, &mut member.asked);
+                member.proposed = next.expect("who orders has a zxid");
+                member.proposed
+            }
+        }
+    }
+
+    pub(super) fn on_link(&mut self, now: Now, input: LinkInput<'_>, out: &mut Output) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        match input {
+            LinkInput::Notification { from, notification } => {
+                member.call(|peer, asked| peer.on_notification(now, from, notification, asked));
+            }
+            LinkInput::ElectionReached(server) => {
+                member.call(|peer, asked| peer.on_election_port(now, server, false, asked));
+            }
+            LinkInput::ElectionRefused(server) => {
+                member.call(|peer, asked| peer.on_election_port(now, server, true, asked));
+            }
+            LinkInput::ElectionClosed(server) => member.peer.on_election_link_closed(server),
+            LinkInput::LearnerConnected(link) => {
+                member.call(|peer, asked| peer.on_learner_connected(now, link, asked));
+            }
+            LinkInput::LeaderReached { link, server: _ } => {
+                member.call(|peer, asked| peer.on_leader_reached(now, link, asked));
+            }
+            LinkInput::LeaderRefused(_) => member.peer.on_leader_refused(now),
+            LinkInput::Closed(link) => {
+                member.call(|peer, asked| peer.on_link_closed(now, link, asked));
+            }
+            LinkInput::FromLearner { link, packet } => {
+                member.call(|peer, asked| peer.on_packet_of_learner(now, link, packet, asked));
+                self.on_learner_packet(now, link, packet, out);
+            }
+            LinkInput::FromLeader { link, packet } => {
+                member.call(|peer, asked| peer.on_packet_of_leader(now, link, packet, asked));
+                if member.leader_link == Some(link) {
+                    self.on_leader_packet(now, packet, out);
+                }
+            }
+            LinkInput::Progress(_) => {}
+        }
+        self.seal(out);
+    }
+
+    /// Time has passed.
+    pub(super) fn on_time(&mut self, now: Now, out: &mut Output) {
+        if let Agreement::Member(member) = &mut self.zab {
+            member.call(|peer, asked| peer.on_time(now, asked));
+            self.seal(out);
+        }
+    }
+
+    pub(super) fn on_stored(&mut self, now: Now, stored: Durable, out: &mut Output) {
+        if let Agreement::Member(member) = &mut self.zab {
+            member.call(|peer, asked| peer.on_stored(now, stored, asked));
+            self.seal(out);
+        }
+    }
+
+    /// The disk has another state, which a leader wanted it to have: it is the state from here on.
+    pub(super) fn on_replaced(
+        &mut self,
+        now: Now,
+        restored: Restored,
+        stored: Durable,
+        out: &mut Output,
+    ) {
+        let last = restored.last;
+        let certainty = Certainty::of(&restored);
+        out.dropped.push(self.replace(now, restored));
+        if let Agreement::Member(member) = &mut self.zab {
+            (member.proposed, member.committed, member.certainty) = (last, last, certainty);
+            member.call(|peer, asked| match stored {
+                Durable::Truncated(to) => peer.on_truncated(now, to, last, asked),
+                stored => peer.on_stored(now, stored, asked),
+            });
+        }
+        self.seal(out);
+    }
+
+    /// Does what the peer has asked for. Whatever steps in here ends with this.
+    pub(super) fn do_what_is_asked(&mut self, now: Now, out: &mut Output) {
+        while let Some(asked) = self.take_asked() {
+            for proposal in &asked.appends {
+                if self.zab.proposed() < proposal.zxid
+                    && let Err(fault) = self.deliver(now, proposal, out)
+                {
+                    out.fault = Some(fault);
+                    return;
+                }
+            }
+            out.stores.extend(asked.stores);
+            out.loads = asked.load.or(out.loads);
+            self.send_to_learners(&asked.to_learners, out);
+            self.send_what_peer_says(&asked.to_leader, out);
+            if let Some(committed) = asked.committed {
+                self.commit(committed, out);
+            }
+            if asked.established.is_some() {
+                self.serve(now, out);
+            }
+            for link in asked.closes {
+                out.to_links.push(ToLink::Close(link));
+            }
+            out.to_links.extend(asked.tell.into_iter().map(ToLink::Tell));
+            out.to_links.extend(asked.call.map(ToLink::Call));
+            if let Some(ended) = asked.ended {
+                tracing::warn!("{ended}");
+                self.stop_serving(out);
+            }
+            self.answer_syncs(out);
+            if let Some(state) = asked.state {
+                tracing::info!("{state:?}");
+            }
+        }
+    }
+
+    /// Whether the tree is certainly the one that others have at its zxid.
+    pub(super) fn is_certain(&self) -> bool {
+        match &self.zab {
+            Agreement::Alone(_) => true,
+            Agreement::Member(member) => member.certainty.holds_after(member.proposed),
+        }
+    }
+
+    fn take_asked(&mut self) -> Option<peer::Output> {
+        let Agreement::Member(member) = &mut self.zab else { return None };
+        let asked = std::mem::take(&mut member.asked);
+        (!asked.is_empty()).then_some(asked)
+    }
+
+    fn commit(&mut self, committed: Zxid, out: &mut Output) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        member.committed = committed.max(member.committed);
+        let committed = member.committed;
+        while let Some((_, link)) = member.syncs.pop_front_if(|(zxid, _)| *zxid <= committed) {
+            send(link, FromLeader::Sync, out);
+        }
+        self.release(committed, out);
+    }
+
+    /// Answers learners' syncs for which there is nothing to wait.
+    pub(super) fn answer_syncs(&mut self, out: &mut Output) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        let committed = member.committed;
+        while let Some((_, link)) = member.syncs.pop_front_if(|(zxid, _)| *zxid <= committed) {
+            send(link, FromLeader::Sync, out);
+        }
+    }
+
+    /// The role is established: all that is committed shows, and clients are served.
+    fn serve(&mut self, now: Now, out: &mut Output) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        let leads = member.peer.leader().is_some();
+        member.role = if leads { Role::Leads } else { Role::Learns };
+        if leads {
+            self.commit(self.zab.proposed(), out);
+        }
+        self.tracker.restart(now);
+        let readers = (0..self.settings.shards).map(|_| self.tree.reader()).collect();
+        out.serves = Some(Serves::Clients { mode: Mode::ReadWrite, readers });
+        if leads {
+            self.close_orphans(now, out);
+            self.seal_open();
+        }
+    }
+
+    fn stop_serving(&mut self, out: &mut Output) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        if member.role != Role::None {
+            out.serves = Some(Serves::Nobody);
+        }
+        member.role = Role::None;
+        member.leader_link = None;
+        member.forward.clear();
+        member.syncs.clear();
+        member.heard.clear();
+        self.listings.clear();
+    }
+
+    fn send_to_learners(&mut self, sends: &[(LinkId, ToLearner)], out: &mut Output) {
+        let mut last: Option<(&ToLearner, Arc<[u8]>)> = None;
+        for (link, packet) in sends {
+            // One packet for many learners is encoded once.
+            let bytes = match &last {
+                Some((before, bytes)) if is_same(before, packet) => Arc::clone(bytes),
+                _ => {
+                    let Agreement::Member(member) = &self.zab else { return };
+                    let mut bytes = Vec::new();
+                    packet.packet(Some(member.config.as_bytes())).write(&mut bytes);
+                    bytes.into()
+                }
+            };
+            last = Some((packet, Arc::clone(&bytes)));
+            out.to_links.push(ToLink::Send(*link, bytes));
+            if let ToLearner::Snap { zxid } = packet {
+                let job = self.snapshot_job_at(*zxid);
+                out.to_links.push(ToLink::Snapshot(*link, job));
+            }
+        }
+    }
+
+    fn send_what_peer_says(&mut self, sends: &[(LinkId, ToLeader)], out: &mut Output) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        for (link, packet) in sends {
+            member.leader_link = Some(*link);
+            let mut touched = Vec::new();
+            if let ToLeader::Ping { .. } = packet {
+                for (session, timeout_ms) in std::mem::take(&mut member.heard) {
+                    TouchTable::write_entry(session, timeout_ms, &mut touched);
+                }
+            }
+            let touched = TouchTable::from_bytes(&touched).expect("just written");
+            let mut bytes = Vec::new();
+            packet.packet(member.kind, member.info, touched).write(&mut bytes);
+            out.to_links.push(ToLink::Send(*link, bytes.into()));
+        }
+    }
+}
+
+/// To one learner.
+pub(super) fn send(link: LinkId, packet: FromLeader<'_>, out: &mut Output) {
+    let mut bytes = Vec::new();
+    packet.write(&mut bytes);
+    out.to_links.push(ToLink::Send(link, bytes.into()));
+}
+
+/// Whether two packets are the same bytes: those of a transaction are told by its zxid.
+fn is_same(one: &ToLearner, other: &ToLearner) -> bool {
+    match (one, other) {
+        (ToLearner::Proposal(one), ToLearner::Proposal(other))
+        | (ToLearner::Inform(one), ToLearner::Inform(other)) => one.zxid == other.zxid,
+        (one, other) => one == other,
+    }
+}

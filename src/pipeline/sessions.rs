@@ -1,0 +1,233 @@
+//! Sessions: they open, come back, speak, and end.
+//!
+//! Who leads says who lives: a session opens and ends by transactions, and the leader alone ends one
+//! that is silent. A server that follows passes on what its clients want (`forward.rs`), and whom it
+//! has heard from.
+
+use super::tracker::{Client, Owner};
+use super::{Asker, Output, Pipeline, is_password, password, prep};
+use crate::exchange::{Outcome, Request, Touched};
+use crate::record::code::Code;
+use crate::record::op::code;
+use crate::record::txn::Txn;
+use crate::types::{Now, SessionId, Zxid};
+
+impl Pipeline {
+    /// A client of this server, where it leads or is alone.
+    pub(super) fn on_open(
+        &mut self,
+        now: Now,
+        client: Client,
+        timeout_ms: i32,
+        last_zxid_seen: Zxid,
+        out: &mut Output,
+    ) {
+        if self.is_ahead(last_zxid_seen) {
+            self.gathered.reply(client, self.zab.proposed(), Outcome::Dropped);
+            return;
+        }
+        let session = self.tracker.next();
+        let zxid = self.open_session(now, session, timeout_ms, Owner::Client(client), out);
+        let outcome = Outcome::Connected { session, timeout_ms, password: password(session) };
+        self.gathered.reply(client, zxid, outcome);
+    }
+
+    /// A session begins, by a transaction.
+    pub(super) fn open_session(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        timeout_ms: i32,
+        owner: Owner,
+        out: &mut Output,
+    ) -> Zxid {
+        self.tracker.insert(now, session, timeout_ms, owner);
+        let header = self.header(now, session, 0, code::CREATE_SESSION);
+        let txn = Txn::CreateSession { timeout_ms };
+        self.log(now, &header, true, |out| txn.write(out), out);
+        let zxid = Zxid(header.zxid);
+        self.gathered.session_opened(zxid, session, timeout_ms);
+        zxid
+    }
+
+    pub(super) fn on_resume(
+        &mut self,
+        now: Now,
+        client: Client,
+        session: SessionId,
+        timeout_ms: i32,
+        last_zxid_seen: Zxid,
+        claimed: &[u8; 16],
+        out: &mut Output,
+    ) {
+        let zxid = self.zab.proposed();
+        if self.is_ahead(last_zxid_seen) {
+            self.gathered.reply(client, zxid, Outcome::Dropped);
+            return;
+        }
+        let is_password = is_password(session, claimed);
+        #[cfg(feature = "mutants")]
+        let is_password =
+            is_password || self.settings.mutant == Some(super::Mutant::PasswordNotChecked);
+        // The password comes first: who does not know it must not disturb the session's own
+        // connection.
+        if !is_password {
+            self.gathered.reply(client, zxid, Outcome::Refused);
+        } else if self.zab.forwards() {
+            self.revalidate(client, session, timeout_ms, out);
+        } else {
+            let before = self.tracker.resume(now, session, timeout_ms, Owner::Client(client));
+            self.resumed(client, session, timeout_ms, before);
+        }
+    }
+
+    /// Answers a client whose session is back; it spoke through `before`, or is no session.
+    pub(super) fn resumed(
+        &mut self,
+        client: Client,
+        session: SessionId,
+        timeout_ms: i32,
+        before: Option<Owner>,
+    ) {
+        let zxid = self.zab.proposed();
+        let Some(before) = before else {
+            self.gathered.reply(client, zxid, Outcome::Refused);
+            return;
+        };
+        if let Some(before) = before.client().filter(|before| *before != client) {
+            self.gathered.reply(before, zxid, Outcome::Dropped);
+        }
+        let outcome = Outcome::Connected { session, timeout_ms, password: password(session) };
+        self.gathered.reply(client, zxid, outcome);
+    }
+
+    /// Whether a client has seen what this server has not: it must find another.
+    pub(super) fn is_ahead(&self, last_zxid_seen: Zxid) -> bool {
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(super::Mutant::FutureClientAccepted) {
+            return false;
+        }
+        self.zab.committed() < last_zxid_seen
+    }
+
+    pub(super) fn on_close(&mut self, now: Now, asker: Asker, request: &Request, out: &mut Output) {
+        let (zxid, owner) = self.close_session(now, request.session, request.xid.0, out);
+        let outcome = Outcome::Answer {
+            xid: request.xid,
+            err: Code::Ok,
+            body: Default::default(),
+            close: true,
+        };
+        match asker {
+            Asker::Client(client) => self.gathered.reply(client, zxid, outcome),
+            // It may have been a client of this server that came back over the learner.
+            Asker::Learner(_) => self.drop_client(zxid, owner),
+        }
+    }
+
+    fn drop_client(&mut self, zxid: Zxid, owner: Option<Owner>) {
+        if let Some(client) = owner.and_then(Owner::client) {
+            self.gathered.reply(client, zxid, Outcome::Dropped);
+        }
+    }
+
+    /// Ends a session: one transaction deletes all it owns. Says through whom it spoke.
+    pub(super) fn close_session(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        cxid: i32,
+        out: &mut Output,
+    ) -> (Zxid, Option<Owner>) {
+        let is_orphaned = !self.tracker.is_alive(session);
+        let owner = self.tracker.close(session);
+        let header = self.header(now, session, cxid, code::CLOSE_SESSION);
+        let zxid = Zxid(header.zxid);
+        let paths: Vec<String> = self.tree.ephemerals_of(session).map(str::to_owned).collect();
+        #[cfg(feature = "mutants")]
+        let paths = match self.settings.mutant {
+            Some(super::Mutant::EphemeralsSurviveClose) => Vec::new(),
+            _ => paths,
+        };
+        if let Some(audit) = &mut self.audit {
+            paths.iter().for_each(|path| audit.ephemeral(zxid, session, path));
+        }
+        // A list that is too long is left out: whoever applies this knows what the session owns.
+        // What no session owns may be TTL znodes, to a server with other settings: they are listed.
+        let bytes: usize = paths.iter().map(|path| prep::FIXED_BYTES_MAX + path.len()).sum();
+        let listed = (self.settings.close_session_lists_paths || is_orphaned)
+            && prep::FIXED_BYTES_MAX + bytes <= self.settings.record_bytes_max;
+        let paths =
+            listed.then(|| paths.iter().map(|path| path.as_str().into()).collect::<Vec<_>>());
+        let txn = Txn::CloseSession { paths };
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(super::Mutant::EphemeralsSurviveClose) {
+            self.log(now, &header, true, |out| txn.write(out), out);
+            self.gathered.session_closed(zxid, session);
+            return (zxid, owner);
+        }
+        self.tree.apply(&header, &txn, &mut self.gathered.changes(zxid));
+        self.log(now, &header, true, |out| txn.write(out), out);
+        self.gathered.session_closed(zxid, session);
+        (zxid, owner)
+    }
+
+    pub(super) fn on_touched(&mut self, now: Now, touched: &Touched, out: &mut Output) {
+        #[cfg(not(feature = "mutants"))]
+        let (early_ms, ahead_ms) = (0, 0);
+        #[cfg(feature = "mutants")]
+        let (early_ms, ahead_ms) = match self.settings.mutant {
+            Some(super::Mutant::ExpiresEarly) => (2 * self.settings.tick_ms, 0),
+            Some(super::Mutant::ReportNotAwaited) => (0, self.settings.tick_ms),
+            _ => (0, 0),
+        };
+        for &(session, heard_ms) in &touched.heard {
+            self.tracker.touch(session, heard_ms - early_ms);
+        }
+        if let Some(member) = self.zab.member() {
+            let sessions = touched.heard.iter().map(|(session, _)| *session);
+            member.heard(sessions, &self.tracker);
+        }
+        self.tracker.on_report(touched.shard, touched.as_of_ms + ahead_ms);
+        // It may have been this report that the end of a session waited for.
+        self.expire(now, out);
+        self.seal(out);
+    }
+
+    /// Ends the sessions whose time is over, where this server says so.
+    pub(super) fn expire(&mut self, now: Now, out: &mut Output) {
+        #[cfg(feature = "mutants")]
+        let now = match self.settings.mutant {
+            Some(super::Mutant::ExpiresLate) => {
+                Now { monotonic_ms: now.monotonic_ms - 10_000, ..now }
+            }
+            _ => now,
+        };
+        if !self.zab.orders() {
+            return;
+        }
+        for session in self.tracker.due(now) {
+            if !self.has_zxid(now, out) {
+                return;
+            }
+            let (zxid, owner) = self.close_session(now, session, 0, out);
+            tracing::info!(%session, "expired");
+            self.drop_client(zxid, owner);
+        }
+    }
+
+    /// Sessions that are gone but still own znodes are closed, by transactions like any other, so
+    /// that every copy of the history agrees.
+    pub(super) fn close_orphans(&mut self, now: Now, out: &mut Output) {
+        let orphaned: Vec<SessionId> = self
+            .tree
+            .owning_sessions()
+            .filter(|session| !self.tracker.is_alive(*session))
+            .collect();
+        for session in orphaned {
+            if self.has_zxid(now, out) {
+                self.close_session(now, session, 0, out);
+            }
+        }
+    }
+}
