@@ -7,7 +7,7 @@
 use super::member::Agreement;
 use super::tracker::Owner;
 use super::{AuditResult, Output, Pipeline, Restored, password, prep_multi, write_result};
-use crate::exchange::Outcome;
+use crate::exchange::{Outcome, Request};
 use crate::record::code::Code;
 use crate::record::op::code;
 use crate::record::txn::{DIGEST_VERSION, Txn, TxnHeader};
@@ -15,7 +15,8 @@ use crate::storage::replay::read_payload;
 use crate::types::{Now, SessionId, Zxid};
 use crate::zab::proposals::Proposal;
 
-use super::forward::Pending;
+use super::audit;
+use super::forward::{Answer, Answered, What};
 use super::restore::{Mismatch, possible};
 
 /// Why a transaction of a leader cannot be applied here. Nothing of it is logged or acknowledged.
@@ -47,6 +48,13 @@ impl Certainty {
     }
 }
 
+/// What is left of a request of this server's client once its transaction has come.
+struct Asked {
+    op: i32,
+    kinds: Vec<i32>,
+    audited: Option<Box<(Request, Vec<audit::Entry>)>>,
+}
+
 impl Pipeline {
     /// Applies and logs the next transaction of the history.
     pub(super) fn deliver(
@@ -62,10 +70,7 @@ impl Pipeline {
         let impossible = |what: String| Undeliverable::Impossible { zxid, what };
         possible(&header, &txn).map_err(|what| impossible(what.to_string()))?;
         let session = SessionId(header.client_id);
-        let asked = match &mut self.zab {
-            Agreement::Member(member) => member.forward.take(session, header.cxid),
-            Agreement::Alone(_) => None,
-        };
+        let asked = self.take_asked_of(session, header.cxid);
         let mut results = Vec::new();
         match (&asked, &txn) {
             (Some(asked), Txn::Multi(parts)) => {
@@ -97,15 +102,27 @@ impl Pipeline {
         }
         match &txn {
             Txn::CreateSession { timeout_ms } => self.opened(now, zxid, session, *timeout_ms),
-            Txn::CloseSession { .. } => self.closed(zxid, session, asked),
+            Txn::CloseSession { .. } => self.closed(zxid, session, header.cxid, asked),
             txn => {
                 if let Some(asked) = asked {
-                    self.answer_delivered(zxid, &asked, txn, &results);
+                    let what = self.answered(asked.op, txn, results);
+                    self.answer_pending(session, header.cxid, Answer { zxid, what });
                 }
             }
         }
         self.seal_open();
         Ok(())
+    }
+
+    /// What a client of this server asked for, if this transaction is the answer to it.
+    fn take_asked_of(&mut self, session: SessionId, cxid: i32) -> Option<Asked> {
+        let Agreement::Member(member) = &mut self.zab else { return None };
+        match &mut member.forward.find(session, cxid)?.what {
+            What::Write { op, kinds, audited } => {
+                Some(Asked { op: *op, kinds: std::mem::take(kinds), audited: audited.take() })
+            }
+            What::Sync { .. } | What::Ephemerals(_) => None,
+        }
     }
 
     /// The same as the tree does with a multi, and what a client is told of each operation.
@@ -145,47 +162,38 @@ impl Pipeline {
         }
     }
 
-    fn closed(&mut self, zxid: Zxid, session: SessionId, asked: Option<Pending>) {
+    fn closed(&mut self, zxid: Zxid, session: SessionId, cxid: i32, asked: Option<Asked>) {
+        let owner = self.tracker.close(session);
+        self.gathered.session_closed(zxid, session);
+        if asked.is_some_and(|asked| asked.op == code::CLOSE_SESSION) {
+            self.answer_pending(session, cxid, Answer { zxid, what: Answered::Closed });
+            return;
+        }
         if let Agreement::Member(member) = &mut self.zab {
             member.forward.forget(session);
         }
-        let owner = self.tracker.close(session);
-        self.gathered.session_closed(zxid, session);
-        let asked = asked.filter(|asked| asked.op == code::CLOSE_SESSION);
-        if let Some(Pending { client, xid, .. }) = asked {
-            let body = Default::default();
-            let outcome = Outcome::Answer { xid, err: Code::Ok, body, close: true };
-            self.gathered.reply(client, zxid, outcome);
-        } else if let Some(client) = owner.and_then(Owner::client) {
+        if let Some(client) = owner.and_then(Owner::client) {
             self.gathered.reply(client, zxid, Outcome::Dropped);
         }
     }
 
-    fn answer_delivered(&mut self, zxid: Zxid, asked: &Pending, txn: &Txn<'_>, results: &[u8]) {
-        let Pending { client, xid, op, .. } = *asked;
+    fn answered(&self, op: i32, txn: &Txn<'_>, results: Vec<u8>) -> Answered {
         match txn {
-            Txn::Error { err } if *err == Code::SessionMoved.number() => {
-                self.gathered.reply(client, zxid, Outcome::Dropped);
-            }
+            Txn::Error { err } if *err == Code::SessionMoved.number() => Answered::Dropped,
             Txn::Error { err } => {
                 let err = Code::from_number(*err).unwrap_or(Code::RuntimeInconsistency);
-                self.gathered.answer(client, xid, zxid, err, |_| ());
+                Answered::Body(err, Vec::new())
             }
-            Txn::Multi(_) => {
-                self.gathered.answer(client, xid, zxid, Code::Ok, |out| {
-                    out.extend_from_slice(results);
-                });
-            }
+            Txn::Multi(_) => Answered::Body(Code::Ok, results),
             txn => {
-                let tree = &self.tree;
-                self.gathered.answer(client, xid, zxid, Code::Ok, |out| {
-                    write_result(out, op, txn, tree);
-                });
+                let mut body = Vec::new();
+                write_result(&mut body, op, txn, &self.tree);
+                Answered::Body(Code::Ok, body)
             }
         }
     }
 
-    fn audit_pending(&mut self, zxid: Zxid, asked: &Pending, txn: &Txn<'_>) {
+    fn audit_pending(&mut self, zxid: Zxid, asked: &Asked, txn: &Txn<'_>) {
         let (Some(audit), Some(audited)) = (&mut self.audit, &asked.audited) else { return };
         let (request, entries) = &**audited;
         let multi_failed =
@@ -195,7 +203,7 @@ impl Pipeline {
             _ if multi_failed => AuditResult::Failure,
             _ => AuditResult::Success,
         };
-        let failed_multi = [super::audit::MULTI_FAILED];
+        let failed_multi = [audit::MULTI_FAILED];
         let entries = if multi_failed { &failed_multi[..] } else { &entries[..] };
         for entry in entries {
             let entry = match txn {

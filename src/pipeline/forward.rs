@@ -21,16 +21,46 @@ use crate::record::proto::PathOnly;
 use crate::record::quorum::{AuthInfo, FromLeader, FromLearner, Request as Forwarded};
 use crate::types::{Now, SessionId, Xid, Zxid};
 
-/// A request that the leader has.
+/// A request of a session, in the order in which the session asked: so it is answered.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) client: Client,
     pub(super) xid: Xid,
-    pub(super) op: i32,
-    /// Of a multi: what each result is of.
-    pub(super) kinds: Vec<i32>,
-    /// What the audit log will say of it, and who asked.
-    pub(super) audited: Option<Box<(Request, Vec<audit::Entry>)>>,
+    pub(super) what: What,
+    /// It waits for those before it.
+    answer: Option<Answer>,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    /// The leader has it, and its transaction is the answer.
+    Write {
+        op: i32,
+        /// Of a multi: what each result is of.
+        kinds: Vec<i32>,
+        /// What the audit log will say of it, and who asked.
+        audited: Option<Box<(Request, Vec<audit::Entry>)>>,
+    },
+    Sync {
+        number: u64,
+        path: Option<Box<str>>,
+    },
+    /// It is made here, once it is the first.
+    Ephemerals(Box<(Request, Vec<u8>)>),
+}
+
+/// What a request came to.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) zxid: Zxid,
+    pub(super) what: Answered,
+}
+
+#[derive(Debug)]
+pub(super) enum Answered {
+    Body(Code, Vec<u8>),
+    Closed,
+    Dropped,
 }
 
 /// A client whose session the leader is asked about.
@@ -40,19 +70,14 @@ struct Returning {
     timeout_ms: i32,
 }
 
-#[derive(Debug)]
-struct Sync {
-    client: Client,
-    xid: Xid,
-    path: Option<Box<str>>,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Forward {
     pending: BTreeMap<SessionId, VecDeque<Pending>>,
     opening: BTreeMap<SessionId, Client>,
     returning: BTreeMap<SessionId, VecDeque<Returning>>,
-    syncs: VecDeque<Sync>,
+    /// The syncs that the leader has, and whose they are.
+    syncs: VecDeque<(SessionId, u64)>,
+    sync_count: u64,
 }
 
 impl Forward {
@@ -66,26 +91,54 @@ impl Forward {
         self.pending.values().map(VecDeque::len).sum::<usize>()
             + self.opening.len()
             + self.returning.values().map(VecDeque::len).sum::<usize>()
-            + self.syncs.len()
     }
 
-    fn push(&mut self, session: SessionId, pending: Pending) {
+    fn push(&mut self, session: SessionId, client: Client, xid: Xid, what: What) {
+        let pending = Pending { client, xid, what, answer: None };
         self.pending.entry(session).or_default().push_back(pending);
     }
 
-    /// The request that has become a transaction of this session with this cxid. Those before it
+    /// The request that has become a transaction of this session with this cxid. Writes before it
     /// have not become any, and never will.
-    pub(super) fn take(&mut self, session: SessionId, cxid: i32) -> Option<Pending> {
+    pub(super) fn find(&mut self, session: SessionId, cxid: i32) -> Option<&mut Pending> {
         let queue = self.pending.get_mut(&session)?;
-        let place = queue.iter().position(|pending| pending.xid.0 == cxid)?;
-        let mut found = None;
-        for pending in queue.drain(..=place) {
-            found = Some(pending);
+        let waits = |pending: &Pending| {
+            pending.answer.is_none() && matches!(pending.what, What::Write { .. })
+        };
+        let place = queue.iter().position(|pending| waits(pending) && pending.xid.0 == cxid)?;
+        let mut place_now = place;
+        for earlier in (0..place).rev() {
+            if waits(&queue[earlier]) {
+                queue.remove(earlier);
+                place_now -= 1;
+            }
         }
+        queue.get_mut(place_now)
+    }
+
+    /// The first request of a session, if it is answered.
+    fn next_answered(&mut self, session: SessionId) -> Option<(Pending, Answer)> {
+        let queue = self.pending.get_mut(&session)?;
+        let answer = queue.front_mut()?.answer.take()?;
+        let pending = queue.pop_front().expect("there is a first one");
         if queue.is_empty() {
             self.pending.remove(&session);
         }
-        found
+        Some((pending, answer))
+    }
+
+    /// The first request of a session, if it is to be answered here.
+    fn next_local(&mut self, session: SessionId) -> Option<(Client, Box<(Request, Vec<u8>)>)> {
+        let queue = self.pending.get_mut(&session)?;
+        queue.front().filter(|first| matches!(first.what, What::Ephemerals(_)))?;
+        let first = queue.pop_front().expect("there is a first one");
+        if queue.is_empty() {
+            self.pending.remove(&session);
+        }
+        match first.what {
+            What::Ephemerals(request) => Some((first.client, request)),
+            What::Write { .. } | What::Sync { .. } => unreachable!("it was just looked at"),
+        }
     }
 
     /// The client that this session was opened for.
@@ -109,6 +162,13 @@ impl Pipeline {
         body: &[u8],
         out: &mut Output,
     ) {
+        if request.want == Want::Ephemerals {
+            let what = What::Ephemerals(Box::new((request.clone(), body.to_vec())));
+            let Agreement::Member(member) = &mut self.zab else { return };
+            member.forward.push(request.session, client, request.xid, what);
+            self.answer_in_order(request.session);
+            return;
+        }
         let op = match request.want {
             Want::Write { op } => op,
             Want::Close => code::CLOSE_SESSION,
@@ -142,13 +202,55 @@ impl Pipeline {
         let body = if request.want == Want::Close { &[] } else { body };
         let forwarded = Forwarded { session, cxid: xid.0, op, body, identities };
         member.send_to_leader(FromLearner::Request(forwarded), out);
-        match path {
-            Some(path) => member.forward.syncs.push_back(Sync { client, xid, path }),
+        let what = match path {
+            Some(path) => {
+                member.forward.sync_count += 1;
+                let number = member.forward.sync_count;
+                member.forward.syncs.push_back((session, number));
+                What::Sync { number, path }
+            }
             None => {
                 let kinds =
                     if op == code::MULTI { prep_multi::result_kinds(body) } else { Vec::new() };
-                let pending = Pending { client, xid, op, kinds, audited };
-                member.forward.push(session, pending);
+                What::Write { op, kinds, audited }
+            }
+        };
+        member.forward.push(session, client, xid, what);
+    }
+
+    /// Takes what a request came to, and answers it if it is its turn.
+    pub(super) fn answer_pending(&mut self, session: SessionId, cxid: i32, answer: Answer) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        if let Some(pending) = member.forward.find(session, cxid) {
+            pending.answer = Some(answer);
+            self.answer_in_order(session);
+        }
+    }
+
+    /// Answers what a session has asked for, up to the first request that waits.
+    fn answer_in_order(&mut self, session: SessionId) {
+        loop {
+            let Agreement::Member(member) = &mut self.zab else { return };
+            if let Some((pending, Answer { zxid, what })) = member.forward.next_answered(session) {
+                let Pending { client, xid, .. } = pending;
+                match what {
+                    Answered::Body(err, body) => {
+                        self.gathered.answer(client, xid, zxid, err, |out| {
+                            out.extend_from_slice(&body);
+                        });
+                    }
+                    Answered::Closed => {
+                        let body = Default::default();
+                        let outcome = Outcome::Answer { xid, err: Code::Ok, body, close: true };
+                        self.gathered.reply(client, zxid, outcome);
+                    }
+                    Answered::Dropped => self.gathered.reply(client, zxid, Outcome::Dropped),
+                }
+            } else if let Some((client, request)) = member.forward.next_local(session) {
+                let (request, body) = *request;
+                self.on_ephemerals(client, &request, &body);
+            } else {
+                return;
             }
         }
     }
@@ -195,11 +297,12 @@ impl Pipeline {
         let Agreement::Member(member) = &mut self.zab else { return };
         match packet {
             FromLeader::Sync => {
-                if let Some(Sync { client, xid, path }) = member.forward.syncs.pop_front() {
-                    let zxid = self.zab.proposed();
-                    let path = PathOnly { path: path.as_deref().map(Into::into) };
-                    self.gathered.answer(client, xid, zxid, Code::Ok, |out| path.write(out));
+                let Some((session, number)) = member.forward.syncs.pop_front() else { return };
+                let proposed = member.proposed();
+                if let Some(queue) = member.forward.pending.get_mut(&session) {
+                    resolve_sync(queue, number, proposed);
                 }
+                self.answer_in_order(session);
             }
             FromLeader::Revalidate { session, valid, .. } => {
                 let Some(queue) = member.forward.returning.get_mut(&session) else { return };
@@ -220,6 +323,20 @@ impl Pipeline {
             _ => {}
         }
     }
+}
+
+/// The leader has answered a sync. Its place in history is before that of the requests behind it,
+/// some of which may have become transactions already.
+fn resolve_sync(queue: &mut VecDeque<Pending>, number: u64, proposed: Zxid) {
+    let is_it =
+        |pending: &Pending| matches!(pending.what, What::Sync { number: its, .. } if its == number);
+    let Some(place) = queue.iter().position(is_it) else { return };
+    let later = queue.iter().skip(place + 1).find_map(|pending| pending.answer.as_ref());
+    let zxid = later.map_or(proposed, |answer| Zxid(answer.zxid.0 - 1));
+    let What::Sync { path, .. } = &queue[place].what else { return };
+    let mut body = Vec::new();
+    PathOnly { path: path.as_deref().map(Into::into) }.write(&mut body);
+    queue[place].answer = Some(Answer { zxid, what: Answered::Body(Code::Ok, body) });
 }
 
 /// Who asked, as requests carry it.

@@ -251,6 +251,10 @@ impl Member {
         }
     }
 
+    pub(super) fn proposed(&self) -> Zxid {
+        self.proposed
+    }
+
     fn call(&mut self, step: impl FnOnce(&mut Peer, &mut peer::Output)) {
         step(&mut self.peer, &mut self.asked);
     }

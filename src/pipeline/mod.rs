@@ -415,7 +415,7 @@ impl Pipeline {
                 {
                     self.gathered.reply(client, self.zab.proposed(), Outcome::Dropped);
                 }
-                Some(_) if forwards && request.want != Want::Ephemerals => {
+                Some(_) if forwards => {
                     self.forward(client, request, body, out);
                 }
                 Some(_) => {
