@@ -24,6 +24,12 @@ impl Clock {
             wall_ms: whole_ms(wall.as_millis()),
         }
     }
+
+    /// How long until a moment of the monotonic clock; `None` once it has come.
+    pub(crate) fn until_ms(&self, due_ms: i64) -> Option<Duration> {
+        let left = due_ms.saturating_sub(self.now().monotonic_ms);
+        u64::try_from(left).ok().filter(|left| 0 < *left).map(Duration::from_millis)
+    }
 }
 
 /// What falls due again and again, on the monotonic clock.

@@ -2,33 +2,32 @@
 //!
 //! ```text
 //! pipeline --append--> journal --orders--> map, watermark, keeper         at once
-//!                              --round---> sync or write                  through io_uring
+//!                              --round---> sync or write                  through the core's ring
 //!                                          steps, one after the other     on a thread that may wait
 //!          <--synced-- journal <---------- the round has ended
 //! ```
 //!
-//! Rounds run elsewhere: on the core's ring, or on an executor. The first one that fails ends the
-//! process.
+//! The first round that fails ends the process.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use glommio::io::{BufferedFile, DmaFile, OpenOptions};
 use tracing::{info, warn};
 
 use super::book::{Book, Room};
 use super::directories::sync_directory;
 use super::keeper::Keeper;
 use super::marks::Marks;
-use super::{sys, whole_ms};
+use super::ring::Ring;
+use super::whole_ms;
 use crate::metrics::{Counter, Recorder, Summary};
 use crate::storage;
-use crate::storage::blocks::{BLOCK_BYTES, Extent};
+use crate::storage::blocks::Extent;
 use crate::storage::epoch::encode_epoch;
 use crate::storage::journal::{
     self, Append, Batch, EPOCH_TEMPORARY_NAME, Journal, Order, Round as Due, Step,
@@ -64,103 +63,10 @@ pub(crate) struct LogOptions {
     pub(crate) sync_warning: Duration,
 }
 
-/// A log as the pipeline core sees it.
-pub(crate) trait Log {
-    /// Work that takes its time and leaves the log alone. Who runs it depends on the core.
-    type Round;
-    /// What one round has done.
-    type Done;
-
-    /// Takes records; `round` makes them durable. Returns memory to be used again.
-    fn append(&mut self, append: Append) -> Result<Vec<u8>, LogError>;
-
-    /// The next round to begin so that everything appended becomes durable. One round is under way
-    /// at a time.
-    fn round(&mut self) -> Result<Option<Self::Round>, LogError>;
-
-    /// How much longer a round is put off to gather more records. `None`: no round is put off.
-    fn gathers(&self) -> Option<Duration>;
-
-    /// Whether a round is under way.
-    fn in_round(&self) -> bool;
-
-    /// Whether all that was appended is durable and no round is under way.
-    fn is_idle(&self) -> bool;
-
-    /// No round is put off any more.
-    fn hurry(&mut self);
-
-    /// Ends the log, idle as it is: nothing more will come.
-    fn seal(&mut self) -> Result<(), LogError>;
-
-    /// A round is over. Everything up to the zxid that is returned is durable.
-    fn on_round(&mut self, done: Self::Done) -> Result<Option<Zxid>, LogError>;
-}
-
-/// A round that an executor can run.
-pub(crate) trait Round {
-    type Done;
-    fn run(self) -> impl Future<Output = Result<Self::Done, LogError>>;
-}
-
-/// What an executor copies for one write; a larger extent takes several.
-const DMA_BYTES_MAX: usize = 1 << 20;
-
-/// A log's file as an executor makes it durable.
-#[derive(Clone)]
-pub(crate) enum ExecutorFile {
-    Synced(Rc<BufferedFile>),
-    Written(Rc<DmaFile>),
-}
-
-impl ExecutorFile {
-    /// Another handle on the file of `book`, for the executor that this is called on.
-    async fn open(path: &Path, book: &Book) -> io::Result<ExecutorFile> {
-        Ok(match book {
-            Book::Mapped { .. } => {
-                ExecutorFile::Synced(Rc::new(sys::adopt_file(book.file().try_clone()?)))
-            }
-            Book::Direct(_) => {
-                let mut options = OpenOptions::new();
-                options.read(true).write(true).custom_flags(libc::O_DSYNC);
-                ExecutorFile::Written(Rc::new(options.dma_open(path).await?))
-            }
-        })
-    }
-
-    /// Makes a log durable: all of it, or the bytes of `extent`.
-    async fn make_durable(&self, extent: Option<&Extent>) -> io::Result<()> {
-        match (self, extent) {
-            (ExecutorFile::Synced(file), None) => Ok(file.fdatasync().await?),
-            (ExecutorFile::Written(file), Some(extent)) => {
-                let mut offset = extent.offset();
-                let mut left = extent.bytes();
-                while !left.is_empty() {
-                    let mut buffer = file.alloc_dma_buffer(left.len().min(DMA_BYTES_MAX));
-                    let len = buffer.len();
-                    buffer.as_bytes_mut().copy_from_slice(&left[..len]);
-                    // Part of it is written where the disk has no more room, and the rest is then
-                    // an error.
-                    let written = file.write_at(buffer, offset).await? / BLOCK_BYTES * BLOCK_BYTES;
-                    if written == 0 {
-                        return Err(io::ErrorKind::WriteZero.into());
-                    }
-                    left = &left[written..];
-                    offset += written as u64;
-                }
-                Ok(())
-            }
-            _ => unreachable!("a back end has handles of its own kind"),
-        }
-    }
-}
-
 /// The file of the current log.
-struct Current<H> {
+struct Current {
     path: PathBuf,
     book: Book,
-    /// The same file, as rounds want it.
-    handle: H,
 }
 
 /// What a log is opened with, on the core that it belongs to.
@@ -175,26 +81,26 @@ pub(crate) struct LogParts {
     pub(crate) recorder: Recorder,
 }
 
-/// The log of one server. `H` is a file as rounds want to have it.
-pub(crate) struct GroupLog<H> {
+/// The log of one server.
+pub(crate) struct Log {
     options: Arc<LogOptions>,
     keeper: Arc<Keeper>,
     marks: Arc<Marks>,
     journal: Journal,
-    current: Option<Current<H>>,
+    current: Option<Current>,
     /// From when the journal's time counts.
     origin: Instant,
     recorder: Recorder,
 }
 
-impl<H: Clone> GroupLog<H> {
+impl Log {
     /// Its first append opens a new file.
-    pub(crate) fn open(parts: LogParts) -> GroupLog<H> {
+    pub(crate) fn open(parts: LogParts) -> Log {
         let LogParts { options, keeper, marks, last, mark, recorder } = parts;
         let settings = journal::Settings { back_end: keeper.back_end(), ..options.journal };
         // A watermark that was not in a file yet has no sequence, and the next has one.
         let mark = mark.map(|mark| (marks.found(), mark));
-        GroupLog {
+        Log {
             journal: Journal::new(settings, last, mark),
             keeper,
             marks,
@@ -302,13 +208,9 @@ impl<H: Clone> GroupLog<H> {
             marks: Arc::clone(&self.marks),
         }
     }
-}
 
-impl<H: Clone> Log for GroupLog<H> {
-    type Round = LogRound<H>;
-    type Done = Done<H>;
-
-    fn append(&mut self, append: Append) -> Result<Vec<u8>, LogError> {
+    /// Takes records; `round` makes them durable. Returns memory to be used again.
+    pub(crate) fn append(&mut self, append: Append) -> Result<Vec<u8>, LogError> {
         self.see_room()?;
         self.journal.append(self.now(), append);
         let (synced, spare) = self.obey();
@@ -316,47 +218,55 @@ impl<H: Clone> Log for GroupLog<H> {
         Ok(spare)
     }
 
-    fn round(&mut self) -> Result<Option<LogRound<H>>, LogError> {
+    /// The next round to begin so that everything appended becomes durable. One round is under way
+    /// at a time.
+    pub(crate) fn round(&mut self) -> Result<Option<Round>, LogError> {
         self.see_room()?;
         let (synced, _) = self.obey();
         assert_eq!(synced, None, "only a round makes anything durable");
         let Some(due) = self.journal.next_round(self.now()) else { return Ok(None) };
         let extent = match due {
-            Due::Steps(steps) => return Ok(Some(LogRound::Wait(self.waiting(steps)))),
+            Due::Steps(steps) => return Ok(Some(Round::Wait(self.waiting(steps)))),
             Due::Sync => None,
             Due::Write(extent) => Some(extent),
         };
         let current = self.current.as_ref().expect("what was stored is in an open log");
-        Ok(Some(LogRound::Sync(Sync {
-            handle: current.handle.clone(),
+        Ok(Some(Round::Sync(Sync {
+            file: Arc::clone(current.book.file()),
             path: current.path.clone(),
             extent,
             is_forced: self.options.journal.force_sync,
         })))
     }
 
-    fn gathers(&self) -> Option<Duration> {
+    /// How much longer a round is put off to gather more records. `None`: no round is put off.
+    pub(crate) fn gathers(&self) -> Option<Duration> {
         self.journal.gathers(self.now())
     }
 
-    fn in_round(&self) -> bool {
+    /// Whether a round is under way.
+    pub(crate) fn in_round(&self) -> bool {
         self.journal.in_round()
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether all that was appended is durable and no round is under way.
+    pub(crate) fn is_idle(&self) -> bool {
         self.journal.is_idle()
     }
 
-    fn hurry(&mut self) {
+    /// No round is put off any more.
+    pub(crate) fn hurry(&mut self) {
         self.journal.hurry();
     }
 
-    fn seal(&mut self) -> Result<(), LogError> {
+    /// Ends the log, idle as it is: nothing more will come.
+    pub(crate) fn seal(&mut self) -> Result<(), LogError> {
         let steps = self.journal.seal();
         self.waiting(steps).run().map(drop)
     }
 
-    fn on_round(&mut self, done: Done<H>) -> Result<Option<Zxid>, LogError> {
+    /// A round is over. Everything up to the zxid that is returned is durable.
+    pub(crate) fn on_round(&mut self, done: Done) -> Result<Option<Zxid>, LogError> {
         let written = match done {
             Done::Synced { took, extent } => {
                 self.measure_sync(took);
@@ -366,10 +276,10 @@ impl<H: Clone> Log for GroupLog<H> {
                 self.see_room()?;
                 None
             }
-            Done::Rolled(Begun { path, book }, handle) => {
+            Done::Rolled(Begun { path, book }) => {
                 info!(target: "ringkeeper::shell::disk", "Creating new log file: {}",
                     path.file_name().unwrap_or_default().display());
-                self.current = Some(Current { path, book, handle });
+                self.current = Some(Current { path, book });
                 None
             }
         };
@@ -390,19 +300,19 @@ fn warn_of_slow_sync(took: Duration, size: u64) {
 }
 
 /// What one round does.
-pub(crate) enum LogRound<H> {
-    Sync(Sync<H>),
+pub(crate) enum Round {
+    Sync(Sync),
     Wait(Waiting),
 }
 
 /// What one round has done.
-pub(crate) enum Done<H> {
+pub(crate) enum Done {
     Synced {
         took: Duration,
         /// What was written, to be used again.
         extent: Option<Extent>,
     },
-    Rolled(Begun, H),
+    Rolled(Begun),
     Grown,
 }
 
@@ -413,11 +323,11 @@ pub(crate) struct Begun {
 }
 
 /// Makes the log being written durable: as it is on the disk, or with what is to be written.
-pub(crate) struct Sync<H> {
-    pub(crate) handle: H,
+pub(crate) struct Sync {
+    file: Arc<File>,
     path: PathBuf,
     /// What is to be written, from a back end that writes.
-    pub(crate) extent: Option<Extent>,
+    extent: Option<Extent>,
     is_forced: bool,
 }
 
@@ -435,8 +345,8 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Does the steps, in their order. Returns the log that they began.
-    pub(crate) fn run(self) -> Result<Option<Begun>, LogError> {
+    /// Does the steps, in their order.
+    pub(crate) fn run(self) -> Result<Done, LogError> {
         let Waiting { steps, old, room, directory, snapshots, keeper, marks } = self;
         let (mut made, mut begun) = (None, None);
         let old = old.map(|(path, book)| (path, book.into_file()));
@@ -505,7 +415,7 @@ impl Waiting {
                 })?,
             }
         }
-        Ok(begun)
+        Ok(begun.map_or(Done::Grown, Done::Rolled))
     }
 
     /// What an error of starting these steps is about.
@@ -524,56 +434,28 @@ fn remove(path: &Path) -> Result<(), LogError> {
     }
 }
 
-/// For a ring of ours, which takes a file as it is.
-pub(crate) fn waited(begun: Option<Begun>) -> Done<Arc<File>> {
-    match begun {
-        Some(begun) => {
-            let file = Arc::clone(begun.book.file());
-            Done::Rolled(begun, file)
+impl Sync {
+    /// Has the ring do it, which says so with `Event::Durable`. False: there is nothing to wait for.
+    pub(crate) fn begin(&mut self, ring: &mut Ring) -> bool {
+        if !self.is_forced {
+            return false;
         }
-        None => Done::Grown,
-    }
-}
-
-impl Round for LogRound<ExecutorFile> {
-    type Done = Done<ExecutorFile>;
-
-    async fn run(self) -> Result<Done<ExecutorFile>, LogError> {
-        let waiting = match self {
-            LogRound::Sync(sync) => {
-                let began = Instant::now();
-                let result = if sync.is_forced {
-                    sync.handle.make_durable(sync.extent.as_ref()).await
-                } else {
-                    Ok(())
-                };
-                return sync.end(began, result);
-            }
-            LogRound::Wait(waiting) => waiting,
-        };
-        match glommio::executor().spawn_blocking(move || waiting.run()).await? {
-            Some(begun) => {
-                let opened = ExecutorFile::open(&begun.path, &begun.book).await;
-                let path = begun.path.clone();
-                let handle = opened.map_err(|source| LogError::Begin { path, source })?;
-                Ok(Done::Rolled(begun, handle))
-            }
-            None => Ok(Done::Grown),
+        match self.extent.take() {
+            Some(extent) => ring.write(Arc::clone(&self.file), extent),
+            None => ring.sync(self.file.as_fd()),
         }
-    }
-}
-
-impl<H> Sync<H> {
-    /// Whether it is to be synced at all.
-    pub(crate) fn is_forced(&self) -> bool {
-        self.is_forced
+        true
     }
 
     /// It began then and has ended, and this came of it.
-    pub(crate) fn end(self, began: Instant, result: io::Result<()>) -> Result<Done<H>, LogError> {
-        let Sync { path, extent, .. } = self;
-        result.map_err(|source| LogError::Sync { path, source })?;
-        Ok(Done::Synced { took: began.elapsed(), extent })
+    pub(crate) fn end(
+        self,
+        began: Instant,
+        written: Option<Extent>,
+        result: io::Result<()>,
+    ) -> Result<Done, LogError> {
+        result.map_err(|source| LogError::Sync { path: self.path, source })?;
+        Ok(Done::Synced { took: began.elapsed(), extent: written.or(self.extent) })
     }
 }
 
@@ -583,13 +465,13 @@ mod tests {
     use std::ffi::OsString;
     use std::fs;
 
-    use glommio::LocalExecutorBuilder;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
     use crate::metrics::Metrics;
     use crate::record::txn::{Txn, TxnHeader};
+    use crate::shell::ring::{Event, Ring};
     use crate::shell::scratch::Scratch;
     use crate::storage::journal::{BackEnd, EpochFile, Growth, TEMPORARY_NAME, Truncation};
     use crate::storage::replay::{Options, Replayed, replay};
@@ -612,16 +494,14 @@ mod tests {
         }
     }
 
-    type Executors = GroupLog<ExecutorFile>;
-
-    fn open(scratch: &Scratch, options: LogOptions, last: Zxid) -> Executors {
+    fn open(scratch: &Scratch, options: LogOptions, last: Zxid) -> Log {
         fs::create_dir_all(&options.directory).unwrap();
         let journal::Settings { step_bytes, back_end, .. } = options.journal;
         let keeper = Arc::new(Keeper::start(&options.directory, step_bytes, back_end).unwrap());
         let marks = Marks::start(&[scratch.path().join("ringkeeper.watermark")]).unwrap();
         let recorder = Metrics::new(1).1.remove(0);
         let marks = Arc::new(marks);
-        GroupLog::open(LogParts { options, keeper, marks, last, mark: None, recorder })
+        Log::open(LogParts { options, keeper, marks, last, mark: None, recorder })
     }
 
     /// A record of `zxid` with `extra` bytes of data.
@@ -644,24 +524,35 @@ mod tests {
     }
 
     /// Runs a test once with each back end, in a directory of its own.
-    fn with_each<F: Future<Output = ()> + 'static>(
-        name: &str,
-        test: impl FnOnce(Scratch, BackEnd) -> F + Copy + Send + 'static,
-    ) {
+    fn with_each(name: &str, test: impl Fn(Scratch, BackEnd)) {
         for back_end in [BackEnd::Mapped, BackEnd::Direct] {
-            let scratch = Scratch::new(&format!("{name}-{back_end:?}"));
-            let test = move || test(scratch, back_end);
-            let executor = LocalExecutorBuilder::default().io_memory(64 << 10).spawn(test);
-            executor.unwrap().join().unwrap();
+            test(Scratch::new(&format!("{name}-{back_end:?}")), back_end);
+        }
+    }
+
+    /// Runs a round to its end, as a core does.
+    fn run(round: Round) -> Result<Done, LogError> {
+        let mut sync = match round {
+            Round::Sync(sync) => sync,
+            Round::Wait(waiting) => return waiting.run(),
+        };
+        let (mut ring, began) = (Ring::new().unwrap(), Instant::now());
+        sync.begin(&mut ring);
+        loop {
+            ring.enter(Some(Duration::from_secs(10))).unwrap();
+            while let Some(event) = ring.next() {
+                if let Event::Durable { written, result } = event {
+                    return sync.end(began, written, result);
+                }
+            }
         }
     }
 
     /// Runs rounds until all is durable, and says what became so, round by round.
-    async fn settle(log: &mut Executors) -> Vec<Zxid> {
+    fn settle(log: &mut Log) -> Vec<Zxid> {
         let mut synced = Vec::new();
         while let Some(round) = log.round().unwrap() {
-            let done = round.run().await.unwrap();
-            synced.extend(log.on_round(done).unwrap());
+            synced.extend(log.on_round(run(round).unwrap()).unwrap());
         }
         assert!(log.is_idle());
         synced
@@ -691,15 +582,15 @@ mod tests {
 
     #[test]
     fn what_is_synced_is_found_again_after_a_roll_and_growth() {
-        with_each("log", |scratch, back_end| async move {
+        with_each("log", |scratch, back_end| {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             log.append(append(true, 1..=3, 100)).unwrap();
-            assert_eq!(settle(&mut log).await, [Zxid(3)]);
+            assert_eq!(settle(&mut log), [Zxid(3)]);
             log.append(append(false, 4..=4, 200_000)).unwrap();
             log.append(append(false, 5..=5, 10)).unwrap();
-            assert_eq!(settle(&mut log).await, [Zxid(5)]);
+            assert_eq!(settle(&mut log), [Zxid(5)]);
             log.append(append(true, 6..=9, 10)).unwrap();
-            assert_eq!(settle(&mut log).await, [Zxid(9)]);
+            assert_eq!(settle(&mut log), [Zxid(9)]);
             // As a SIGKILL leaves it: nothing is sealed, the map is simply gone.
             let (zxids, replayed) = replayed(&scratch);
             assert_eq!(zxids, (1..=9).collect::<Vec<_>>());
@@ -713,17 +604,17 @@ mod tests {
 
     #[test]
     fn appends_during_a_roll_wait_and_keep_their_order() {
-        with_each("log-roll", |scratch, back_end| async move {
+        with_each("log-roll", |scratch, back_end| {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             log.append(append(true, 1..=1, 10)).unwrap();
             let round = log.round().unwrap().unwrap();
             log.append(append(false, 2..=2, 10)).unwrap();
             log.append(append(true, 3..=3, 10)).unwrap();
             log.append(append(false, 4..=4, 10)).unwrap();
-            let done = round.run().await.unwrap();
+            let done = run(round).unwrap();
             assert_eq!(log.on_round(done).unwrap(), None);
             // The next roll seals what the first log got.
-            assert_eq!(settle(&mut log).await, [Zxid(2), Zxid(4)]);
+            assert_eq!(settle(&mut log), [Zxid(2), Zxid(4)]);
             assert_eq!(replayed(&scratch).0, [1, 2, 3, 4]);
             let mut names: Vec<_> = fs::read_dir(scratch.path().join("version-2"))
                 .unwrap()
@@ -737,32 +628,32 @@ mod tests {
 
     #[test]
     fn records_that_gather_during_a_sync_share_the_next_one() {
-        with_each("log-group", |scratch, back_end| async move {
+        with_each("log-group", |scratch, back_end| {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             log.append(append(true, 1..=1, 10)).unwrap();
-            settle(&mut log).await;
+            settle(&mut log);
             log.append(append(false, 2..=2, 10)).unwrap();
             let round = log.round().unwrap().unwrap();
             for zxid in 3..=20 {
                 log.append(append(false, zxid..=zxid, 10)).unwrap();
             }
-            let done = round.run().await.unwrap();
+            let done = run(round).unwrap();
             assert_eq!(log.on_round(done).unwrap(), Some(Zxid(2)));
-            assert_eq!(settle(&mut log).await, [Zxid(20)]);
+            assert_eq!(settle(&mut log), [Zxid(20)]);
         });
     }
 
     #[test]
     fn a_round_is_measured_once_with_all_that_it_made_durable() {
-        with_each("log-measured", |scratch, back_end| async move {
+        with_each("log-measured", |scratch, back_end| {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             let (metrics, mut recorders) = Metrics::new(1);
             log.recorder = recorders.remove(0);
             log.append(append(true, 1..=3, 10)).unwrap();
             log.append(append(false, 4..=5, 10)).unwrap();
-            settle(&mut log).await;
+            settle(&mut log);
             log.append(append(false, 6..=6, 10)).unwrap();
-            settle(&mut log).await;
+            settle(&mut log);
             let readings = metrics.read();
             assert_eq!(readings.counter(Counter::SyncProcessorRequestQueued), 6);
             let batch = readings.summary(Summary::SyncProcessorBatchSize);
@@ -780,23 +671,20 @@ mod tests {
 
     #[test]
     fn a_sync_that_fails_acknowledges_nothing() {
-        with_each("log-sync", |scratch, back_end| async move {
+        with_each("log-sync", |scratch, back_end| {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             log.append(append(true, 1..=1, 10)).unwrap();
-            settle(&mut log).await;
+            settle(&mut log);
             // A file that takes no sync or write: the kernel refuses, as a broken disk would.
-            log.current.as_mut().unwrap().handle = match back_end {
-                BackEnd::Mapped => {
-                    let broken = File::open("/dev/null").unwrap();
-                    ExecutorFile::Synced(Rc::new(sys::adopt_file(broken)))
-                }
-                BackEnd::Direct => {
-                    let path = scratch.path().join("version-2/log.1");
-                    ExecutorFile::Written(Rc::new(DmaFile::open(path).await.unwrap()))
-                }
-            };
             log.append(append(false, 2..=2, 10)).unwrap();
-            let failed = log.round().unwrap().unwrap().run().await;
+            let Some(Round::Sync(mut sync)) = log.round().unwrap() else {
+                panic!("a log that is open is synced or written");
+            };
+            sync.file = Arc::new(match back_end {
+                BackEnd::Mapped => File::open("/dev/null").unwrap(),
+                BackEnd::Direct => File::open(scratch.path().join("version-2/log.1")).unwrap(),
+            });
+            let failed = run(Round::Sync(sync));
             let Err(error @ LogError::Sync { .. }) = failed else { panic!("it was not synced") };
             assert!(error.to_string().contains("version-2/log.1"), "{error}");
             assert!(!log.is_idle());
@@ -805,10 +693,10 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_grow_says_so() {
-        with_each("log-full", |scratch, back_end| async move {
+        with_each("log-full", |scratch, back_end| {
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             log.append(append(true, 1..=1, 10)).unwrap();
-            settle(&mut log).await;
+            settle(&mut log);
             let growth = Growth { len: 1 << 50, ready: 1 << 50 };
             let error = log.waiting(vec![Step::Grow(growth)]).run().err().expect("no such disk");
             assert!(matches!(error, LogError::Space { .. }), "{error}");
@@ -818,12 +706,12 @@ mod tests {
 
     #[test]
     fn what_is_truncated_is_gone_and_an_epoch_is_in_its_file() {
-        with_each("log-truncate", |scratch, back_end| async move {
+        with_each("log-truncate", |scratch, back_end| {
             let directory = scratch.path().join("version-2");
             let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
             for (first, last) in [(1, 3), (4, 6), (7, 9)] {
                 log.append(append(true, first..=last, 10)).unwrap();
-                settle(&mut log).await;
+                settle(&mut log);
             }
             fs::write(directory.join("snapshot.8"), b"beyond").unwrap();
             let bytes = fs::read(directory.join("log.4")).unwrap();
@@ -837,12 +725,12 @@ mod tests {
                 later_snapshots: vec!["snapshot.8".to_owned()],
             });
             log.journal.store_epoch(EpochFile::Current, Epoch(7));
-            settle(&mut log).await;
+            settle(&mut log);
             assert_eq!(replayed(&scratch).0, [1, 2, 3, 4, 5]);
             assert!(!directory.join("snapshot.8").exists());
             assert_eq!(fs::read(directory.join("currentEpoch")).unwrap(), b"7");
             log.append(append(true, 6..=6, 20)).unwrap();
-            assert_eq!(settle(&mut log).await, [Zxid(6)]);
+            assert_eq!(settle(&mut log), [Zxid(6)]);
             assert_eq!(replayed(&scratch).0, [1, 2, 3, 4, 5, 6]);
         });
     }
@@ -858,29 +746,25 @@ mod tests {
 
     /// The log files that `steps` lead to, by name.
     fn written(back_end: BackEnd, steps: Vec<Written>) -> BTreeMap<OsString, Vec<u8>> {
-        let executor =
-            LocalExecutorBuilder::default().io_memory(64 << 10).spawn(move || async move {
-                let scratch = Scratch::new(&format!("log-{back_end:?}"));
-                let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
-                let mut next = 1;
-                for (index, step) in steps.into_iter().enumerate() {
-                    let new_file = step.new_file || index == 0;
-                    let records = append(new_file, next..=next + step.count - 1, step.extra);
-                    log.append(records).unwrap();
-                    next += step.count;
-                    if step.settles {
-                        settle(&mut log).await;
-                    }
-                }
-                settle(&mut log).await;
-                assert!(replayed(&scratch).0.into_iter().eq(1..next));
-                log.seal().unwrap();
-                let files = fs::read_dir(scratch.path().join("version-2")).unwrap();
-                let files = files.map(|entry| entry.unwrap());
-                let files = files.map(|file| (file.file_name(), fs::read(file.path()).unwrap()));
-                files.filter(|(name, _)| name != TEMPORARY_NAME).collect()
-            });
-        executor.unwrap().join().unwrap()
+        let scratch = Scratch::new(&format!("log-{back_end:?}"));
+        let mut log = open(&scratch, options(&scratch, back_end), Zxid(0));
+        let mut next = 1;
+        for (index, step) in steps.into_iter().enumerate() {
+            let new_file = step.new_file || index == 0;
+            let records = append(new_file, next..=next + step.count - 1, step.extra);
+            log.append(records).unwrap();
+            next += step.count;
+            if step.settles {
+                settle(&mut log);
+            }
+        }
+        settle(&mut log);
+        assert!(replayed(&scratch).0.into_iter().eq(1..next));
+        log.seal().unwrap();
+        let files = fs::read_dir(scratch.path().join("version-2")).unwrap();
+        let files = files.map(|entry| entry.unwrap());
+        let files = files.map(|file| (file.file_name(), fs::read(file.path()).unwrap()));
+        files.filter(|(name, _)| name != TEMPORARY_NAME).collect()
     }
 
     proptest! {

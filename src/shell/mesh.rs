@@ -18,7 +18,7 @@
 //! for as long as there is any of that, should take no new requests (`is_congested`): the memory
 //! that a stalled shard holds stays bounded by what clients had in flight.
 //!
-//! The same ends work on one executor, where ringing is waking a local task.
+//! The same ends work on one thread, where nobody sleeps at the other end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ const REQUESTS_MAX: usize = 64;
 /// Batches of outcomes on their way to one shard.
 const APPLIED_MAX: usize = 1024;
 
-/// Wakes one core, if it sleeps: the task that waits for it, or the thread.
+/// Wakes one core, if it sleeps.
 #[derive(Default)]
 pub(crate) struct Bell {
     asleep: AtomicBool,
@@ -67,7 +67,7 @@ impl Bell {
             return Poll::Ready(());
         }
         {
-            // One clone for the life of who waits: glommio counts a waker's clones in 16 bits.
+            // One clone for the life of who waits.
             let mut waker = self.waker.lock();
             if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 *waker = Some(cx.waker().clone());
@@ -87,7 +87,7 @@ impl Bell {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
-    /// Lets go of the task that waited: a waker that outlives its executor must not be rung.
+    /// Lets go of the core's waker: nobody waits any more.
     pub(crate) fn unhang(&self) {
         self.asleep.store(false, Ordering::Relaxed);
         *self.waker.lock() = None;

@@ -5,8 +5,8 @@
 //! signals             waits for SIGTERM and SIGINT
 //! acceptor            takes connections, gives them to shards          accept.rs
 //! shard cores         connections                                      shard_core.rs, ring.rs
-//! pipeline core       orders, logs, applies                            pipeline_core.rs, disk.rs
-//! core                both of these, on small machines                 one_core.rs
+//! pipeline core       orders, logs, applies                            pipeline_side.rs, pipeline_core.rs, disk.rs
+//! core                both of these, on small machines                 pipeline_side.rs, shard_core.rs
 //! log-keeper          files made ahead                                 keeper.rs
 //! watermark           how far the log is durable                       marks.rs
 //! background          snapshots, purging                               background.rs
@@ -26,7 +26,7 @@
 //! | `words.rs` | four-letter words: answers gathered from all cores |
 //! | `counts.rs` | a shard's counts into the metrics |
 //! | `settings.rs` | what each part is told, out of the configuration |
-//! | `pulse.rs` | what keeps the pipeline's executor awake |
+//! | `turns.rs` | how a core waits between two turns |
 //! | `clock.rs` | where `Now` comes from |
 //! | `sys.rs` | system calls behind safe faces |
 //! | `logging.rs`, `log_queue.rs` | log lines; how they leave |
@@ -58,11 +58,10 @@ mod map;
 mod marks;
 mod mesh;
 mod observer;
-mod one_core;
 mod pipeline_core;
+mod pipeline_side;
 mod preflight;
 pub mod process;
-mod pulse;
 mod recover;
 mod ring;
 #[cfg(test)]
@@ -70,6 +69,7 @@ mod scratch;
 mod settings;
 mod shard_core;
 mod sys;
+mod turns;
 mod unbuffered;
 mod words;
 mod zeroed;
@@ -83,7 +83,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
-use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use tracing::{debug, error, info, warn};
 
 use accept::{Acceptor, Admission, Arrivals, BindError};
@@ -183,14 +182,6 @@ enum Event {
 /// was acknowledged depends on it.
 const STOP_STAGE: Duration = Duration::from_secs(10);
 
-/// When the pipeline's executor looks at files and timers although it has other work. Its tasks see
-/// to that themselves, and `pulse.rs` says why they should and this should not: an executor whose
-/// timer is over before its first task has begun would even sleep for good.
-const PREEMPT_EVERY: Duration = Duration::from_secs(1);
-const RING_DEPTH: usize = 4096;
-/// Registered memory for direct I/O, which nothing here uses: the least that glommio takes.
-const IO_MEMORY_BYTES: usize = 64 << 10;
-
 /// Runs a server until it is asked to end.
 pub fn run(config: Config) -> Result<(), RunError> {
     end_on_panic();
@@ -266,7 +257,7 @@ impl Server {
         recovered: Recovered,
         events: &channel::Sender<Event>,
     ) -> Result<Server, RunError> {
-        let layout = if allowed.executors {
+        let layout = if allowed.many_rings {
             Layout::of_this_machine(settings::cores(config)).map_err(RunError::other)?
         } else {
             Layout::one_core()
@@ -396,7 +387,7 @@ impl Server {
             tick,
             recorder: for_pipeline,
         };
-        let threads = start_cores(&layout, settings::spin(config), parts, pipeline_parts, events)?;
+        let threads = start_cores(&layout, parts, pipeline_parts, events)?;
         // Clients come in when all cores are there to serve them.
         let acceptor = Acceptor::start(listeners, arrivals, admission, for_acceptor, {
             let shards = mesh.commander();
@@ -445,8 +436,7 @@ impl Server {
         self.background.stop();
         self.keeper.stop();
         self.marks.stop();
-        // Not joined: an executor that has nothing left to do may still sleep on its way out, and
-        // the end of the process ends it.
+        // Not joined: the end of the process ends one that is stuck.
         self.threads.clear();
         info!("stopped");
         Ok(())
@@ -483,7 +473,6 @@ fn await_events(
 /// One thread per core. All of them run when this returns, or none is of use.
 fn start_cores(
     layout: &Layout,
-    spin: Duration,
     shards: Vec<ShardParts>,
     pipeline: PipelineParts<ShardCommand>,
     events: &channel::Sender<Event>,
@@ -494,36 +483,31 @@ fn start_cores(
         assert!(shards.is_empty(), "more shards than one have threads of their own");
         return Ok(vec![start_one_core(layout.pipeline, shard, pipeline, events.clone())?]);
     }
-    let mut threads = vec![start_pipeline(layout.pipeline, spin, pipeline, events.clone())?];
+    let first = shards.first().expect("there is a shard");
+    let (spin, ring) = (first.spin, first.ring);
+    let mut threads = vec![start_pipeline(layout.pipeline, spin, ring, pipeline, events.clone())?];
     for (parts, &cpu) in shards.into_iter().zip(&layout.shards) {
         threads.push(start_shard(cpu, parts, events.clone())?);
     }
     Ok(threads)
 }
 
-/// The pipeline has an executor of its own, pinned to a CPU if one is named.
 fn start_pipeline(
     cpu: Option<usize>,
     spin: Duration,
+    make_ring: fn() -> io::Result<Ring>,
     parts: PipelineParts<ShardCommand>,
     events: channel::Sender<Event>,
 ) -> Result<JoinHandle<()>, RunError> {
     start_core("pipeline".to_owned(), move |started| {
-        let executor = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
-            .name("pipeline")
-            .ring_depth(RING_DEPTH)
-            .io_memory(IO_MEMORY_BYTES)
-            .preempt_timer(PREEMPT_EVERY)
-            .spin_before_park(spin)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-            .make();
-        let executor = match executor {
-            Ok(executor) => executor,
-            Err(error) => return started(Err(error.to_string())),
+        let ring = match ring_here(cpu, make_ring) {
+            Ok(ring) => ring,
+            Err(error) => return started(Err(error)),
         };
-        executor.run(async move {
-            started(Ok(()));
-            let _ = events.send(pipeline_ended(pipeline_core::run(parts).await));
+        started(Ok(()));
+        let _ = events.send(match pipeline_side::run(parts, ring, spin) {
+            Ok(outcome) => pipeline_ended(outcome),
+            Err(error) => ring_failed("pipeline", &error),
         });
     })
 }
@@ -538,13 +522,17 @@ fn pipeline_ended(outcome: Result<(), LogError>) -> Event {
 fn shard_ended(name: &str, outcome: io::Result<()>) -> Event {
     match outcome {
         Ok(()) => Event::Closed,
-        Err(error) => Event::Failed(RunError::Other(format!("{name}: its ring: {error}"))),
+        Err(error) => ring_failed(name, &error),
     }
 }
 
+fn ring_failed(name: &str, error: &io::Error) -> Event {
+    Event::Failed(RunError::Other(format!("{name}: its ring: {error}")))
+}
+
 /// A ring for this thread, which stays on one CPU if one is named.
-fn ring_here(cpu: Option<usize>, parts: &ShardParts) -> Result<Ring, String> {
-    let ring = cpu.map_or(Ok(()), sys::pin_to).and_then(|()| (parts.ring)());
+fn ring_here(cpu: Option<usize>, make: fn() -> io::Result<Ring>) -> Result<Ring, String> {
+    let ring = cpu.map_or(Ok(()), sys::pin_to).and_then(|()| make());
     let ring = ring.map_err(|error| match error.raw_os_error() {
         Some(libc::ENOMEM) => format!(
             "{error}: its ring may count as locked memory, of which all processes of a user have \
@@ -564,7 +552,7 @@ fn start_one_core(
     events: channel::Sender<Event>,
 ) -> Result<JoinHandle<()>, RunError> {
     start_core("core".to_owned(), move |started| {
-        let ring = match ring_here(cpu, &shard) {
+        let ring = match ring_here(cpu, shard.ring) {
             Ok(ring) => ring,
             Err(error) => return started(Err(error)),
         };
@@ -573,7 +561,7 @@ fn start_one_core(
             let events = events.clone();
             move |outcome| drop(events.send(pipeline_ended(outcome)))
         };
-        let outcome = one_core::run(shard, pipeline, ring, finished);
+        let outcome = pipeline_side::run_beside(shard, pipeline, ring, finished);
         let _ = events.send(shard_ended("core", outcome));
     })
 }
@@ -585,7 +573,7 @@ fn start_shard(
 ) -> Result<JoinHandle<()>, RunError> {
     let name = format!("shard-{}", parts.id.0);
     start_core(name.clone(), move |started| {
-        let ring = match ring_here(cpu, &parts) {
+        let ring = match ring_here(cpu, parts.ring) {
             Ok(ring) => ring,
             Err(error) => return started(Err(error)),
         };

@@ -1,4 +1,4 @@
-//! The pipeline core's loop.
+//! The pipeline and what is around it, between two waits.
 //!
 //! ```text
 //! requests from shards --+                     +--> appends  --> log: rounds, one at a time
@@ -8,33 +8,26 @@
 //!               synced <----------+------------------- a round is over
 //! ```
 //!
-//! Three tasks on one executor: one takes what others send, one runs the log's rounds, one ticks.
-//! A step runs to its end; the tasks meet only between steps. On small machines there is no
-//! executor, and `one_core.rs` does the same in a loop.
+//! A step runs to its end. Who waits, and for what, is in `pipeline_side.rs`.
 
-use std::cell::{Cell, RefCell};
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel;
 use crossbeam::queue::SegQueue;
 use crossbeam::utils::CachePadded;
-use futures_lite::future::poll_fn;
-use glommio::timer::Timer;
 
 use super::background::Job;
 use super::clock::Clock;
 use super::counts;
-use super::disk::{ExecutorFile, GroupLog, Log, LogError, LogParts, Round};
+use super::disk::{Done, Log, LogError, LogParts, Round};
 use super::logging::audit;
 use super::mesh::{Bell, FromShard, PipelineEnd};
-use super::pulse::{self, Breath};
 use super::whole_ms;
 use crate::metrics::{Counter, Recorder, Summary};
 use crate::pipeline::{Input, Output, Pipeline};
+use crate::types::Now;
 
 /// How many batches are taken before the log and the timers have their turn.
 const TAKE_MAX: usize = 64;
@@ -81,73 +74,35 @@ pub(crate) struct PipelineParts<C> {
     pub(crate) recorder: Recorder,
 }
 
-/// Runs the pipeline until it has finished, or cannot go on: then nothing more is acknowledged.
-pub(crate) async fn run<C: 'static>(parts: PipelineParts<C>) -> Result<(), LogError> {
-    let tick = parts.tick;
-    let core: Rc<Core<GroupLog<ExecutorFile>, C>> = Rc::new(Core::start(parts, GroupLog::open));
-    let syncer = glommio::spawn_local(Rc::clone(&core).sync());
-    let ticker = glommio::spawn_local(Rc::clone(&core).tick(tick));
-    let counted = Rc::clone(&core);
-    let pulse = glommio::spawn_local(pulse::pulse(move || counted.steps.get()));
-    let result = core.take_turns().await;
-    core.ended.set(true);
-    core.leave();
-    if result.is_ok() {
-        // The executor would leave them lying about, with all that they hold.
-        core.wake_syncer();
-        syncer.await;
-        ticker.cancel().await;
-        pulse.cancel().await;
-    }
-    result
-}
-
 /// A pipeline and what is around it.
-pub(crate) struct Core<L, C> {
-    state: RefCell<State<L, C>>,
+pub(crate) struct Core<C> {
+    state: State<C>,
     inbox: PipelineInbox,
     clock: Clock,
-    /// Wakes the task that runs the log's rounds.
-    syncer: RefCell<Option<Waker>>,
-    finishing: Cell<bool>,
-    fault: RefCell<Option<LogError>>,
-    ended: Cell<bool>,
-    /// Counts steps.
-    steps: Cell<u64>,
+    finishing: bool,
+    /// Why it cannot go on: nothing is done any more.
+    fault: Option<LogError>,
 }
 
-struct State<L, C> {
+struct State<C> {
     pipeline: Pipeline,
-    log: L,
+    log: Log,
     end: PipelineEnd<C>,
     jobs: channel::Sender<Job>,
     out: Output,
     recorder: Recorder,
 }
 
-impl<L: Log, C> Core<L, C> {
-    pub(crate) fn start(
-        parts: PipelineParts<C>,
-        open_log: impl FnOnce(LogParts) -> L,
-    ) -> Core<L, C> {
+impl<C> Core<C> {
+    pub(crate) fn start(parts: PipelineParts<C>) -> Core<C> {
         let PipelineParts { pipeline, log, end, inbox, jobs, clock, recorder, tick: _ } = parts;
-        let log = open_log(log);
-        let core = Core {
-            state: RefCell::new(State {
-                pipeline,
-                log,
-                end,
-                jobs,
-                out: Output::default(),
-                recorder,
-            }),
+        let (log, out) = (Log::open(log), Output::default());
+        let mut core = Core {
+            state: State { pipeline, log, end, jobs, out, recorder },
             inbox,
             clock,
-            syncer: RefCell::new(None),
-            finishing: Cell::new(false),
-            fault: RefCell::new(None),
-            ended: Cell::new(false),
-            steps: Cell::new(0),
+            finishing: false,
+            fault: None,
         };
         core.guard(|state, now| {
             let State { pipeline, out, .. } = state;
@@ -158,17 +113,12 @@ impl<L: Log, C> Core<L, C> {
     }
 
     /// Runs one step and notes what stops us. After that nothing is done any more.
-    fn guard(
-        &self,
-        step: impl FnOnce(&mut State<L, C>, crate::types::Now) -> Result<(), LogError>,
-    ) {
-        if self.fault.borrow().is_some() {
+    fn guard(&mut self, step: impl FnOnce(&mut State<C>, Now) -> Result<(), LogError>) {
+        if self.fault.is_some() {
             return;
         }
-        self.steps.set(self.steps.get() + 1);
-        let result = step(&mut self.state.borrow_mut(), self.clock.now());
-        if let Err(fault) = result {
-            *self.fault.borrow_mut() = Some(fault);
+        if let Err(fault) = step(&mut self.state, self.clock.now()) {
+            self.fault = Some(fault);
             self.inbox.bell.ring();
         }
     }
@@ -179,49 +129,43 @@ impl<L: Log, C> Core<L, C> {
         cx: &mut Context<'_>,
         mut also: impl FnMut() -> bool,
     ) -> Poll<()> {
-        let may_end = || {
-            self.fault.borrow().is_some()
-                || (self.finishing.get() && self.state.borrow().log.is_idle())
-        };
+        let may_end = || self.fault.is_some() || (self.finishing && self.state.log.is_idle());
         let has_command = || !self.inbox.commands.is_empty();
         // While it is congested, room rings.
-        let goes_on = || {
-            let state = self.state.borrow();
-            state.pipeline.has_work() && !state.end.is_congested()
-        };
-        self.state.borrow().end.poll_work(cx, || has_command() || may_end() || goes_on() || also())
+        let goes_on = || self.goes_on();
+        self.state.end.poll_work(cx, || has_command() || may_end() || goes_on() || also())
     }
 
     /// How the core ends, once it does.
-    pub(crate) fn outcome(&self) -> Option<Result<(), LogError>> {
-        if let Some(fault) = self.fault.borrow_mut().take() {
+    pub(crate) fn outcome(&mut self) -> Option<Result<(), LogError>> {
+        if let Some(fault) = self.fault.take() {
             return Some(Err(fault));
         }
-        self.has_finished().then(|| self.state.borrow_mut().log.seal())
+        self.has_finished().then(|| self.state.log.seal())
     }
 
     /// Whether all that was to be done is done.
     fn has_finished(&self) -> bool {
-        let state = self.state.borrow();
-        self.finishing.get()
-            && state.log.is_idle()
-            && state.end.is_empty()
-            && !state.pipeline.has_work()
+        let State { log, end, pipeline, .. } = &self.state;
+        self.finishing && log.is_idle() && end.is_empty() && !pipeline.has_work()
+    }
+
+    /// Whether the pipeline has more to do of what it has taken, and room for it.
+    fn goes_on(&self) -> bool {
+        self.state.pipeline.has_work() && !self.state.end.is_congested()
     }
 
     /// Takes what has been sent, as far as there is room for what follows from it.
-    pub(crate) fn turn(&self) {
+    pub(crate) fn turn(&mut self) {
         while let Some(command) = self.inbox.commands.pop() {
             self.on_command(command);
         }
-        self.state.borrow_mut().end.pass_on();
+        self.state.end.pass_on();
         for _ in 0..TAKE_MAX {
-            let mut state = self.state.borrow_mut();
-            if state.end.is_congested() {
+            if self.state.end.is_congested() {
                 break;
             }
-            let Some(item) = state.end.take() else { break };
-            drop(state);
+            let Some(item) = self.state.end.take() else { break };
             self.guard(|state, now| {
                 let State { pipeline, out, recorder, .. } = state;
                 match &item {
@@ -238,46 +182,42 @@ impl<L: Log, C> Core<L, C> {
                 state.act()
             });
             if let FromShard::Requests(batch) = item {
-                self.state.borrow_mut().end.give_back(batch);
+                self.state.end.give_back(batch);
             }
         }
-        let state = self.state.borrow();
-        let goes_on = state.pipeline.has_work() && !state.end.is_congested();
-        drop(state);
-        if goes_on {
+        if self.goes_on() {
             self.guard(|state, now| {
                 let State { pipeline, out, .. } = state;
                 pipeline.step(now, Input::GoOn, out);
                 state.act()
             });
         }
-        self.wake_syncer();
     }
 
-    fn on_command(&self, command: PipelineCommand) {
+    fn on_command(&mut self, command: PipelineCommand) {
         match command {
             PipelineCommand::SnapshotEnded => self.guard(|state, now| {
                 let State { pipeline, out, .. } = state;
                 pipeline.step(now, Input::SnapshotEnded, out);
                 state.act()
             }),
-            PipelineCommand::Ask(question) => question(&mut self.state.borrow_mut().pipeline),
+            PipelineCommand::Ask(question) => question(&mut self.state.pipeline),
             PipelineCommand::Snapshot => self.guard(|state, now| {
                 let State { pipeline, out, .. } = state;
                 pipeline.step(now, Input::SnapshotAsked, out);
                 state.act()
             }),
             PipelineCommand::Finish => {
-                self.state.borrow_mut().log.hurry();
-                self.finishing.set(true);
+                self.state.log.hurry();
+                self.finishing = true;
             }
         }
     }
 
     /// What has to be done next to make durable what was logged. One round is under way at a time,
     /// and none once the core cannot go on.
-    pub(crate) fn next_round(&self) -> Option<L::Round> {
-        if self.state.borrow().log.in_round() {
+    pub(crate) fn next_round(&mut self) -> Option<Round> {
+        if self.state.log.in_round() {
             return None;
         }
         let mut next = None;
@@ -288,13 +228,14 @@ impl<L: Log, C> Core<L, C> {
         next
     }
 
-    /// For how long the log puts a round off.
-    pub(crate) fn held(&self) -> Option<Duration> {
-        self.state.borrow().log.gathers()
+    /// How much longer the log gathers records before the next sync. `None`: nothing to wait for.
+    /// Zero: the wait is over.
+    pub(crate) fn sync_delay(&self) -> Option<Duration> {
+        self.state.log.gathers()
     }
 
     /// A round is over, or has failed.
-    pub(crate) fn on_round(&self, done: Result<L::Done, LogError>) {
+    pub(crate) fn on_round(&mut self, done: Result<Done, LogError>) {
         self.guard(|state, now| {
             if let Some(zxid) = state.log.on_round(done?)? {
                 let State { pipeline, out, recorder, .. } = state;
@@ -304,12 +245,12 @@ impl<L: Log, C> Core<L, C> {
             }
             state.act()
         });
-        if self.finishing.get() {
+        if self.finishing {
             self.inbox.bell.ring();
         }
     }
 
-    pub(crate) fn on_tick(&self) {
+    pub(crate) fn on_tick(&mut self) {
         self.guard(|state, now| {
             let State { pipeline, out, recorder, .. } = state;
             pipeline.step(now, Input::Tick, out);
@@ -330,66 +271,11 @@ impl<L: Log, C> Core<L, C> {
 
     /// The core is about to end.
     pub(crate) fn leave(&self) {
-        self.state.borrow().end.leave();
-    }
-
-    fn wake_syncer(&self) {
-        if let Some(waker) = self.syncer.borrow_mut().take() {
-            waker.wake();
-        }
+        self.state.end.leave();
     }
 }
 
-/// On an executor.
-impl<L: Log<Round: Round<Done = L::Done>>, C> Core<L, C> {
-    async fn take_turns(&self) -> Result<(), LogError> {
-        let mut breath = Breath::default();
-        loop {
-            breath.wait(|cx| self.poll_work(cx, || false)).await;
-            self.turn();
-            if let Some(outcome) = self.outcome() {
-                return outcome;
-            }
-            breath.take().await;
-        }
-    }
-
-    /// Runs the log's rounds, one after the other.
-    async fn sync(self: Rc<Self>) {
-        loop {
-            let mut held: Option<Timer> = None;
-            let round = poll_fn(|cx| {
-                loop {
-                    if self.ended.get() || self.fault.borrow().is_some() {
-                        return Poll::Ready(None);
-                    }
-                    if let Some(round) = self.next_round() {
-                        return Poll::Ready(Some(round));
-                    }
-                    *self.syncer.borrow_mut() = Some(cx.waker().clone());
-                    let Some(left) = self.held() else { return Poll::Pending };
-                    let timer = held.get_or_insert_with(|| Timer::new(left));
-                    if Pin::new(timer).poll(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                    held = None;
-                }
-            });
-            let Some(round) = round.await else { return };
-            self.on_round(round.run().await);
-        }
-    }
-
-    async fn tick(self: Rc<Self>, every: Duration) {
-        while !self.ended.get() {
-            Timer::new(every).await;
-            self.on_tick();
-            self.wake_syncer();
-        }
-    }
-}
-
-impl<L: Log, C> State<L, C> {
+impl<C> State<C> {
     /// Does what the last step asked for, each destination in order.
     fn act(&mut self) -> Result<(), LogError> {
         let mut appends = std::mem::take(&mut self.out.appends);

@@ -1,8 +1,9 @@
 //! What the kernel must allow before the first core starts.
 //!
 //! Where io_uring is forbidden, as in many containers, the answer names the setting to change.
-//! glommio asks for 512 KiB of locked memory by looking at the limit, even as root; where there is
-//! less, as in other containers, the server does without an executor, on one core.
+//! Some kernels count rings as locked memory, and glommio asks for 512 KiB of it by looking at the
+//! limit, even as root. Where there is less, as in other containers, the server runs on one core,
+//! with one ring and without glommio.
 
 use std::io;
 
@@ -10,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::sys::{self, Limit};
 
-/// What every executor of glommio insists on.
+/// What every executor of glommio insists on, and what the rings of a few cores may take.
 const MEMLOCK_BYTES: u64 = 512 * 1024;
 
 /// This machine does not let us run.
@@ -38,16 +39,16 @@ pub(crate) enum PreflightError {
 /// What this machine lets us have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allowed {
-    /// Executors, for a pipeline core of its own.
-    pub(crate) executors: bool,
+    /// Locked memory for more rings than one.
+    pub(crate) many_rings: bool,
 }
 
 /// Raises what limits may be raised, and finds out what can start.
 pub(crate) fn check() -> Result<Allowed, PreflightError> {
     raise_open_files()?;
-    let executors = raise_memlock()?;
+    let many_rings = raise_memlock()?;
     try_io_uring()?;
-    Ok(Allowed { executors })
+    Ok(Allowed { many_rings })
 }
 
 /// One descriptor per connection: the soft limit of many shells, 1024, is for programs that use
@@ -61,7 +62,7 @@ fn raise_open_files() -> Result<(), PreflightError> {
     Ok(())
 }
 
-/// Whether it is enough for an executor.
+/// Whether it is enough for more rings than one.
 fn raise_memlock() -> Result<bool, PreflightError> {
     let failed = |source| PreflightError::Limit { what: "locked memory", source };
     let limit = sys::memlock_limit().map_err(failed)?;

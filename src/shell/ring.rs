@@ -1,9 +1,9 @@
-//! A shard core's ring: bytes of many sockets in, and one place to wait for everything.
+//! A core's ring: bytes of many sockets in, and one place to wait for everything.
 //!
 //! ```text
 //! receive        one request per socket that stays; each arrival takes one of the ring's buffers
 //! await_writable a socket that took no more says when it does again
-//! sync, write    of the log, where the pipeline shares the thread
+//! sync, write    of the log, on the core that has the pipeline
 //! bell           another thread has something for us
 //! mark           is told behind all that the sockets have had by then
 //! enter          the only system call of the loop: hands in what is asked, runs what has come,
@@ -19,8 +19,11 @@
 //! reads the socket itself.
 //!
 //! ```text
-//! user_data   kind: 8 bits   slot: 24 bits   generation: 32 bits
+//! user_data   request: 4 bits   owner: 4 bits   slot: 24 bits   generation: 32 bits
 //! ```
+//!
+//! Owner, slot and generation are the `Token` of a socket: several parts of a core share its ring,
+//! and each numbers its own sockets.
 
 #![expect(unsafe_code, reason = "requests and buffers shared with the kernel")]
 
@@ -140,13 +143,13 @@ pub(crate) enum Event {
     /// What had arrived when `mark` was called has been told.
     Marked,
     Received {
-        id: ConnectionId,
+        socket: Token,
         what: Received,
         /// More will come without being asked for.
         goes_on: bool,
     },
     /// The socket has room again, or is broken.
-    Writable { id: ConnectionId },
+    Writable { socket: Token },
     /// The file is synced, or the extent written, or neither ever will be.
     Durable { written: Option<Extent>, result: io::Result<()> },
 }
@@ -168,7 +171,7 @@ pub(crate) enum Received {
 /// What a request was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Kind {
+enum Request {
     Bell,
     Receive,
     Writable,
@@ -178,27 +181,68 @@ enum Kind {
     Mark,
 }
 
-const KINDS: [Kind; 7] =
-    [Kind::Bell, Kind::Receive, Kind::Writable, Kind::Cancel, Kind::Sync, Kind::Write, Kind::Mark];
+const REQUESTS: [Request; 7] = [
+    Request::Bell,
+    Request::Receive,
+    Request::Writable,
+    Request::Cancel,
+    Request::Sync,
+    Request::Write,
+    Request::Mark,
+];
 
-/// More connections than a shard can have descriptors for.
+/// Which part of a core a request is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(crate) enum Owner {
+    /// The core itself: its bell, its mark, its log.
+    Core,
+    /// A shard's connection to a client.
+    Client,
+    /// A connection to another server.
+    Link,
+}
+
+const OWNERS: [Owner; 3] = [Owner::Core, Owner::Client, Owner::Link];
+
+/// A socket on a ring. A slot is used again, with another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Token {
+    pub(crate) owner: Owner,
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl Token {
+    const CORE: Token = Token { owner: Owner::Core, slot: 0, generation: 0 };
+}
+
+impl From<ConnectionId> for Token {
+    fn from(ConnectionId { slot, generation }: ConnectionId) -> Token {
+        Token { owner: Owner::Client, slot, generation }
+    }
+}
+
+/// More sockets than a core can have descriptors for.
 const SLOTS_MAX: u32 = 1 << 24;
 
-fn user_data(kind: Kind, id: ConnectionId) -> u64 {
-    assert!(id.slot < SLOTS_MAX, "a shard has fewer than {SLOTS_MAX} connections");
-    (kind as u64) << 56 | u64::from(id.slot) << 32 | u64::from(id.generation)
+fn user_data(request: Request, token: Token) -> u64 {
+    assert!(token.slot < SLOTS_MAX, "a core has fewer than {SLOTS_MAX} sockets");
+    (request as u64) << 60
+        | (token.owner as u64) << 56
+        | u64::from(token.slot) << 32
+        | u64::from(token.generation)
 }
 
-fn asked(user_data: u64) -> (Kind, ConnectionId) {
-    let kind = KINDS[(user_data >> 56) as usize];
+fn asked(user_data: u64) -> (Request, Token) {
+    let request = REQUESTS[(user_data >> 60) as usize];
+    let owner = OWNERS[(user_data >> 56 & 0xf) as usize];
     let slot = u32::try_from(user_data >> 32 & u64::from(SLOTS_MAX - 1)).expect("24 bits");
     let generation = u32::try_from(user_data & u64::from(u32::MAX)).expect("32 bits");
-    (kind, ConnectionId { slot, generation })
+    (request, Token { owner, slot, generation })
 }
 
-const NO_CONNECTION: ConnectionId = ConnectionId { slot: 0, generation: 0 };
-
-/// Rings a shard core that may be waiting in `Ring::enter`, from any thread.
+/// Rings a core that may be waiting in `Ring::enter`, from any thread.
 pub(crate) struct RingBell {
     event: OwnedFd,
 }
@@ -346,33 +390,34 @@ impl Ring {
     /// Has all that comes over a socket told, until it ends, fails or is stopped.
     ///
     /// The socket must stay open until all `is_handed_in`; after that the kernel holds it.
-    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, id: ConnectionId) {
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, token: impl Into<Token>) {
         let fd = Fd(socket.as_raw_fd());
         let entry = match self.manner {
             Manner::Buffered(_) => opcode::RecvMulti::new(fd, GROUP).build(),
             Manner::Plain => opcode::PollAdd::new(fd, poll_bits(libc::POLLIN)).build(),
         };
-        self.push(entry.user_data(user_data(Kind::Receive, id)));
+        self.push(entry.user_data(user_data(Request::Receive, token.into())));
     }
 
     /// Takes `receive` back. It ends with one more event, unless it has ended already.
-    pub(crate) fn stop_receiving(&mut self, id: ConnectionId) {
-        let entry = opcode::AsyncCancel::new(user_data(Kind::Receive, id)).build();
-        self.push(entry.user_data(user_data(Kind::Cancel, id)));
+    pub(crate) fn stop_receiving(&mut self, token: impl Into<Token>) {
+        let token = token.into();
+        let entry = opcode::AsyncCancel::new(user_data(Request::Receive, token)).build();
+        self.push(entry.user_data(user_data(Request::Cancel, token)));
     }
 
     /// Has it told once when the socket has room. It must stay open until all `is_handed_in`.
-    pub(crate) fn await_writable(&mut self, socket: BorrowedFd<'_>, id: ConnectionId) {
+    pub(crate) fn await_writable(&mut self, socket: BorrowedFd<'_>, token: impl Into<Token>) {
         let fd = Fd(socket.as_raw_fd());
         let entry = opcode::PollAdd::new(fd, poll_bits(libc::POLLOUT)).build();
-        self.push(entry.user_data(user_data(Kind::Writable, id)));
+        self.push(entry.user_data(user_data(Request::Writable, token.into())));
     }
 
     /// Has a file's data made durable, beginning now. The file must stay open until that is told.
     pub(crate) fn sync(&mut self, file: BorrowedFd<'_>) {
         let fd = Fd(file.as_raw_fd());
         let entry = opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build();
-        self.push(entry.user_data(user_data(Kind::Sync, NO_CONNECTION)));
+        self.push(entry.user_data(user_data(Request::Sync, Token::CORE)));
     }
 
     /// Writes an extent to where it goes in a file. One is on its way at a time.
@@ -389,7 +434,7 @@ impl Ring {
             .build();
         // Before it is handed in: the bytes stay in place as long as this holds them.
         self.writing = Some(writing);
-        self.push(entry.user_data(user_data(Kind::Write, NO_CONNECTION)));
+        self.push(entry.user_data(user_data(Request::Write, Token::CORE)));
     }
 
     /// Has `Event::Marked` told behind everything that sockets which are received for have had by
@@ -450,12 +495,12 @@ impl Ring {
             self.is_bell_watched = true;
             let event = Fd(self.bell.event.as_raw_fd());
             let entry = opcode::PollAdd::new(event, poll_bits(libc::POLLIN)).multi(true).build();
-            self.push(entry.user_data(user_data(Kind::Bell, NO_CONNECTION)));
+            self.push(entry.user_data(user_data(Request::Bell, Token::CORE)));
         }
         if self.mark_stage == MarkStage::Unwatched {
             self.mark_stage = MarkStage::Watched;
             let entry = opcode::PollAdd::new(Fd(self.mark.as_raw_fd()), poll_bits(libc::POLLIN));
-            self.push(entry.build().user_data(user_data(Kind::Mark, NO_CONNECTION)));
+            self.push(entry.build().user_data(user_data(Request::Mark, Token::CORE)));
         }
         if let Manner::Buffered(buffers) = &mut self.manner {
             buffers.publish();
@@ -498,20 +543,22 @@ impl Ring {
     pub(crate) fn next(&mut self) -> Option<Event> {
         let completion = self.ring.completion().next()?;
         let goes_on = cqueue::more(completion.flags());
-        let (kind, id) = asked(completion.user_data());
-        Some(match kind {
-            Kind::Bell => {
+        let (request, socket) = asked(completion.user_data());
+        Some(match request {
+            Request::Bell => {
                 self.is_bell_watched &= goes_on;
                 Event::Bell
             }
-            Kind::Mark => self.on_mark(),
-            Kind::Cancel => Event::Bell,
-            Kind::Writable => Event::Writable { id },
-            Kind::Sync => {
+            Request::Mark => self.on_mark(),
+            Request::Cancel => Event::Bell,
+            Request::Writable => Event::Writable { socket },
+            Request::Sync => {
                 Event::Durable { written: None, result: outcome(&completion).map(|_| ()) }
             }
-            Kind::Write => return Some(self.on_write(outcome(&completion))),
-            Kind::Receive => Event::Received { id, what: self.received(&completion), goes_on },
+            Request::Write => return Some(self.on_write(outcome(&completion))),
+            Request::Receive => {
+                Event::Received { socket, what: self.received(&completion), goes_on }
+            }
         })
     }
 
@@ -625,8 +672,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    fn id(slot: u32) -> ConnectionId {
-        ConnectionId { slot, generation: 7 }
+    fn id(slot: u32) -> Token {
+        Token { owner: Owner::Client, slot, generation: 7 }
     }
 
     fn pair() -> (TcpStream, TcpStream) {
@@ -664,7 +711,7 @@ mod tests {
     fn take(ring: &mut Ring, socket: &TcpStream, count: usize) -> Vec<u8> {
         let mut taken = Vec::new();
         until(ring, |ring, event| {
-            let Event::Received { id: of, what, goes_on } = event else { panic!("{event:?}") };
+            let Event::Received { socket: of, what, goes_on } = event else { panic!("{event:?}") };
             assert_eq!(of, id(1));
             match what {
                 Received::Bytes(filled) => {
@@ -758,7 +805,7 @@ mod tests {
                 assert!(!ring.mark(), "one at a time");
                 let mut heard = vec![false; SOCKETS as usize];
                 until(&mut ring, |ring, event| {
-                    let Event::Received { id: of, what, goes_on } = event else {
+                    let Event::Received { socket: of, what, goes_on } = event else {
                         return matches!(event, Event::Marked);
                     };
                     let (_, server) = &pairs[of.slot as usize];
@@ -808,7 +855,10 @@ mod tests {
                 }
                 client
             });
-            until(&mut ring, |_, event| matches!(event, Event::Writable { id: of } if of == id(1)));
+            until(
+                &mut ring,
+                |_, event| matches!(event, Event::Writable { socket: of } if of == id(1)),
+            );
             drop(reader.join().unwrap());
         }
     }
@@ -913,9 +963,11 @@ mod tests {
 
     #[test]
     fn what_was_asked_comes_back() {
-        for kind in KINDS {
-            let id = ConnectionId { slot: SLOTS_MAX - 1, generation: u32::MAX };
-            assert_eq!(asked(user_data(kind, id)), (kind, id));
+        for request in REQUESTS {
+            for owner in OWNERS {
+                let token = Token { owner, slot: SLOTS_MAX - 1, generation: u32::MAX };
+                assert_eq!(asked(user_data(request, token)), (request, token));
+            }
         }
     }
 }

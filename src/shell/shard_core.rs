@@ -1,4 +1,4 @@
-//! A shard core's loop: one thread, one ring, no executor.
+//! A shard core's loop: one thread, one ring.
 //!
 //! ```text
 //! sockets ----> Shard::on_bytes ----+--> requests gather --> pipeline, once per turn
@@ -44,7 +44,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tracing::debug;
@@ -53,14 +53,14 @@ use super::accept::{Accepted, Arrivals, Ticket};
 use super::clock::{Clock, Ticks};
 use super::counts;
 use super::mesh::ShardEnd;
-use super::ring::{Event, Received, Ring, RingBell};
+use super::ring::{Event, Owner, Received, Ring, RingBell, Token};
 use super::sys;
+use super::turns::{Waiting, sooner};
 use super::words::{Place, ShardReport, Words};
 use crate::admin::four_letter::Needs;
 use crate::exchange::{ConnectionId, ShardId};
 use crate::metrics::Recorder;
 use crate::shard::{Close, Counters, Output, Settings, Shard};
-use crate::storage::blocks::Extent;
 use crate::tree::TreeReader;
 use crate::types::Now;
 
@@ -137,12 +137,11 @@ pub(crate) trait Beside {
     /// When time alone gives it something to do, on the monotonic clock.
     fn due_ms(&self) -> i64;
 
-    /// For how long it holds something back, in case more comes; nothing once that is over, and it
-    /// is to have its turn.
-    fn held(&self) -> Option<Duration>;
+    /// How much longer a sync is put off. `None`: none is. Zero: the wait is over.
+    fn sync_delay(&self) -> Option<Duration>;
 
-    /// A sync or write that it asked the ring for is over.
-    fn on_durable(&mut self, written: Option<Extent>, result: io::Result<()>);
+    /// Something has happened on the ring that is not the shard's.
+    fn on_event(&mut self, now: Now, event: Event, ring: &mut Ring);
 
     /// Does what there is to do; the shard has just sent it what has gathered.
     fn take_turn(&mut self, now: Now, ring: &mut Ring) -> io::Result<()>;
@@ -160,12 +159,12 @@ impl Beside for () {
         i64::MAX
     }
 
-    fn held(&self) -> Option<Duration> {
+    fn sync_delay(&self) -> Option<Duration> {
         None
     }
 
-    fn on_durable(&mut self, _: Option<Extent>, _: io::Result<()>) {
-        unreachable!("nobody has asked for a sync");
+    fn on_event(&mut self, _: Now, event: Event, _: &mut Ring) {
+        unreachable!("nobody has asked for {event:?}");
     }
 
     fn take_turn(&mut self, _: Now, _: &mut Ring) -> io::Result<()> {
@@ -414,9 +413,8 @@ impl ShardCore {
             while events < EVENTS_MAX
                 && let Some(event) = self.ring.next()
             {
-                match event {
-                    Event::Durable { written, result } => beside.on_durable(written, result),
-                    event => self.on_event(now, event),
+                if let Some(event) = self.on_event(now, event) {
+                    beside.on_event(now, event, &mut self.ring);
                 }
                 events += 1;
             }
@@ -447,7 +445,7 @@ impl ShardCore {
 
     /// Waits until there is something to do.
     fn await_work(&mut self, cx: &mut Context<'_>, beside: &mut impl Beside) -> io::Result<()> {
-        let mut spun: Option<Instant> = None;
+        let mut waiting = Waiting::new(self.spin);
         loop {
             // These are there already, or end a wait in the ring by themselves; for room we are
             // rung, so that it is looked for again once we can be.
@@ -462,18 +460,16 @@ impl ShardCore {
             let finds_room = || has_batch && self.end.has_room();
             // Both, so that both may be rung.
             let polled =
-                (self.end.poll_work(cx, || has_more || finds_room()), beside.poll_work(cx));
-            if polled != (Poll::Pending, Poll::Pending) {
-                break self.ring.enter(None)?;
-            }
-            let must_spin =
-                !self.spin.is_zero() && spun.get_or_insert_with(Instant::now).elapsed() < self.spin;
-            let left = wait(self.until_due(beside.due_ms()), beside.held());
-            self.ring.enter(left.filter(|_| !must_spin))?;
-            if !must_spin || left.is_none() || self.ring.has_next() {
+                match (self.end.poll_work(cx, || has_more || finds_room()), beside.poll_work(cx)) {
+                    (Poll::Pending, Poll::Pending) => Poll::Pending,
+                    _ => Poll::Ready(()),
+                };
+            let due_ms = self.due_ms().min(beside.due_ms());
+            let clock = self.clock;
+            let left = || sooner(clock.until_ms(due_ms), beside.sync_delay());
+            if waiting.enter(&mut self.ring, polled, left)? {
                 break;
             }
-            std::hint::spin_loop();
         }
         // Others need not ring before we wait again.
         self.end.wake_up();
@@ -481,18 +477,16 @@ impl ShardCore {
         Ok(())
     }
 
-    /// How long until time alone asks for something; `None` if it does already.
-    fn until_due(&self, beside_ms: i64) -> Option<Duration> {
-        let now_ms = self.clock.now().monotonic_ms;
-        let mut next_ms = self.ticks.due_ms().min(beside_ms);
+    /// When time alone asks for something, on the monotonic clock.
+    fn due_ms(&self) -> i64 {
+        let mut next_ms = self.ticks.due_ms();
         if let Some(&(until_ms, _)) = self.patience.front() {
             next_ms = next_ms.min(until_ms);
         }
         if let Phase::Closing { until_ms } = self.phase {
             next_ms = next_ms.min(until_ms);
         }
-        let left = u64::try_from(next_ms - now_ms).ok().filter(|left| 0 < *left);
-        left.map(Duration::from_millis)
+        next_ms
     }
 
     /// Closes what has ended, once the ring holds what was asked of it for these. Before, their
@@ -561,19 +555,26 @@ impl ShardCore {
         }
     }
 
-    fn on_event(&mut self, now: Now, event: Event) {
+    /// Acts on an event of the ring, or returns one that is not the shard's.
+    fn on_event(&mut self, now: Now, event: Event) -> Option<Event> {
         match event {
             Event::Bell => {}
             Event::Marked => self.on_marked(now),
-            Event::Durable { .. } => unreachable!("told to who asked for it"),
-            Event::Writable { id } => {
+            Event::Writable { socket } if socket.owner == Owner::Client => {
+                let id = connection(socket);
                 if let Some(socket) = self.socket(id) {
                     socket.is_blocked = false;
                     self.out.ready.push(id);
                 }
             }
-            Event::Received { id, what, goes_on } => self.on_received(now, id, what, goes_on),
+            Event::Received { socket, what, goes_on } if socket.owner == Owner::Client => {
+                self.on_received(now, connection(socket), what, goes_on);
+            }
+            Event::Durable { .. } | Event::Writable { .. } | Event::Received { .. } => {
+                return Some(event);
+            }
         }
+        None
     }
 
     fn on_received(&mut self, now: Now, id: ConnectionId, what: Received, goes_on: bool) {
@@ -943,6 +944,10 @@ impl ShardCore {
     }
 }
 
+fn connection(Token { slot, generation, .. }: Token) -> ConnectionId {
+    ConnectionId { slot, generation }
+}
+
 fn slot_of(sockets: &mut [Option<Socket>], id: ConnectionId) -> Option<&mut Socket> {
     sockets.get_mut(id.slot as usize)?.as_mut().filter(|socket| socket.id == id)
 }
@@ -952,29 +957,5 @@ fn note_unread(socket: &mut Socket, unread: &mut VecDeque<ConnectionId>) {
     if socket.unread.is_none() {
         socket.unread = Some(Look { arrived: 0, ..Look::at(socket) });
         unread.push_back(socket.id);
-    }
-}
-
-/// How long to wait, where something is due in `left` and something is held back for `held`; `None`
-/// where there is to be no waiting.
-fn wait(left: Option<Duration>, held: Option<Duration>) -> Option<Duration> {
-    let left = left?;
-    let held = held.unwrap_or(left);
-    (!held.is_zero()).then_some(left.min(held))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_held_back_ends_the_wait() {
-        let ms = Duration::from_millis;
-        assert_eq!(wait(Some(ms(9)), None), Some(ms(9)));
-        assert_eq!(wait(Some(ms(9)), Some(ms(1))), Some(ms(1)));
-        assert_eq!(wait(Some(ms(1)), Some(ms(9))), Some(ms(1)));
-        // Over: it has its turn at once.
-        assert_eq!(wait(Some(ms(9)), Some(ms(0))), None);
-        assert_eq!(wait(None, Some(ms(9))), None);
     }
 }

@@ -1,13 +1,13 @@
-//! The system calls that neither std nor glommio offers, each behind a safe face.
+//! The system calls that std does not offer, each behind a safe face.
 
-#![expect(unsafe_code, reason = "calls into libc, and descriptors handed to glommio")]
+#![expect(unsafe_code, reason = "calls into libc")]
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -361,12 +361,6 @@ pub(crate) fn local_zone(at_s: i64) -> Option<(i32, String)> {
     // SAFETY: `localtime_r` has set it to the zone's name, which the C library keeps.
     let name = unsafe { CStr::from_ptr(local.tm_zone) };
     Some((i32::try_from(local.tm_gmtoff).ok()?, name.to_str().ok()?.to_owned()))
-}
-
-/// Hands a file to this thread's executor.
-pub(crate) fn adopt_file(file: File) -> glommio::io::BufferedFile {
-    // SAFETY: the descriptor is a file's, and `into_raw_fd` gave up owning it.
-    unsafe { glommio::io::BufferedFile::from_raw_fd(file.into_raw_fd()) }
 }
 
 #[cfg(test)]
