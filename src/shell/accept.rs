@@ -66,6 +66,12 @@ pub struct BindError {
     source: io::Error,
 }
 
+impl BindError {
+    pub(crate) fn into_source(self) -> io::Error {
+        self.source
+    }
+}
+
 /// How many connections may wait to be accepted, unless the configuration says so: with fewer, a
 /// crowd that comes back at once would lose its first packets and wait a second to send them again.
 /// The kernel allows no more than net.core.somaxconn.

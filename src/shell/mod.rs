@@ -52,6 +52,8 @@ mod counts;
 mod directories;
 mod disk;
 mod keeper;
+#[cfg_attr(not(test), expect(dead_code, reason = "the server runs alone"))]
+mod links;
 mod log_queue;
 pub mod logging;
 mod map;

@@ -4,12 +4,13 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::{MaybeUninit, size_of};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 /// The value of a call that says -1 and sets errno when it fails.
 fn checked(value: libc::c_int) -> io::Result<libc::c_int> {
@@ -145,6 +146,22 @@ pub(crate) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
+/// The same of several pieces, one behind the other. The kernel takes 1024 at most.
+pub(crate) fn send_gathered_now(
+    socket: BorrowedFd<'_>,
+    pieces: &[IoSlice<'_>],
+) -> io::Result<usize> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: an all-zero message is a valid one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    // `IoSlice` has the form of `iovec` by its own promise.
+    message.msg_iov = pieces.as_ptr().cast_mut().cast();
+    message.msg_iovlen = pieces.len();
+    // SAFETY: the message outlives the call, which only reads it and what the pieces borrow.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+}
+
 /// Takes what a socket has at this moment, without waiting; 0 is the end.
 pub(crate) fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     let (start, len) = (buffer.as_mut_ptr(), buffer.len());
@@ -212,6 +229,12 @@ fn set_option<T: Copy>(socket: RawFd, option: libc::c_int, value: T) -> io::Resu
 pub(crate) fn wait_readable(sources: &[BorrowedFd<'_>]) -> io::Result<bool> {
     let polled = poll(sources, libc::POLLIN, -1)?;
     Ok(polled.first().is_some_and(|first| first.revents != 0))
+}
+
+/// Waits until one of `sources` can be read or has ended, or the time is over: false.
+pub(crate) fn wait_readable_for(sources: &[BorrowedFd<'_>], time: Duration) -> io::Result<bool> {
+    let polled = poll(sources, libc::POLLIN, i32::try_from(time.as_millis()).unwrap_or(i32::MAX))?;
+    Ok(polled.iter().any(|source| source.revents != 0))
 }
 
 /// Whether one of `sources` can be read, or has ended.
