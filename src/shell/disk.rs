@@ -26,14 +26,15 @@ use super::marks::Marks;
 use super::ring::Ring;
 use super::whole_ms;
 use crate::metrics::{Counter, Recorder, Summary};
-use crate::storage;
 use crate::storage::blocks::Extent;
 use crate::storage::epoch::encode_epoch;
 use crate::storage::journal::{
-    self, Append, Batch, EPOCH_TEMPORARY_NAME, Journal, Order, Round as Due, Step,
+    self, Append, Batch, EPOCH_TEMPORARY_NAME, EpochFile, Journal, Order, RECEIVED_NAME,
+    Replacement, Round as Due, SET_ASIDE_PREFIX, Step, Storing, Truncation,
 };
 use crate::storage::watermark::Watermark;
-use crate::types::Zxid;
+use crate::storage::{self, Compression};
+use crate::types::{Epoch, Zxid};
 
 /// The log cannot go on. The process ends with code 10.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,15 @@ pub(crate) struct LogOptions {
     pub(crate) journal: journal::Settings,
     /// A slower sync is worth a warning.
     pub(crate) sync_warning: Duration,
+}
+
+/// What is durable, now that a round is over.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// All records up to this one, if that is news.
+    pub(crate) synced: Option<Zxid>,
+    /// What was asked for besides records.
+    pub(crate) stored: Vec<Storing>,
 }
 
 /// The file of the current log.
@@ -130,10 +140,9 @@ impl Log {
         Ok(())
     }
 
-    /// Does what the journal orders. Says up to where all is durable, if that is news, and returns
-    /// memory.
-    fn obey(&mut self) -> (Option<Zxid>, Vec<u8>) {
-        let (mut synced, mut spare) = (None, Vec::new());
+    /// Does what the journal orders. Says what is durable, and returns memory.
+    fn obey(&mut self) -> (Ended, Vec<u8>) {
+        let (mut ended, mut spare) = (Ended::default(), Vec::new());
         while let Some(order) = self.journal.next_order() {
             match order {
                 Order::Store(records) => {
@@ -145,7 +154,7 @@ impl Log {
                 Order::Note { sequence, watermark } => self.marks.note(sequence, watermark),
                 Order::Synced { through, batch } => {
                     self.measure(batch);
-                    synced = Some(through);
+                    ended.synced = Some(through);
                 }
                 Order::GrowAhead(growth) => {
                     if let Some(current) = &self.current {
@@ -153,11 +162,10 @@ impl Log {
                     }
                 }
                 Order::MakeAhead => self.keeper.make_ahead(),
-                // Nobody asks for anything yet that is stored besides records.
-                Order::Stored(_) => {}
+                Order::Stored(storing) => ended.stored.push(storing),
             }
         }
-        (synced, spare)
+        (ended, spare)
     }
 
     /// Tells of a round, after `SyncRequestProcessor`, once for all requests of it.
@@ -213,8 +221,8 @@ impl Log {
     pub(crate) fn append(&mut self, append: Append) -> Result<Vec<u8>, LogError> {
         self.see_room()?;
         self.journal.append(self.now(), append);
-        let (synced, spare) = self.obey();
-        assert_eq!(synced, None, "only a round makes anything durable");
+        let (ended, spare) = self.obey();
+        assert_eq!(ended, Ended::default(), "only a round makes anything durable");
         Ok(spare)
     }
 
@@ -222,8 +230,8 @@ impl Log {
     /// at a time.
     pub(crate) fn round(&mut self) -> Result<Option<Round>, LogError> {
         self.see_room()?;
-        let (synced, _) = self.obey();
-        assert_eq!(synced, None, "only a round makes anything durable");
+        let (ended, _) = self.obey();
+        assert_eq!(ended, Ended::default(), "only a round makes anything durable");
         let Some(due) = self.journal.next_round(self.now()) else { return Ok(None) };
         let extent = match due {
             Due::Steps(steps) => return Ok(Some(Round::Wait(self.waiting(steps)))),
@@ -265,8 +273,24 @@ impl Log {
         self.waiting(steps).run().map(drop)
     }
 
-    /// A round is over. Everything up to the zxid that is returned is durable.
-    pub(crate) fn on_round(&mut self, done: Done) -> Result<Option<Zxid>, LogError> {
+    /// Stores an epoch once all that was appended so far is durable.
+    pub(crate) fn store_epoch(&mut self, file: EpochFile, epoch: Epoch) {
+        self.journal.store_epoch(file, epoch);
+    }
+
+    /// Takes back what comes after a transaction, of an idle log. Nothing may be appended before that
+    /// has ended, and the next append opens a new file.
+    pub(crate) fn truncate(&mut self, truncation: Truncation) {
+        self.journal.truncate(truncation);
+    }
+
+    /// Replaces all that there is by a snapshot that was received. The same holds as of a truncation.
+    pub(crate) fn replace(&mut self, replacement: Replacement) {
+        self.journal.replace(replacement);
+    }
+
+    /// A round is over.
+    pub(crate) fn on_round(&mut self, done: Done) -> Result<Ended, LogError> {
         let written = match done {
             Done::Synced { took, extent } => {
                 self.measure_sync(took);
@@ -393,6 +417,12 @@ impl Waiting {
                     };
                     cut().map_err(|source| LogError::Store { path: path.clone(), source })?;
                 }
+                Step::NameSnapshot { zxid } => {
+                    let name = storage::snapshot_name(zxid, Compression::None);
+                    rename(&snapshots.join(RECEIVED_NAME), &snapshots.join(name))?;
+                }
+                Step::SetAsideSnapshot { name } => set_aside(&snapshots, &name)?,
+                Step::SetAsideLog { name } => set_aside(&directory, &name)?,
                 Step::WriteEpoch { epoch, .. } => {
                     let path = snapshots.join(EPOCH_TEMPORARY_NAME);
                     let write = || {
@@ -405,9 +435,7 @@ impl Waiting {
                     write().map_err(|source| LogError::Store { path: path.clone(), source })?;
                 }
                 Step::NameEpoch { file } => {
-                    let path = snapshots.join(file.name());
-                    fs::rename(snapshots.join(EPOCH_TEMPORARY_NAME), &path)
-                        .map_err(|source| LogError::Store { path, source })?;
+                    rename(&snapshots.join(EPOCH_TEMPORARY_NAME), &snapshots.join(file.name()))?;
                 }
                 Step::SyncSnapshots => sync_directory(&snapshots).map_err(|source| {
                     let path = snapshots.clone();
@@ -421,6 +449,19 @@ impl Waiting {
     /// What an error of starting these steps is about.
     pub(crate) fn path(&self) -> PathBuf {
         self.directory.clone()
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), LogError> {
+    let failed = |source| LogError::Store { path: to.to_path_buf(), source };
+    fs::rename(from, to).map_err(failed)
+}
+
+/// Renames a file so that nobody reads it. One that is gone was purged meanwhile.
+fn set_aside(directory: &Path, name: &str) -> Result<(), LogError> {
+    match rename(&directory.join(name), &directory.join(format!("{SET_ASIDE_PREFIX}{name}"))) {
+        Err(LogError::Store { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
     }
 }
 
@@ -473,11 +514,10 @@ mod tests {
     use crate::record::txn::{Txn, TxnHeader};
     use crate::shell::ring::{Event, Ring};
     use crate::shell::scratch::Scratch;
-    use crate::storage::journal::{BackEnd, EpochFile, Growth, TEMPORARY_NAME, Truncation};
+    use crate::storage::journal::{BackEnd, Growth, LogCut, TEMPORARY_NAME};
     use crate::storage::replay::{Options, Replayed, replay};
     use crate::storage::segment::cut_after;
     use crate::storage::txnlog;
-    use crate::types::Epoch;
 
     fn options(scratch: &Scratch, back_end: BackEnd) -> LogOptions {
         LogOptions {
@@ -552,10 +592,21 @@ mod tests {
     fn settle(log: &mut Log) -> Vec<Zxid> {
         let mut synced = Vec::new();
         while let Some(round) = log.round().unwrap() {
-            synced.extend(log.on_round(run(round).unwrap()).unwrap());
+            synced.extend(log.on_round(run(round).unwrap()).unwrap().synced);
         }
         assert!(log.is_idle());
         synced
+    }
+
+    /// The same of what is stored besides records.
+    fn stored(log: &mut Log) -> Vec<Storing> {
+        let mut stored = Vec::new();
+        while let Some(round) = log.round().unwrap() {
+            let done = run(round).unwrap();
+            stored.extend(log.on_round(done).unwrap().stored);
+        }
+        assert!(log.is_idle());
+        stored
     }
 
     /// What a restart would find, by the rules of `storage`.
@@ -612,7 +663,7 @@ mod tests {
             log.append(append(true, 3..=3, 10)).unwrap();
             log.append(append(false, 4..=4, 10)).unwrap();
             let done = run(round).unwrap();
-            assert_eq!(log.on_round(done).unwrap(), None);
+            assert_eq!(log.on_round(done).unwrap().synced, None);
             // The next roll seals what the first log got.
             assert_eq!(settle(&mut log), [Zxid(2), Zxid(4)]);
             assert_eq!(replayed(&scratch).0, [1, 2, 3, 4]);
@@ -638,7 +689,7 @@ mod tests {
                 log.append(append(false, zxid..=zxid, 10)).unwrap();
             }
             let done = run(round).unwrap();
-            assert_eq!(log.on_round(done).unwrap(), Some(Zxid(2)));
+            assert_eq!(log.on_round(done).unwrap().synced, Some(Zxid(2)));
             assert_eq!(settle(&mut log), [Zxid(20)]);
         });
     }
@@ -716,16 +767,15 @@ mod tests {
             fs::write(directory.join("snapshot.8"), b"beyond").unwrap();
             let bytes = fs::read(directory.join("log.4")).unwrap();
             let offset = cut_after(&bytes, Zxid(5)).unwrap() as u64;
-            log.journal.truncate(Truncation {
+            log.truncate(Truncation {
                 zxid: Zxid(5),
-                name: "log.4".to_owned(),
-                log: Zxid(4),
-                offset,
+                cut: Some(LogCut { name: "log.4".to_owned(), log: Zxid(4), offset }),
                 later_logs: vec!["log.7".to_owned()],
                 later_snapshots: vec!["snapshot.8".to_owned()],
             });
-            log.journal.store_epoch(EpochFile::Current, Epoch(7));
-            settle(&mut log);
+            log.store_epoch(EpochFile::Current, Epoch(7));
+            let stored = stored(&mut log);
+            assert_eq!(stored.iter().map(Storing::end).collect::<Vec<_>>(), [Some(Zxid(5)), None]);
             assert_eq!(replayed(&scratch).0, [1, 2, 3, 4, 5]);
             assert!(!directory.join("snapshot.8").exists());
             assert_eq!(fs::read(directory.join("currentEpoch")).unwrap(), b"7");

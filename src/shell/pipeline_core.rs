@@ -21,7 +21,7 @@ use crossbeam::utils::CachePadded;
 use super::background::Job;
 use super::clock::Clock;
 use super::counts;
-use super::disk::{Done, Log, LogError, LogParts, Round};
+use super::disk::{Done, Ended, Log, LogError, LogParts, Round};
 use super::logging::audit;
 use super::mesh::{Bell, FromShard, PipelineEnd};
 use super::whole_ms;
@@ -237,7 +237,9 @@ impl<C> Core<C> {
     /// A round is over, or has failed.
     pub(crate) fn on_round(&mut self, done: Result<Done, LogError>) {
         self.guard(|state, now| {
-            if let Some(zxid) = state.log.on_round(done?)? {
+            let Ended { synced, stored } = state.log.on_round(done?)?;
+            assert!(stored.is_empty(), "a single server asks for nothing but records");
+            if let Some(zxid) = synced {
                 let State { pipeline, out, recorder, .. } = state;
                 let began = Instant::now();
                 pipeline.step(now, Input::Synced(zxid), out);

@@ -234,6 +234,11 @@ impl Files for Disk {
         sync_directory(if path.as_os_str().is_empty() { Path::new(".") } else { path })
     }
 
+    fn is_loss(error: &io::Error) -> bool {
+        // Broken blocks, a file system that notices damage, and a copy that says so.
+        [libc::EIO, libc::EUCLEAN, libc::EBADMSG].map(Some).contains(&error.raw_os_error())
+    }
+
     fn tell(&mut self, note: Note<'_>) {
         match note {
             Note::Reading { snapshot } => info!(

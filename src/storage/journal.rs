@@ -27,9 +27,19 @@
 //! page first, which the kernel keeps when the process is killed; only then the zxid is handed out.
 //!
 //! **What else must be durable** is asked for and awaited in the same way: the epoch files of an
-//! ensemble, and a truncation. A truncation moves the watermark back first, then removes the snapshots
-//! beyond, then later logs from the newest on, and cuts the log that stays. A crash between any two of
-//! these leaves a prefix of history that is at least as long as what stays.
+//! ensemble, a truncation, and a snapshot that replaces everything. A truncation moves the watermark
+//! back first, then removes the snapshots beyond, then later logs from the newest on, and cuts the log
+//! that stays. A crash between any two of these leaves a prefix of history that is at least as long as
+//! what stays.
+//!
+//! **A replacement shows the old state or the new one**, to us and to ZooKeeper, which both begin with
+//! the newest snapshot and replay what the logs hold beyond it. What the old logs hold beyond the new
+//! snapshot goes first, from the newest log on: what is left is a prefix of the old history that
+//! reaches at least as far as the new snapshot does. Then the new snapshot becomes the newest, in one
+//! step: it gets its name, or, where old snapshots are named beyond it, it has its name already and
+//! the last of those goes. Only then the watermark names the new snapshot: until then the old one
+//! stands, and a server whose history was cut counts as one that has lost something. Old files are
+//! renamed (`SET_ASIDE_PREFIX`), and stay until the leader has this server's acknowledgement.
 //!
 //! **The first error is the last.** A round that failed never ends here: the process does, and
 //! nothing that was not synced is acknowledged. The kernel has dropped what it could not write, and
@@ -58,6 +68,14 @@ pub const TEMPORARY_NAME: &str = "ringkeeper-log.tmp";
 /// The name of an epoch file before it has one, in the directory of snapshots. Not `currentEpoch.tmp`:
 /// that name means something to ZooKeeper.
 pub const EPOCH_TEMPORARY_NAME: &str = "ringkeeper-epoch.tmp";
+
+/// The name of a snapshot that a leader sends, in the directory of snapshots, until it replaces what is
+/// there. A start removes it.
+pub const RECEIVED_NAME: &str = "ringkeeper-received.tmp";
+
+/// What the name of a log or a snapshot begins with that a leader's snapshot has replaced. Neither
+/// ZooKeeper nor a start of ours reads such a file.
+pub const SET_ASIDE_PREFIX: &str = "ringkeeper-replaced.";
 
 /// How far ahead of a direct log zeros are written.
 const ZEROED_BYTES: u64 = 16 << 20;
@@ -109,7 +127,7 @@ pub enum Order {
     Note { sequence: u64, watermark: Watermark },
     /// All up to here is durable. It may be acknowledged, now that all orders before are done.
     Synced { through: Zxid, batch: Batch },
-    /// What was asked for with `store_epoch` or `truncate` is durable.
+    /// What was asked for with `store_epoch`, `truncate` or `replace` is durable.
     Stored(Storing),
     /// Make room ahead of need. Nobody waits for it, and it may fail.
     GrowAhead(Growth),
@@ -154,6 +172,12 @@ pub enum Step {
     RemoveLog { name: String },
     /// End a log that is not the current one at this length, and sync it.
     CutLog { name: String, len: u64 },
+    /// Give the snapshot that was received its name.
+    NameSnapshot { zxid: Zxid },
+    /// Rename a snapshot so that nobody reads it (`SET_ASIDE_PREFIX`).
+    SetAsideSnapshot { name: String },
+    /// Rename a log that is not the current one so that nobody reads it.
+    SetAsideLog { name: String },
     /// Write an epoch file under its temporary name, and sync it.
     WriteEpoch { file: EpochFile, epoch: Epoch },
     /// Give the epoch file that was written its name.
@@ -179,20 +203,43 @@ impl EpochFile {
     }
 }
 
+/// Where a log ends that is cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogCut {
+    pub name: String,
+    /// The zxid in the name.
+    pub log: Zxid,
+    /// The end of the last record that stays.
+    pub offset: u64,
+}
+
 /// What a truncation leaves, and what it takes away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Truncation {
     /// The last transaction that stays.
     pub zxid: Zxid,
-    /// The log that it is in: its name, the zxid in the name, and where the log is cut
-    /// (`segment::cut_after`).
-    pub name: String,
-    pub log: Zxid,
-    pub offset: u64,
-    /// The logs after that one, oldest first.
+    /// The log that it is in. `None`: it is in no log, but a snapshot ends with it.
+    pub cut: Option<LogCut>,
+    /// The logs of what comes after, oldest first.
     pub later_logs: Vec<String>,
     /// The snapshots of later states.
     pub later_snapshots: Vec<String>,
+}
+
+/// A leader's snapshot, whole and synced under `RECEIVED_NAME`, and what it replaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// The last transaction that the snapshot holds, as the leader says.
+    pub zxid: Zxid,
+    /// The log that begins at or before `zxid` and goes beyond: where that begins.
+    pub cut: Option<LogCut>,
+    /// The logs that begin beyond `zxid`, oldest first.
+    pub later_logs: Vec<String>,
+    /// The snapshots of states beyond `zxid`, newest first.
+    pub later_snapshots: Vec<String>,
+    /// The other logs, and the other snapshots but for one of the same name.
+    pub earlier_logs: Vec<String>,
+    pub earlier_snapshots: Vec<String>,
 }
 
 /// What is made durable besides records, when asked for.
@@ -200,6 +247,19 @@ pub struct Truncation {
 pub enum Storing {
     Epoch { file: EpochFile, epoch: Epoch },
     Truncation(Truncation),
+    Replacement(Replacement),
+}
+
+impl Storing {
+    /// Where history ends then, if this changes it.
+    #[must_use]
+    pub fn end(&self) -> Option<Zxid> {
+        match self {
+            Storing::Epoch { .. } => None,
+            Storing::Truncation(Truncation { zxid, .. })
+            | Storing::Replacement(Replacement { zxid, .. }) => Some(*zxid),
+        }
+    }
 }
 
 /// How the next log is made under its temporary name, in this order. So it has a durable header
@@ -387,12 +447,7 @@ impl Journal {
     /// Takes records. `next_order` and `next_round` say what follows from it.
     pub fn append(&mut self, now: Duration, append: Append) {
         assert!(self.appended < append.first && append.first <= append.last, "zxids ascend");
-        let truncates = |storing: &Storing| matches!(storing, Storing::Truncation(_));
-        let is_under = matches!(&self.round, Some(Under::Store(storing)) if truncates(storing));
-        assert!(
-            !is_under && !self.storing.iter().any(|(_, storing)| truncates(storing)),
-            "nothing is appended before a truncation has ended"
-        );
+        assert!(!self.changes_history(), "nothing is appended before that has ended");
         assert!(append.first.epoch() == append.last.epoch(), "an append is of one epoch");
         assert!(
             append.new_file || self.current.is_some() || !self.queue.is_empty(),
@@ -421,9 +476,26 @@ impl Journal {
     /// # Panics
     /// If anything that was appended is not durable, or is not behind what stays.
     pub fn truncate(&mut self, truncation: Truncation) {
-        assert!(self.is_idle() && self.storing.is_empty(), "a log is truncated when it is at rest");
+        assert!(self.is_idle(), "a log is truncated when it is at rest");
         assert!(truncation.zxid <= self.synced, "what stays is there");
         self.storing.push_back((self.appended, Storing::Truncation(truncation)));
+    }
+
+    /// Replaces all that there is by a snapshot that was received. `Order::Stored` says when that is
+    /// done, and the next append opens a new file.
+    ///
+    /// # Panics
+    /// If anything that was appended is not durable.
+    pub fn replace(&mut self, replacement: Replacement) {
+        assert!(self.is_idle(), "a log is replaced when it is at rest");
+        self.storing.push_back((self.appended, Storing::Replacement(replacement)));
+    }
+
+    /// Whether a truncation or a replacement is asked for and has not ended.
+    fn changes_history(&self) -> bool {
+        let changes = |storing: &Storing| storing.end().is_some();
+        let is_under = matches!(&self.round, Some(Under::Store(storing)) if changes(storing));
+        is_under || self.storing.iter().any(|(_, storing)| changes(storing))
     }
 
     /// Room was made in the current log, up to here.
@@ -510,7 +582,7 @@ impl Journal {
                 self.on_rolled(now, start, through, watermark);
             }
             Under::Store(storing) => {
-                if let Storing::Truncation(Truncation { zxid, .. }) = storing {
+                if let Some(zxid) = storing.end() {
                     (self.appended, self.stored, self.synced) = (zxid, zxid, zxid);
                     self.stored_checksum = None;
                     self.epoch_ends.clear();
@@ -736,10 +808,7 @@ impl Journal {
         for end in self.epoch_ends.iter().filter(|end| **end <= through) {
             watermark.end_epoch(*end);
         }
-        let mut steps = Vec::new();
-        if let Some(current) = self.current.take() {
-            steps.extend([Step::Cut { len: current.end() }, Step::SyncCut]);
-        }
+        let mut steps = self.ending();
         self.sequence += 1;
         steps.extend([
             Step::Make,
@@ -760,22 +829,24 @@ impl Journal {
                 Step::SyncSnapshots,
             ],
             Storing::Truncation(truncation) => self.truncating(truncation),
+            Storing::Replacement(replacement) => self.replacing(replacement),
         };
         self.round = Some(Under::Store(storing));
         Round::Steps(steps)
     }
 
     fn truncating(&mut self, truncation: &Truncation) -> Vec<Step> {
-        let Truncation { zxid, name, log, offset, later_logs, later_snapshots } = truncation;
-        let mut steps = Vec::new();
-        if let Some(current) = self.current.take() {
-            steps.extend([Step::Cut { len: current.end() }, Step::SyncCut]);
-        }
-        let mut mark = self.mark.unwrap_or_else(|| Watermark::new(*log, *zxid));
-        mark.truncate(*log, *offset, *zxid);
-        self.mark = Some(mark);
-        self.sequence += 1;
-        steps.push(Step::TakeBackWatermark { sequence: self.sequence, watermark: mark });
+        let Truncation { zxid, cut, later_logs, later_snapshots } = truncation;
+        let mut steps = self.ending();
+        let mark = match cut {
+            Some(LogCut { log, offset, .. }) => {
+                let mut mark = self.mark.unwrap_or_else(|| Watermark::new(*log, *zxid));
+                mark.truncate(*log, *offset, *zxid);
+                mark
+            }
+            None => Watermark::of_snapshot(*zxid),
+        };
+        steps.push(self.taking_back(mark));
         let snapshots = later_snapshots.iter().cloned();
         steps.extend(snapshots.map(|name| Step::RemoveSnapshot { name }));
         steps.push(Step::SyncSnapshots);
@@ -783,8 +854,51 @@ impl Journal {
         for name in later_logs.iter().rev().cloned() {
             steps.extend([Step::RemoveLog { name }, Step::SyncDirectory]);
         }
-        steps.push(Step::CutLog { name: name.clone(), len: *offset });
+        steps.extend(cut.as_ref().map(LogCut::step));
         steps
+    }
+
+    fn replacing(&mut self, replacement: &Replacement) -> Vec<Step> {
+        let Replacement { zxid, .. } = replacement;
+        let (snapshots, logs) = (&replacement.later_snapshots, &replacement.later_logs);
+        let aside = |name: &String| Step::SetAsideSnapshot { name: name.clone() };
+        let name = [Step::NameSnapshot { zxid: *zxid }, Step::SyncSnapshots];
+        let mut steps = self.ending();
+        if !snapshots.is_empty() {
+            // Nobody begins with it as long as there is a newer one.
+            steps.extend(name.clone());
+        }
+        // From the newest on, each durably gone before the one before it: no hole at any moment.
+        for name in logs.iter().rev().cloned() {
+            steps.extend([Step::SetAsideLog { name }, Step::SyncDirectory]);
+        }
+        steps.extend(replacement.cut.as_ref().map(LogCut::step));
+        if snapshots.is_empty() {
+            steps.extend(name);
+        } else {
+            steps.extend(snapshots.iter().map(aside));
+            steps.push(Step::SyncSnapshots);
+        }
+        steps.push(self.taking_back(Watermark::of_snapshot(*zxid)));
+        // They hold nothing that anybody replays.
+        let logs = replacement.earlier_logs.iter().cloned();
+        steps.extend(logs.map(|name| Step::SetAsideLog { name }));
+        steps.extend(replacement.earlier_snapshots.iter().map(aside));
+        steps.extend([Step::SyncDirectory, Step::SyncSnapshots]);
+        steps
+    }
+
+    /// Ends the current log, if there is one: history does not go on in it.
+    fn ending(&mut self) -> Vec<Step> {
+        let ended = self.current.take();
+        let steps = ended.map(|current| [Step::Cut { len: current.end() }, Step::SyncCut]);
+        steps.into_iter().flatten().collect()
+    }
+
+    fn taking_back(&mut self, watermark: Watermark) -> Step {
+        self.mark = Some(watermark);
+        self.sequence += 1;
+        Step::TakeBackWatermark { sequence: self.sequence, watermark }
     }
 
     /// Whether a roll has to wait until all that was stored is durable. A mapped log is synced by
@@ -810,6 +924,12 @@ impl Journal {
     #[cfg(feature = "mutants")]
     fn has_late_watermark(&self) -> bool {
         self.mutant == Some(Mutant::WatermarkLate)
+    }
+}
+
+impl LogCut {
+    fn step(&self) -> Step {
+        Step::CutLog { name: self.name.clone(), len: self.offset }
     }
 }
 
@@ -1152,9 +1272,7 @@ mod tests {
             while round(&mut journal).is_some() {}
             let truncation = Truncation {
                 zxid: Zxid(1),
-                name: "log.1".to_owned(),
-                log: Zxid(1),
-                offset: 99,
+                cut: Some(LogCut { name: "log.1".to_owned(), log: Zxid(1), offset: 99 }),
                 later_logs: vec!["log.2".to_owned(), "log.4".to_owned()],
                 later_snapshots: vec!["snapshot.3".to_owned()],
             };

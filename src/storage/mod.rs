@@ -36,6 +36,7 @@ pub mod compression;
 mod damage;
 pub mod epoch;
 pub mod gathering;
+pub mod history;
 pub mod journal;
 pub mod recovery;
 pub mod replay;

@@ -77,9 +77,10 @@ use std::path::{Path, PathBuf};
 
 use crate::types::Zxid;
 
+use super::Compression;
 use super::compression::Decoder;
 use super::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME};
-use super::journal::{EPOCH_TEMPORARY_NAME, TEMPORARY_NAME as LOG_TEMPORARY_NAME};
+use super::journal::{EPOCH_TEMPORARY_NAME, RECEIVED_NAME, TEMPORARY_NAME as LOG_TEMPORARY_NAME};
 use super::replay::{self, Claim, Cut, NEXT_STEP, Record, Replay, ReplayError, Replayed};
 use super::snapshot::{SnapshotReader, Trailer};
 use super::watermark::{WATERMARK_NAME, Watermark, WatermarkDamaged, is_of_another_time};
@@ -94,8 +95,8 @@ pub const TORN_NAME: &str = "ringkeeper.torn";
 pub const SNAPSHOT_TEMPORARY_NAME: &str = "ringkeeper-snapshot.tmp";
 
 /// What files of ours are called before they have a name.
-const OUR_TEMPORARIES: [&str; 3] =
-    [LOG_TEMPORARY_NAME, SNAPSHOT_TEMPORARY_NAME, EPOCH_TEMPORARY_NAME];
+const OUR_TEMPORARIES: [&str; 4] =
+    [LOG_TEMPORARY_NAME, SNAPSHOT_TEMPORARY_NAME, EPOCH_TEMPORARY_NAME, RECEIVED_NAME];
 
 /// How much of a snapshot is read at once, and of a torn tail when it is copied.
 const STEP_BYTES: usize = 4 << 20;
@@ -143,6 +144,10 @@ pub trait Files {
 
     /// Makes the names in a directory durable.
     fn sync_directory(&mut self, path: &Path) -> Result<(), Self::Error>;
+
+    /// Whether an error of reading says that the disk has lost what it held, rather than that it may
+    /// not be read.
+    fn is_loss(error: &Self::Error) -> bool;
 
     /// Hears what an operator may want to know.
     fn tell(&mut self, note: Note<'_>);
@@ -279,6 +284,11 @@ pub enum RecoveryError<E: Error + 'static, S: Error> {
         data_log_dir.display(), data_dir.display(), by.display(), by.display()
     )]
     LogsMissing { data_log_dir: PathBuf, data_dir: PathBuf, last: Zxid, by: PathBuf },
+    #[error(
+        "{}: it cannot be used, and history up to zxid {zxid} was in it alone; {NEXT_STEP}",
+        path.display()
+    )]
+    SnapshotMissing { path: PathBuf, zxid: Zxid },
     #[error(transparent)]
     Replay(#[from] ReplayError),
     #[error("{}: {error}", path.display())]
@@ -317,26 +327,42 @@ pub struct Recovered<S> {
 }
 
 /// Where everything is.
-struct Places {
+#[derive(Clone, Debug)]
+pub struct Places {
     data_dir: PathBuf,
     data_log_dir: PathBuf,
     are_apart: bool,
-    snapshots: PathBuf,
-    logs: PathBuf,
+    pub(super) snapshots: PathBuf,
+    pub(super) logs: PathBuf,
     torn: PathBuf,
 }
 
 impl Places {
-    fn new<T>(options: &Options<'_, T>) -> Places {
-        let data_log_dir = options.data_log_dir.unwrap_or(options.data_dir);
+    /// `data_log_dir` where it is another directory than `data_dir`.
+    #[must_use]
+    pub fn new(data_dir: &Path, data_log_dir: Option<&Path>) -> Places {
+        let are_apart = data_log_dir.is_some();
+        let data_log_dir = data_log_dir.unwrap_or(data_dir);
         Places {
-            data_dir: options.data_dir.to_path_buf(),
+            data_dir: data_dir.to_path_buf(),
             data_log_dir: data_log_dir.to_path_buf(),
-            are_apart: options.data_log_dir.is_some(),
-            snapshots: options.data_dir.join(VERSION_NAME),
+            are_apart,
+            snapshots: data_dir.join(VERSION_NAME),
             logs: data_log_dir.join(VERSION_NAME),
             torn: data_log_dir.join(TORN_NAME),
         }
+    }
+
+    /// All names in both directories, or in the one.
+    pub(super) fn list<F: Files>(&self, files: &mut F) -> Result<Names, (PathBuf, F::Error)> {
+        let mut names = Vec::new();
+        let directories = [&self.snapshots, &self.logs];
+        for directory in &directories[..1 + usize::from(self.are_apart)] {
+            let listed = files.list(directory);
+            let listed = listed.map_err(|source| (directory.to_path_buf(), source))?;
+            names.extend(listed.unwrap_or_default());
+        }
+        Ok(names)
     }
 
     fn of(&self, name: &str) -> PathBuf {
@@ -355,7 +381,7 @@ pub fn recover<F: Files, S: State>(
     files: &mut F,
     options: &Options<'_, S::Settings>,
 ) -> Result<Recovered<S>, Failure<F, S>> {
-    let places = Places::new(options);
+    let places = Places::new(options.data_dir, options.data_log_dir);
     let names = list(files, &places)?;
     let listing = Listing::new(names.iter().cloned());
     if let Some(name) = listing.impossible() {
@@ -371,6 +397,11 @@ pub fn recover<F: Files, S: State>(
         load::<F, S>(files, &places, &listing, watermark.filter(|_| !is_member), options)?;
     files.tell(Note::Loaded { zxid: snapshot });
     let from = state.last();
+    let replaced = watermark.and_then(|watermark| watermark.snapshot());
+    if let Some(zxid) = replaced.filter(|zxid| from < *zxid) {
+        let path = places.snapshots.join(super::snapshot_name(zxid, Compression::None));
+        return Err(RecoveryError::SnapshotMissing { path, zxid });
+    }
     let claims = found.claims();
     for claim in &claims {
         check_log_is_there::<F, S>(&places, &listing, options, claim, from)?;
@@ -388,6 +419,10 @@ pub fn recover<F: Files, S: State>(
         replay.expect(snapshot.zxid);
     }
     for log in listing.logs_after(from) {
+        // It was there before a leader's snapshot replaced all that there was.
+        if Some(log.start) <= replaced {
+            continue;
+        }
         let path = places.logs.join(&log.name);
         read_from_disk(files, &path).map_err(|source| io_error(&path, source))?;
         let mut source = FileSource { files, path: &path, len: whole(log.bytes) };
@@ -418,7 +453,7 @@ fn io_error<E: Error + 'static, S: Error>(path: &Path, source: E) -> RecoveryErr
     RecoveryError::Io { path: path.to_path_buf(), source }
 }
 
-fn whole(bytes: u64) -> usize {
+pub(super) fn whole(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a file's length fits the memory's addresses")
 }
 
@@ -427,13 +462,7 @@ fn list<F: Files, E: Error>(
     files: &mut F,
     places: &Places,
 ) -> Result<Names, RecoveryError<F::Error, E>> {
-    let mut names = Vec::new();
-    let directories = [&places.snapshots, &places.logs];
-    for directory in &directories[..1 + usize::from(places.are_apart)] {
-        let listed = files.list(directory).map_err(|source| io_error(directory, source))?;
-        names.extend(listed.unwrap_or_default());
-    }
-    Ok(names)
+    places.list(files).map_err(|(path, source)| io_error(&path, source))
 }
 
 /// What the watermark and its copy say.
@@ -514,6 +543,9 @@ fn check_log_is_there<F: Files, S: State>(
     from: Zxid,
 ) -> Result<(), Failure<F, S>> {
     let Watermark { log, zxid, .. } = claim.watermark;
+    if claim.watermark.snapshot().is_some() {
+        return Ok(());
+    }
     let is_there = listing.logs().iter().any(|file| file.start == log);
     let oldest = listing.logs().first().map(|file| file.start);
     let looks_purged = oldest.is_some_and(|oldest| log < oldest && oldest <= from.next());
@@ -585,16 +617,16 @@ fn believes_names<T>(_: &Options<'_, T>) -> bool {
 // ---- reading --------------------------------------------------------------------------------
 
 /// Has the file read from the disk from here on, with all that the page cache had of it.
-fn read_from_disk<F: Files>(files: &mut F, path: &Path) -> Result<(), F::Error> {
+pub(super) fn read_from_disk<F: Files>(files: &mut F, path: &Path) -> Result<(), F::Error> {
     files.sync(path)?;
     files.drop_clean_pages(path)
 }
 
 /// A file of the disk.
-struct FileSource<'f, F> {
-    files: &'f mut F,
-    path: &'f Path,
-    len: usize,
+pub(super) struct FileSource<'f, F> {
+    pub(super) files: &'f mut F,
+    pub(super) path: &'f Path,
+    pub(super) len: usize,
 }
 
 impl<F: Files> Source for FileSource<'_, F> {
@@ -987,7 +1019,7 @@ mod tests {
     use super::super::damage::{empty_log, history};
     use super::super::snapshot::{OPEN_ACL_ID, SnapshotDigest, SnapshotError, SnapshotWriter};
     use super::super::watermark::WATERMARK_FILE_BYTES;
-    use super::super::{Compression, compression::Encoder, txnlog};
+    use super::super::{compression::Encoder, txnlog};
     use super::*;
     use crate::record::data::StatPersisted;
     use crate::record::txn::{Txn, TxnHeader};
@@ -1150,6 +1182,10 @@ mod tests {
 
         fn sync_directory(&mut self, path: &Path) -> io::Result<()> {
             self.step("sync names in", path)
+        }
+
+        fn is_loss(error: &io::Error) -> bool {
+            error.raw_os_error() == Some(5)
         }
 
         fn tell(&mut self, note: Note<'_>) {

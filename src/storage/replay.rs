@@ -48,7 +48,7 @@
 //! After `FileTxnLog.FileTxnIterator`, which takes every end for the end of the log, looks for no
 //! gap, and stops the server on a wrong checksum wherever it is.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
 use simd_adler32::Adler32;
@@ -1050,18 +1050,34 @@ impl End {
     }
 }
 
-/// The last transaction of a log; `None` if it has none.
-pub fn last_record<S: Source>(source: &mut S) -> Result<Option<Zxid>, S::Error> {
+/// Hands over the records of a log, in order, until `each` has seen enough: `None`. Otherwise says where
+/// they end.
+pub fn each_record<S: Source>(
+    source: &mut S,
+    mut each: impl FnMut(&Record<'_>) -> ControlFlow<()>,
+) -> Result<Option<Stop>, S::Error> {
     let mut window = Window::new(WINDOW_BYTES);
-    let mut last = None;
-    if has_header(window.view(source, 0, HEADER_BYTES)?) {
-        let mut offset = HEADER_BYTES;
-        while let Ok(rest) = view_record(&mut window, source, offset)?
-            && let Ok(record) = record_at(rest, offset)
-        {
-            (last, offset) = (Some(record.zxid()), record.end());
+    if !has_header(window.view(source, 0, HEADER_BYTES)?) {
+        return Ok(Some(Stop { offset: 0, cause: Cause::NoHeader }));
+    }
+    let mut offset = HEADER_BYTES;
+    loop {
+        let rest = view_record(&mut window, source, offset)?;
+        match rest.and_then(|rest| record_at(rest, offset)) {
+            Err(cause) => return Ok(Some(Stop { offset, cause })),
+            Ok(record) if each(&record).is_break() => return Ok(None),
+            Ok(record) => offset = record.end(),
         }
     }
+}
+
+/// The last transaction of a log; `None` if it has none.
+pub fn last_record<S: Source>(source: &mut S) -> Result<Option<Zxid>, S::Error> {
+    let mut last = None;
+    each_record(source, |record| {
+        last = Some(record.zxid());
+        ControlFlow::Continue(())
+    })?;
     Ok(last)
 }
 

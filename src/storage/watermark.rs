@@ -66,7 +66,8 @@ pub const UNBOUNDED: u64 = 0;
 /// Everything up to here is on stable storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermark {
-    /// The log being written: the zxid in its name.
+    /// The log being written: the zxid in its name. Zero: none was begun since a leader's snapshot has
+    /// replaced all that there was.
     pub log: Zxid,
     /// The end of its last synced record.
     pub offset: u64,
@@ -90,6 +91,19 @@ impl Watermark {
     pub fn new(log: Zxid, zxid: Zxid) -> Watermark {
         let epoch_ends = [Zxid::ZERO; EPOCH_ENDS];
         Watermark { log, offset: HEADER_BYTES as u64, zxid, checksum: None, epoch_ends }
+    }
+
+    /// The watermark of a leader's snapshot that has replaced all that there was: `zxid` is in it, and
+    /// no log has been begun since. What logs of before hold counts no more.
+    #[must_use]
+    pub fn of_snapshot(zxid: Zxid) -> Watermark {
+        Watermark { offset: UNBOUNDED, ..Watermark::new(Zxid::ZERO, zxid) }
+    }
+
+    /// The snapshot that has replaced all that there was, if no log has been begun since.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Zxid> {
+        (self.log == Zxid::ZERO).then_some(self.zxid)
     }
 
     /// Notes that `zxid` was the last of its epoch: the next transaction in the log is of a later

@@ -6,18 +6,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use ringkeeper::storage;
 use ringkeeper::storage::blocks::{Blocks, Extent};
 use ringkeeper::storage::epoch::encode_epoch;
 use ringkeeper::storage::journal::{
-    self, Append, BackEnd, Growth, Journal, MAKING, Making, Order, Round, Step, Truncation,
-    first_room,
+    self, Append, BackEnd, Growth, Journal, MAKING, Making, Order, Replacement, Round,
+    SET_ASIDE_PREFIX, Step, Truncation, first_room,
 };
 use ringkeeper::storage::segment::{each_store, records};
 use ringkeeper::storage::txnlog::{self, HEADER_BYTES};
 use ringkeeper::storage::watermark::{
     DurableSlots, WATERMARK_FILE_BYTES, Watermark, cached_offset,
 };
+use ringkeeper::storage::{self, Compression};
 use ringkeeper::types::Zxid;
 
 use crate::check::Marks;
@@ -110,6 +110,10 @@ pub(crate) enum DiskMutant {
     WatermarkNotTakenBack,
     /// A truncation leaves the copy of the watermark where it is.
     CopyNotTakenBack,
+    /// A leader's snapshot leaves the logs that go beyond it.
+    LaterLogsKept,
+    /// A leader's snapshot leaves what a log holds beyond it.
+    LogNotCut,
 }
 
 /// Where a record is.
@@ -493,6 +497,17 @@ impl LogWriter {
             Step::RemoveSnapshot { name } | Step::RemoveLog { name } => {
                 disk.unlink(&self.layout.path_of(name))?;
             }
+            Step::NameSnapshot { zxid } => {
+                let name = storage::snapshot_name(*zxid, Compression::None);
+                disk.rename(&received_path(), &self.layout.path_of(&name))?;
+            }
+            Step::SetAsideLog { .. } if self.mutant == Some(DiskMutant::LaterLogsKept) => {}
+            Step::SetAsideSnapshot { name } | Step::SetAsideLog { name } => {
+                let path = self.layout.path_of(name);
+                let aside = path.replace(name, &format!("{SET_ASIDE_PREFIX}{name}"));
+                disk.rename(&path, &aside)?;
+            }
+            Step::CutLog { .. } if self.mutant == Some(DiskMutant::LogNotCut) => {}
             Step::CutLog { name, len } => {
                 let file = disk.find(&self.layout.path_of(name)).expect("it stays");
                 disk.set_len(file, *len as usize)?;
@@ -561,6 +576,11 @@ impl LogWriter {
         self.journal.truncate(truncation);
     }
 
+    /// Replaces everything by a snapshot that was received.
+    pub(crate) fn replace(&mut self, replacement: Replacement) {
+        self.journal.replace(replacement);
+    }
+
     fn temporary_path(&self) -> String {
         format!("{}/{}", self.layout.logs(), journal::TEMPORARY_NAME)
     }
@@ -568,6 +588,10 @@ impl LogWriter {
     fn log_path(&self, start: Zxid) -> String {
         self.layout.path_of(&storage::log_name(start))
     }
+}
+
+pub(crate) fn received_path() -> String {
+    format!("{DIRECTORY}/{}", journal::RECEIVED_NAME)
 }
 
 fn epoch_path() -> String {

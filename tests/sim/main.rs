@@ -24,6 +24,7 @@ mod network;
 mod op;
 mod plan;
 mod recovery;
+mod replacement;
 mod rng;
 mod truncation;
 mod world;

@@ -6,6 +6,7 @@ use ringkeeper::{pipeline, shard};
 
 use crate::damage;
 use crate::log::DiskMutant;
+use crate::replacement;
 use crate::run;
 use crate::truncation;
 use crate::world::{Mutant, Sight};
@@ -87,6 +88,20 @@ fn every_mutant_that_overlooks_damage_is_caught() {
 fn every_mutant_of_a_truncation_is_caught() {
     for mutant in [DiskMutant::WatermarkNotTakenBack, DiskMutant::CopyNotTakenBack] {
         catch_one(mutant, truncation::run);
+    }
+}
+
+/// Those that show only when a crash comes while a leader's snapshot replaces what was there.
+#[test]
+fn every_mutant_of_a_replacement_is_caught() {
+    for mutant in [
+        DiskMutant::WatermarkNotTakenBack,
+        DiskMutant::CopyNotTakenBack,
+        DiskMutant::LaterLogsKept,
+        DiskMutant::LogNotCut,
+        DiskMutant::SnapshotNotSynced,
+    ] {
+        catch_one(mutant, replacement::run);
     }
 }
 

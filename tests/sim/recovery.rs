@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use ringkeeper::pipeline::{OnMismatch, Restore, RestoreError, RestoreSettings, Restored};
-use ringkeeper::storage::recovery::{self, Files, Note, Options, RecoveryError};
+use ringkeeper::storage::history::HistoryError;
+use ringkeeper::storage::recovery::{self, Files, Note, Options, Places, RecoveryError};
 use ringkeeper::storage::{self, QUICK_BYTES, SnapshotFile};
 use ringkeeper::tree;
 use ringkeeper::types::Zxid;
@@ -81,8 +82,22 @@ pub(crate) fn recover(
     Ok(Recovered { state: state.finish(), snapshot, cuts: replayed.cuts.len() })
 }
 
+/// What the server's own code finds in the files of this disk.
+pub(crate) fn look<T>(
+    disk: &mut Disk,
+    layout: Layout,
+    mutant: Option<DiskMutant>,
+    find: impl FnOnce(&mut SimulatedFiles<'_>, &Places) -> Result<T, HistoryError<DiskError>>,
+) -> Result<T, DiskError> {
+    let mut marks = Marks::new();
+    let mut files =
+        SimulatedFiles { disk, mutant, marks: &mut marks, failed: None, passed_over: false };
+    let places = Places::new(Path::new(""), layout.data_log_dir().map(Path::new));
+    find(&mut files, &places).map_err(|error| error.source)
+}
+
 /// The disk, or one that lies about what it has done.
-struct SimulatedFiles<'a> {
+pub(crate) struct SimulatedFiles<'a> {
     disk: &'a mut Disk,
     mutant: Option<DiskMutant>,
     marks: &'a mut Marks,
@@ -169,6 +184,10 @@ impl Files for SimulatedFiles<'_> {
             return Ok(());
         }
         self.disk.sync_directory(text(path))
+    }
+
+    fn is_loss(_: &DiskError) -> bool {
+        false
     }
 
     fn tell(&mut self, note: Note<'_>) {

@@ -5,10 +5,10 @@
 
 use std::time::Duration;
 
-use ringkeeper::storage::journal::{self, Append, BackEnd, Truncation};
-use ringkeeper::storage::segment::cut_after;
+use ringkeeper::storage::history::find_truncation;
+use ringkeeper::storage::journal::{self, Append, BackEnd};
 use ringkeeper::storage::snapshot::Trailer;
-use ringkeeper::storage::{Compression, Listing, snapshot_name};
+use ringkeeper::storage::{Compression, snapshot_name};
 use ringkeeper::tree;
 use ringkeeper::types::Zxid;
 
@@ -16,30 +16,30 @@ use crate::check::Marks;
 use crate::damage::{put, record, snapshot};
 use crate::disk::{Disk, DiskError};
 use crate::log::{DiskMutant, Layout, LogWriter};
-use crate::recovery::{Failure, recover};
+use crate::recovery::{Failure, look, recover};
 use crate::rng::Rng;
 
 const SEEDS: u64 = 40;
 /// More than a truncation takes.
 const STEPS_MAX: u64 = 200;
 
-struct Stage {
-    rng: Rng,
-    disk: Disk,
-    layout: Layout,
+pub(crate) struct Stage {
+    pub(crate) rng: Rng,
+    pub(crate) disk: Disk,
+    pub(crate) layout: Layout,
     settings: journal::Settings,
-    mutant: Option<DiskMutant>,
+    pub(crate) mutant: Option<DiskMutant>,
 }
 
 /// A znode's data say which transaction it was, and on which branch of history.
-fn append(new_file: bool, first: i64, last: i64, branch: u8) -> Append {
+pub(crate) fn append(new_file: bool, first: i64, last: i64, branch: u8) -> Append {
     let data = |zxid: i64| [&zxid.to_be_bytes()[..], &[branch; 40]].concat();
     let records = (first..=last).flat_map(|zxid| record(zxid, &data(zxid))).collect();
     Append { new_file, first: Zxid(first), last: Zxid(last), records }
 }
 
 impl Stage {
-    fn new(seed: u64, mutant: Option<DiskMutant>) -> Stage {
+    pub(crate) fn new(seed: u64, mutant: Option<DiskMutant>) -> Stage {
         let mut rng = Rng::new(seed);
         let layout = if rng.coin() { Layout::Apart } else { Layout::Together };
         let settings = journal::Settings {
@@ -52,12 +52,12 @@ impl Stage {
         Stage { rng, disk: Disk::default(), layout, settings, mutant }
     }
 
-    fn writer(&mut self, last: i64) -> Result<LogWriter, DiskError> {
+    pub(crate) fn writer(&mut self, last: i64) -> Result<LogWriter, DiskError> {
         LogWriter::new(&mut self.disk, self.settings, self.layout, Zxid(last), self.mutant)
     }
 
     /// Runs rounds until nothing is under way.
-    fn settle(&mut self, writer: &mut LogWriter) -> Result<(), DiskError> {
+    pub(crate) fn settle(&mut self, writer: &mut LogWriter) -> Result<(), DiskError> {
         while writer.begin_round(Duration::ZERO) {
             while writer.advance(Duration::ZERO, &mut self.disk, &mut Marks::new())?.is_none() {}
         }
@@ -65,13 +65,13 @@ impl Stage {
         Ok(())
     }
 
-    fn log(&mut self, writer: &mut LogWriter, append: Append) -> Result<(), DiskError> {
+    pub(crate) fn log(&mut self, writer: &mut LogWriter, append: Append) -> Result<(), DiskError> {
         writer.append(Duration::ZERO, &mut self.disk, append)?;
         self.settle(writer)
     }
 
     /// Some logs and snapshots; says where they end.
-    fn live(&mut self) -> (LogWriter, i64) {
+    pub(crate) fn live(&mut self) -> (LogWriter, i64) {
         let mut last = 0;
         put(&mut self.disk, "version-2/snapshot.0", &snapshot(0, Trailer::default()));
         let mut writer = self.writer(0).expect("nothing breaks yet");
@@ -93,25 +93,16 @@ impl Stage {
     }
 
     fn truncate(&mut self, writer: &mut LogWriter, to: i64) -> Result<(), DiskError> {
-        let listing = Listing::new(self.layout.list(&self.disk));
-        let (before, later): (Vec<_>, Vec<_>) =
-            listing.logs().iter().partition(|log| log.start <= Zxid(to));
-        let log = before.last().expect("what stays was logged");
-        let bytes = self.disk.read_name(&self.layout.path_of(&log.name)).expect("just listed");
-        let offset = cut_after(bytes, Zxid(to)).expect("it is a log") as u64;
-        let snapshots = listing.snapshots().iter().filter(|snapshot| Zxid(to) < snapshot.zxid);
-        writer.truncate(Truncation {
-            zxid: Zxid(to),
-            name: log.name.clone(),
-            log: log.start,
-            offset,
-            later_logs: later.iter().map(|log| log.name.clone()).collect(),
-            later_snapshots: snapshots.map(|snapshot| snapshot.name.clone()).collect(),
+        let found = look(&mut self.disk, self.layout, self.mutant, |files, places| {
+            find_truncation(files, places, Zxid(to))
         });
+        let truncation = found?.expect("there is a snapshot of the beginning");
+        assert_eq!(truncation.zxid, Zxid(to), "what stays was logged");
+        writer.truncate(truncation);
         self.settle(writer)
     }
 
-    fn crash(&mut self, loses_power: bool) {
+    pub(crate) fn crash(&mut self, loses_power: bool) {
         if loses_power {
             self.disk.lose_power(&mut self.rng);
         } else {
