@@ -164,6 +164,15 @@ impl Directories {
         &self.logs
     }
 
+    pub(crate) fn data_dir(&self) -> &Path {
+        parent_of(&self.snapshots)
+    }
+
+    /// Where logs have a directory of their own.
+    pub(crate) fn data_log_dir(&self) -> Option<&Path> {
+        self.are_apart.then(|| parent_of(&self.logs))
+    }
+
     pub(crate) fn watermark(&self) -> &Path {
         &self.watermark
     }
@@ -208,6 +217,10 @@ pub(super) fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), Dir
     }
     drop(locks);
     Ok(())
+}
+
+fn parent_of(version: &Path) -> &Path {
+    version.parent().expect("it was joined to its directory")
 }
 
 fn unless_missing(error: io::Error) -> io::Result<()> {

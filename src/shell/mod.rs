@@ -58,6 +58,8 @@ mod log_queue;
 pub mod logging;
 mod map;
 mod marks;
+#[cfg_attr(not(test), expect(dead_code, reason = "members of an ensemble use it"))]
+mod member;
 mod mesh;
 mod observer;
 mod pipeline_core;

@@ -31,6 +31,8 @@ pub(crate) struct RecoverOptions {
     pub(crate) trust_empty: bool,
     /// What comes of a tree whose digest is not the one that was written.
     pub(crate) on_mismatch: OnMismatch,
+    /// Whether a log of this process goes on in these directories: nothing in them is changed then.
+    pub(crate) is_live: bool,
 }
 
 /// A directory that cannot be served. Nothing in it has been changed.
@@ -53,15 +55,14 @@ pub(crate) fn recover(
     options: RecoverOptions,
 ) -> Result<Recovered, RecoverError> {
     let began = Instant::now();
-    let mut files = Disk { open: None, loaded: began };
-    let RecoverOptions { tree, trust_empty, on_mismatch } = options;
-    let parent = |version: &Path| version.parent().unwrap_or(Path::new("")).to_path_buf();
-    let (data_dir, data_log_dir) = (parent(directories.snapshots()), parent(directories.logs()));
+    let mut files = Disk::new();
+    let RecoverOptions { tree, trust_empty, on_mismatch, is_live } = options;
     let options = Options {
-        data_dir: &data_dir,
-        data_log_dir: directories.are_apart().then_some(&*data_log_dir),
+        data_dir: directories.data_dir(),
+        data_log_dir: directories.data_log_dir(),
         settings: RestoreSettings { tree, on_mismatch },
         trust_empty,
+        is_live,
         #[cfg(feature = "mutants")]
         mutant: None,
     };
@@ -93,7 +94,7 @@ pub(crate) fn recover(
 }
 
 /// Real files.
-struct Disk {
+pub(super) struct Disk {
     /// The file that is being read.
     open: Option<Open>,
     /// When the snapshot was in memory.
@@ -138,6 +139,10 @@ impl Open {
 }
 
 impl Disk {
+    pub(super) fn new() -> Disk {
+        Disk { open: None, loaded: Instant::now() }
+    }
+
     fn open(&mut self, path: &Path) -> io::Result<&Open> {
         let open = match self.open.take().filter(|open| open.path == path) {
             Some(open) => open,
@@ -341,6 +346,7 @@ mod tests {
         },
         trust_empty: false,
         on_mismatch: OnMismatch::Refuse,
+        is_live: false,
     };
 
     const SNAPSHOTS: SnapshotOptions = SnapshotOptions {

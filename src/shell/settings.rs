@@ -84,6 +84,7 @@ pub(crate) fn recover(config: &Config) -> RecoverOptions {
             DigestMismatch::Refuse => pipeline::OnMismatch::Refuse,
             DigestMismatch::Warn => pipeline::OnMismatch::Count,
         },
+        is_live: false,
     }
 }
 

@@ -188,6 +188,9 @@ pub struct Options<'a, T> {
     pub settings: T,
     /// Whether logs without any snapshot may be served.
     pub trust_empty: bool,
+    /// Whether a log of this process goes on in these directories, or is about to: nothing in them is
+    /// changed then. What is half made is being made.
+    pub is_live: bool,
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
 }
@@ -289,6 +292,8 @@ pub enum RecoveryError<E: Error + 'static, S: Error> {
         path.display()
     )]
     SnapshotMissing { path: PathBuf, zxid: Zxid },
+    #[error("{}: the snapshot that the leader has sent cannot be used: {why}", path.display())]
+    Received { path: PathBuf, why: String },
     #[error(transparent)]
     Replay(#[from] ReplayError),
     #[error("{}: {error}", path.display())]
@@ -445,8 +450,30 @@ pub fn recover<F: Files, S: State>(
         .accept()
         .map_err(|error| RecoveryError::NotAccepted { data_dir: data_dir.clone(), error })?;
     replayed.torn.iter().for_each(|cut| files.tell(Note::TornBefore { cut }));
+    if options.is_live {
+        return Ok(Recovered { state, snapshot, watermark, replayed });
+    }
     change(files, &places, &listing, &replayed, watermark.map(|watermark| watermark.log))?;
     Ok(Recovered { state, snapshot, watermark, replayed })
+}
+
+/// Loads the snapshot that was received from a leader, before it replaces anything. `zxid` is what the
+/// leader says.
+pub fn load_received<F: Files, S: State>(
+    files: &mut F,
+    places: &Places,
+    settings: S::Settings,
+    zxid: Zxid,
+) -> Result<S, Failure<F, S>> {
+    let path = places.snapshots.join(RECEIVED_NAME);
+    let names = places.list(files).map_err(|(path, source)| io_error(&path, source))?;
+    let found = names.into_iter().find(|(name, _)| name == RECEIVED_NAME);
+    let (name, bytes) = found.unwrap_or_default();
+    let file = SnapshotFile { name, zxid, compression: Compression::None, bytes };
+    let unusable = |why| RecoveryError::Received { path: path.clone(), why };
+    let (state, _) = load_one::<F, S>(files, &path, &file, settings)?.map_err(unusable)?;
+    state.accept().map_err(|error| unusable(error.to_string()))?;
+    Ok(state)
 }
 
 fn io_error<E: Error + 'static, S: Error>(path: &Path, source: E) -> RecoveryError<E, S> {
@@ -699,7 +726,7 @@ fn load<F: Files, S: State>(
     let mut passed: Vec<PassedOver> = Vec::new();
     for file in listing.snapshots() {
         let path = places.snapshots.join(&file.name);
-        let (why, is_misnamed) = match load_one::<F, S>(files, &path, file, options)? {
+        let (why, is_misnamed) = match load_one::<F, S>(files, &path, file, options.settings)? {
             Ok((state, trailer)) => {
                 match doubt(files, places, listing, watermark, file, trailer)? {
                     Some(why) if !believes_names(options) => (why, true),
@@ -748,7 +775,7 @@ fn load_one<F: Files, S: State>(
     files: &mut F,
     path: &Path,
     file: &SnapshotFile,
-    options: &Options<'_, S::Settings>,
+    settings: S::Settings,
 ) -> Result<Result<(S, Trailer), String>, Failure<F, S>> {
     let failed = |source| io_error(path, source);
     read_from_disk(files, path).map_err(failed)?;
@@ -765,7 +792,7 @@ fn load_one<F: Files, S: State>(
     let mut stream = Stream { source, window, offset: 0, failed: None };
     let decoder = Decoder::new(&mut stream, file.compression);
     let mut snapshot = SnapshotReader::new(path, decoder);
-    let loaded = S::from_snapshot(options.settings, file.zxid, &mut snapshot);
+    let loaded = S::from_snapshot(settings, file.zxid, &mut snapshot);
     let trailer = snapshot.trailer().unwrap_or_default();
     drop(snapshot);
     match (loaded, stream.failed) {
@@ -1082,6 +1109,7 @@ mod tests {
                 data_log_dir: (!self.is_one_directory).then_some(Path::new("/logs")),
                 settings: (),
                 trust_empty: self.trusts_empty,
+                is_live: false,
                 #[cfg(feature = "mutants")]
                 mutant: None,
             };

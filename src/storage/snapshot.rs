@@ -203,6 +203,38 @@ impl<W: Write> SnapshotWriter<W> {
     }
 }
 
+/// Writes a snapshot from a body as another server sends it: all between the header and the first seal.
+/// No digest and no zxid follow, since nobody knows them.
+pub struct BodyWriter<W> {
+    out: W,
+    checksum: Adler32,
+}
+
+impl<W: Write> BodyWriter<W> {
+    pub fn new(out: W) -> io::Result<BodyWriter<W>> {
+        let mut writer = BodyWriter { out, checksum: Adler32::new() };
+        let mut header = Vec::new();
+        let (magic, version, dbid) = (SNAPSHOT_MAGIC, FORMAT_VERSION, SNAPSHOT_DBID);
+        FileHeader { magic, version, dbid }.write(&mut header);
+        writer.write(&header)?;
+        Ok(writer)
+    }
+
+    /// The next bytes of the body.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.checksum.write(bytes);
+        self.out.write_all(bytes)
+    }
+
+    /// The body has ended. Nothing is synced.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.out.write_all(&i64::from(self.checksum.finish()).to_be_bytes())?;
+        self.out.write_all(TERMINATOR)?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+}
+
 /// One thing that a snapshot holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item<'a> {

@@ -63,6 +63,7 @@ pub(crate) fn recover(
         data_log_dir: layout.data_log_dir().map(Path::new),
         settings: RestoreSettings { tree, on_mismatch: OnMismatch::Refuse },
         trust_empty: false,
+        is_live: false,
         #[cfg(feature = "mutants")]
         mutant: match mutant {
             Some(DiskMutant::EvidenceIgnored) => Some(recovery::Mutant::EvidenceIgnored),
