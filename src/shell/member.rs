@@ -143,13 +143,12 @@ pub(crate) fn remove_replaced(directories: &Directories) -> Result<(), Directory
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::sync::Arc;
 
     use super::*;
     use crate::metrics::Metrics;
     use crate::pipeline::OnMismatch;
-    use crate::shell::disk::{self, GroupLog, Log as _, LogOptions, LogParts, LogRound};
+    use crate::shell::disk::{Log, LogOptions, LogParts, Round};
     use crate::shell::keeper::Keeper;
     use crate::shell::marks::Marks;
     use crate::shell::recover::recover;
@@ -188,7 +187,7 @@ mod tests {
     }
 
     /// A log that goes on in these directories, where no log is open.
-    fn log(scratch: &Scratch, directories: &Directories) -> GroupLog<Arc<File>> {
+    fn log(scratch: &Scratch, directories: &Directories) -> Log {
         let back_end = BackEnd::Mapped;
         let keeper = Keeper::start(directories.logs(), 64 << 10, back_end).unwrap();
         let marks = Marks::start(&directories.watermarks()).unwrap();
@@ -206,14 +205,14 @@ mod tests {
         };
         let recorder = Metrics::new(1).1.remove(0);
         let (keeper, marks) = (Arc::new(keeper), Arc::new(marks));
-        GroupLog::open(LogParts { options, keeper, marks, last: Zxid(9), mark: None, recorder })
+        Log::open(LogParts { options, keeper, marks, last: Zxid(9), mark: None, recorder })
     }
 
-    fn steps(log: &mut GroupLog<Arc<File>>) -> Vec<Storing> {
+    fn steps(log: &mut Log) -> Vec<Storing> {
         let mut stored = Vec::new();
         while let Some(round) = log.round().unwrap() {
-            let LogRound::Wait(waiting) = round else { panic!("nothing was logged") };
-            stored.extend(log.on_round(disk::waited(waiting.run().unwrap())).unwrap().stored);
+            let Round::Wait(waiting) = round else { panic!("nothing was logged") };
+            stored.extend(log.on_round(waiting.run().unwrap()).unwrap().stored);
         }
         stored
     }
