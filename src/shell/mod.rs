@@ -52,7 +52,7 @@ mod counts;
 mod directories;
 mod disk;
 mod keeper;
-#[cfg_attr(not(test), expect(dead_code, reason = "the server runs alone"))]
+#[expect(dead_code, reason = "the server runs alone")]
 mod links;
 mod log_queue;
 pub mod logging;

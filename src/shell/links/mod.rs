@@ -31,6 +31,8 @@
 //! same, and bounded: beyond it the link is closed, and said to be lost.
 
 mod outside;
+#[cfg(test)]
+mod peer_tests;
 pub(crate) mod snapshot;
 mod socket;
 #[cfg(test)]

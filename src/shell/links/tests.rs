@@ -50,7 +50,7 @@ pub(super) struct Host {
     newest: election::Notification,
 }
 
-fn options() -> LinkOptions {
+pub(super) fn options() -> LinkOptions {
     LinkOptions {
         listen_on_all: false,
         bind_tries: Some(50),
