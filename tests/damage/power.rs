@@ -1,5 +1,7 @@
 //! Power cuts: a server under load on a disk that remembers, cut at many instants.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -49,7 +51,13 @@ struct Load {
     took: Duration,
     /// Behind so many, it is one write after the other.
     bytes: u64,
+    /// And so many of those at most. With `bytes`, this bounds what the disk has to hold: the
+    /// faster a server, the more snapshots it would leave in the same time.
+    single_writes_max: usize,
 }
+
+/// How much of its disk a run may fill. The server ends when there is no room for its log.
+const FILLED_PERCENT_MAX: usize = 75;
 
 const LOADS: [Load; 2] = [
     Load {
@@ -58,13 +66,15 @@ const LOADS: [Load; 2] = [
         sizes: Sizes(100, 2_000),
         took: Duration::from_millis(1_500),
         bytes: 9_000_000,
+        single_writes_max: 4_000,
     },
     Load {
         name: "one log",
         settings: &["snapCount=1000000", "preAllocSize=16384"],
         sizes: Sizes(2_000, 8_000),
         took: Duration::from_secs(2),
-        bytes: 50_000_000,
+        bytes: 40_000_000,
+        single_writes_max: 40_000,
     },
 ];
 
@@ -76,7 +86,7 @@ fn setup(settings: &[&str], path: &Path) -> Setup {
 fn run(folder: &Folder, load: Load, settings: &[&str], seed: u64, what: &str) -> Option<Run> {
     const MIB: usize = 160;
     let mut disk = Disk::new(folder.path(), MIB, what)?;
-    let server = setup(settings, &disk.path()).start(folder);
+    let mut server = setup(settings, &disk.path()).start(folder);
     wait_until_served(&server);
     if settings.iter().any(|setting| setting.ends_with("direct"))
         && server.said().contains("logs are mapped")
@@ -96,16 +106,26 @@ fn run(folder: &Folder, load: Load, settings: &[&str], seed: u64, what: &str) ->
         first = disk.count();
         writer.on_acknowledged = Some(&mut note);
         let end = began.elapsed() + load.took;
-        writer.load(|writer| end < began.elapsed() || load.bytes < writer.acknowledged_bytes);
+        let is_enough =
+            |writer: &Writer<'_>| end < began.elapsed() || load.bytes < writer.acknowledged_bytes;
+        assert!(writer.load(is_enough), "{what}: the server ended: {}", server.said());
         full = disk.count();
-        // A fast server fills the disk sooner than that.
-        while began.elapsed() < end {
+        for _ in 0..load.single_writes_max {
+            if end < began.elapsed() {
+                break;
+            }
             writer.create_few(1, 60);
         }
         writer.fill();
+        assert!(server.is_running(), "{what}: the server ended: {}", server.said());
         server.kill();
         writer.drain();
     }
+    let filled_bytes = bytes_on_disk(&disk.path());
+    assert!(
+        filled_bytes < (MIB << 20) / 100 * FILLED_PERCENT_MAX,
+        "{what}: {filled_bytes} bytes of {MIB} MiB are filled: a little more ends the server",
+    );
     let last = disk.count();
     disk.unmount();
     let known = known.into_iter().map(|(place, events, at): (usize, usize, Duration)| Known {
@@ -115,6 +135,18 @@ fn run(folder: &Folder, load: Load, settings: &[&str], seed: u64, what: &str) ->
     });
     let known = known.collect();
     Some(Run { disk, history, known, events: (first, last), full })
+}
+
+/// The bytes of all files below `path`, as the file system allocated them.
+fn bytes_on_disk(path: &Path) -> usize {
+    const BLOCK_BYTES: u64 = 512;
+    let entries = fs::read_dir(path).expect("the folder can be read");
+    let bytes = entries.map(|entry| {
+        let path = entry.expect("an entry can be read").path();
+        let found = fs::symlink_metadata(&path).expect("the file is there");
+        if found.is_dir() { bytes_on_disk(&path) } else { (found.blocks() * BLOCK_BYTES) as usize }
+    });
+    bytes.sum()
 }
 
 impl Judge<'_> {
