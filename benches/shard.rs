@@ -85,6 +85,7 @@ impl Bed {
             output_bytes_max: 4 << 20,
             output_bytes_ceiling: 64 << 20,
             hash_seed: 0x5eed,
+            serves_at_birth: true,
         };
         let shard = Shard::new(SHARD, settings, writer.reader());
         let (zxid, out) = (Zxid::ZERO, Output::new(SHARD));

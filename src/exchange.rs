@@ -3,7 +3,7 @@
 //! ```text
 //! shard    -- Requests, Touched -->  pipeline      what clients want; who was heard from
 //! pipeline -- Arc<Applied> ------->  every shard   what changed, and the answers, in order
-//! pipeline -- Serves ------------->  every shard   whether clients are served, and from which tree
+//! pipeline -- Service ------------>  every shard   whether clients are served, and from which tree
 //! ```
 //!
 //! Both directions travel in batches over FIFO channels. A batch is shared or reused, never
@@ -202,6 +202,30 @@ pub enum Serves {
     Clients { mode: Mode, readers: Vec<TreeReader> },
     /// All connections are closed, and so is who comes.
     Nobody,
+}
+
+/// The same, as one shard is told.
+pub enum Service {
+    Clients { mode: Mode, reader: TreeReader },
+    Nobody,
+}
+
+impl Serves {
+    /// What each of so many shards is told, by its number.
+    pub fn for_shards(self, shards: usize) -> impl Iterator<Item = Service> {
+        let (mode, readers) = match self {
+            Serves::Clients { mode, readers } => {
+                assert_eq!(readers.len(), shards, "each shard has a reader of its own");
+                (mode, readers)
+            }
+            Serves::Nobody => (Mode::ReadWrite, Vec::new()),
+        };
+        let mut readers = readers.into_iter();
+        (0..shards).map(move |_| match readers.next() {
+            Some(reader) => Service::Clients { mode, reader },
+            None => Service::Nobody,
+        })
+    }
 }
 
 impl Applied {

@@ -28,6 +28,10 @@ use super::{Close, Core, Mutant, Output, Shard, Step};
 impl Shard {
     /// The pipeline's next batch. It is seen whole or not at all.
     pub fn on_applied(&mut self, now: Now, applied: &Applied, out: &mut Output) {
+        if self.core.serves.is_none() {
+            // Nobody waits for any of it, and the next tree is read as of a later batch.
+            return;
+        }
         if self.core.is_mutant(Mutant::ReplyBeforeEvent) {
             self.give_answers(now, applied, out);
             self.fire_all(now, applied, out);

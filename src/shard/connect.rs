@@ -1,8 +1,9 @@
 //! How a connection begins: with a four-letter word, or with a ConnectRequest.
 //!
 //! The session itself is the pipeline's: here the timeout is negotiated, and the answer is put
-//! into bytes. Whether the client has seen more than this server is decided there too, for a
-//! shard's view may be behind that of the shard where the client was before.
+//! into bytes. A read-only server lets in only clients that accept one. Whether the client has seen
+//! more than this server is decided there too, for a shard's view may be behind that of the shard
+//! where the client was before.
 //!
 //! After `NIOServerCnxn.checkFourLetterWord` and `ZooKeeperServer.processConnectRequest`.
 
@@ -56,7 +57,8 @@ impl Core {
         step.connection.state = State::Word;
         step.connection.stats.received += 1;
         self.counters.packets_received += 1;
-        step.out.words.push(Word { connection: step.id, word: *word, mask });
+        let serves = self.serves;
+        step.out.words.push(Word { connection: step.id, word: *word, mask, serves });
         Opening::Word
     }
 
@@ -77,6 +79,9 @@ impl Core {
                 self.counters.connections_throttled += 1;
                 return self.end(step, Close::AtOnce);
             }
+        }
+        if self.is_read_only() && request.read_only != Some(true) {
+            return self.end(step, Close::AtOnce);
         }
         let settings = &self.settings;
         let timeout_ms = request
@@ -142,15 +147,9 @@ impl Core {
         };
         step.connection.state = State::Live { session, timeout_ms };
         self.look_again(step.now, step.id, step.connection);
-        self.put_response(
-            step,
-            ConnectResponse {
-                timeout_ms,
-                session: session.0,
-                password,
-                read_only: read_only.map(|_| false),
-            },
-        );
+        let read_only = read_only.map(|_| self.is_read_only());
+        let session = session.0;
+        self.put_response(step, ConnectResponse { timeout_ms, session, password, read_only });
         let Unanswered { xid: Xid(xid), op, received_ms, large_bytes: _ } = asked;
         self.note_reply(step, Answered { xid, op, zxid, received_ms, by: By::Pipeline });
     }
@@ -164,6 +163,7 @@ impl Core {
     }
 
     fn refuse(&mut self, step: &mut Step<'_>, read_only: Option<bool>) {
+        let read_only = read_only.map(|_| self.is_read_only());
         self.put_response(step, ConnectResponse::refusal(read_only));
         step.connection.stats.sent += 1;
         self.counters.packets_sent += 1;

@@ -68,6 +68,10 @@ impl Core {
                 State::Connecting => match self.on_opening(step, rest) {
                     Opening::Unclear => return used,
                     Opening::Word => continue,
+                    Opening::Frame if self.serves.is_none() => {
+                        self.end(step, Close::AtOnce);
+                        continue;
+                    }
                     Opening::Frame => {}
                 },
                 State::Opening { .. } => return used,
@@ -270,6 +274,11 @@ impl Core {
                 return Route::Refused { code, zxid: Zxid(-1), close: true };
             }
         };
+        if self.is_read_only() && matches!(route, Route::Pipeline(Want::Write { .. } | Want::Sync))
+        {
+            let zxid = self.tree.view();
+            return Route::Refused { code: Code::NotReadOnly, zxid, close: false };
+        }
         let waited_ms = step.now.monotonic_ms - step.traffic.received_ms(step.now);
         let is_late = settings.throttled_op_wait_ms.is_some_and(|limit| limit < waited_ms);
         if is_late && op != code::PING && op != code::CLOSE_SESSION {

@@ -15,6 +15,7 @@
 //! | `long.rs` | what takes more than a turn to answer |
 //! | `watch.rs` | who watches what |
 //! | `set_watches.rs` | watches asked for, brought back, looked for and given up |
+//! | `service.rs` | whether clients are served, and from which tree |
 //! | `applied.rs` | what was committed: fire watches, give answers, move the view |
 //! | `throttle.rs` | new connections by token bucket |
 //! | `report.rs` | the shard as plain values, for four-letter words and metrics |
@@ -60,6 +61,7 @@ mod outbox;
 mod places;
 mod read;
 mod report;
+mod service;
 mod set_watches;
 mod slots;
 mod throttle;
@@ -73,7 +75,7 @@ use std::sync::Arc;
 
 use crate::acl;
 use crate::auth::Providers;
-use crate::exchange::{ConnectionId, Requests, ShardId, Touched};
+use crate::exchange::{ConnectionId, Mode, Requests, ShardId, Touched};
 use crate::record::code::Code;
 use crate::record::data::{Acl, Id};
 use crate::record::op::code;
@@ -141,6 +143,9 @@ pub struct Settings {
     pub auth_bytes_max: usize,
     /// Makes the places of paths in tables unpredictable; nothing that can be seen depends on it.
     pub hash_seed: u64,
+    /// Whether clients are served from the start: of a standalone server. A member of an ensemble
+    /// waits until it is told to (`Shard::on_service`).
+    pub serves_at_birth: bool,
 }
 
 /// What a step asks of the shell. The shell's to keep and to empty; steps append.
@@ -166,6 +171,8 @@ pub struct Word {
     pub word: [u8; 4],
     /// What follows `stmk`.
     pub mask: Option<i64>,
+    /// How clients were served when it was asked; `None`: they were not.
+    pub serves: Option<Mode>,
 }
 
 impl Output {
@@ -247,6 +254,11 @@ pub struct Shard {
 /// All of a shard but its connections, so that one connection and the rest can be had at once.
 struct Core {
     settings: Settings,
+    /// How clients are served; `None`: nobody is.
+    serves: Option<Mode>,
+    /// Connections from this slot on may have been served before, and are still to be ended.
+    ending_from: Option<u32>,
+    /// Of an empty tree while nobody is served.
     tree: TreeReader,
     watches: Watches,
     pool: Pool,
@@ -335,11 +347,14 @@ impl Shard {
     pub fn new(id: ShardId, settings: Settings, tree: TreeReader) -> Shard {
         assert!(settings.session_timeout_min_ms <= settings.session_timeout_max_ms);
         assert!(settings.output_bytes_max <= settings.output_bytes_ceiling);
+        let serves = settings.serves_at_birth.then_some(Mode::ReadWrite);
         Shard {
             id,
             connections: Connections::default(),
             core: Core {
-                tree,
+                serves,
+                ending_from: None,
+                tree: if serves.is_some() { tree } else { TreeReader::of_nothing() },
                 watches: Watches::new(settings.hash_seed),
                 pool: Pool::default(),
                 connect_throttle: settings
@@ -468,6 +483,7 @@ impl Shard {
             self.door(now, id, out, |core, step| core.on_queued(step));
         }
         self.core.turns.close_queue();
+        self.end_some(now, out);
         self.core.free_some();
         if let Some(slot) = self.core.watches.forget_some(self.core.settings.connection_turn.steps)
         {
@@ -479,6 +495,7 @@ impl Shard {
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.core.turns.has_queue()
+            || self.core.ending_from.is_some()
             || self.core.watches.has_leaving()
             || !self.core.discarded.is_empty()
     }
@@ -675,7 +692,13 @@ impl Shard {
         // Those who watch over us ask in crowds too, and want to be answered.
         let was_word = connection.state == State::Word;
         let held = traffic.held();
-        run(core, &mut Step { now, id, connection, traffic: &mut traffic, out });
+        let has_lost_service = core.has_lost_service(connection);
+        let mut step = Step { now, id, connection, traffic: &mut traffic, out };
+        if has_lost_service {
+            core.end(&mut step, Close::AfterFlush);
+        } else {
+            run(core, &mut step);
+        }
         core.count_held(now, held, &mut traffic);
         let has_output = !traffic.output.is_empty();
         if (connection.is_closing() && !was_word) || (is_opening && has_output) {
@@ -971,7 +994,7 @@ mod tests {
     use super::places::{LONG_MAX, Place};
     use super::*;
     use crate::auth;
-    use crate::exchange::{Applied, Change, ChangeKind, Item, Outcome, Reply, Span, Want};
+    use crate::exchange::{Applied, Change, ChangeKind, Item, Outcome, Reply, Service, Span, Want};
     use crate::jute::record::Record as _;
     use crate::jute::{Reader, Write as _, frame};
     use crate::record::data::{AclBytes, StatPersisted};
@@ -1008,6 +1031,7 @@ mod tests {
             turn: TurnBudget { bytes: usize::MAX, steps: usize::MAX },
             auth_bytes_max: 1000,
             hash_seed: 0,
+            serves_at_birth: true,
         }
     }
 
@@ -1139,17 +1163,7 @@ mod tests {
     }
 
     fn connect_request() -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let request = ConnectRequest {
-            protocol_version: 0,
-            last_zxid_seen: 0,
-            timeout_ms: 4000,
-            session: 0,
-            password: None,
-            read_only: Some(false),
-        };
-        frame::write(&mut bytes, |out| request.write(out));
-        bytes
+        connect_as(Some(false))
     }
 
     fn request(op: i32, body: &[u8]) -> Vec<u8> {
@@ -1484,6 +1498,227 @@ mod tests {
         // When it has sent the last ping.
         let heard_ms = bench.now.monotonic_ms - 2_010;
         assert_eq!(bench.out.touched.take().unwrap().heard, [(SessionId(1), heard_ms)]);
+    }
+
+    fn connect_as(read_only: Option<bool>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let request = ConnectRequest {
+            protocol_version: 0,
+            last_zxid_seen: 0,
+            timeout_ms: 4000,
+            session: 0,
+            password: None,
+            read_only,
+        };
+        frame::write(&mut bytes, |out| request.write(out));
+        bytes
+    }
+
+    /// A tree with this znode, published up to this zxid.
+    fn tree_with(path: &str, zxid: Zxid) -> TreeWriter {
+        let mut writer = TreeWriter::new(tree::Settings::default());
+        let stat = StatPersisted::default();
+        writer.load_znode(path, Some(b"here"), &LoadedAcl::OPEN, stat).unwrap();
+        writer.publish(zxid);
+        writer
+    }
+
+    impl Bench {
+        fn serve_nobody(&mut self) {
+            self.shard.on_service(self.now, Service::Nobody, &mut self.out);
+        }
+
+        /// From another tree.
+        fn serve(&mut self, mode: Mode, writer: TreeWriter, zxid: Zxid) {
+            (self.writer, self.zxid) = (writer, zxid);
+            let service = Service::Clients { mode, reader: self.writer.reader() };
+            self.shard.on_service(self.now, service, &mut self.out);
+        }
+
+        /// The errors of the replies that there are to be written, in order.
+        fn errors(&mut self, id: ConnectionId) -> Vec<i32> {
+            let bytes = self.read_bytes(id);
+            let (mut rest, mut errors) = (&bytes[..], Vec::new());
+            while let frame::Front::Frame { body } = frame::cut(rest, usize::MAX) {
+                rest = &rest[frame::PREFIX_BYTES + body.len()..];
+                errors.push(i32::from_be_bytes(body[12..16].try_into().unwrap()));
+            }
+            errors
+        }
+    }
+
+    #[test]
+    fn who_is_served_no_more_is_closed_and_only_some_in_a_turn() {
+        let mut bench = Bench::new(settings());
+        let ids: Vec<ConnectionId> = (0..1_000).map(|_| bench.connect()).collect();
+        for &id in &ids {
+            bench.read(id);
+            bench.send(id, &read_with_watch("/hot"));
+            bench.read(id);
+            bench.send(id, &request(code::SYNC, &[]));
+        }
+        // It asked, and has not been told yet what its session is.
+        let opening = bench.accept();
+        bench.send(opening, &connect_request());
+        let asks_word = bench.accept();
+        bench.send(asks_word, b"srvr");
+        (bench.out.ready, bench.out.later) = (Vec::new(), Vec::new());
+        bench.serve_nobody();
+        assert!(bench.out.requests.is_empty(), "nobody waits for what was not sent on yet");
+        let mut ended = 0;
+        while bench.shard.has_work() {
+            bench.shard.on_turn(bench.now, &mut bench.out);
+            assert!(bench.out.later.len() - ended <= 256, "too many in one turn");
+            ended = bench.out.later.len();
+        }
+        assert_eq!((ended, bench.out.ready.len()), (1_001, 0), "those who ask words come first");
+        for id in ids.into_iter().chain([opening]) {
+            assert!(bench.read_bytes(id).is_empty());
+            assert_eq!(bench.close_of(id), Some(Close::AfterFlush));
+            bench.shard.on_closed(bench.now, id);
+        }
+        assert_eq!(bench.shard.watch_count(), 0);
+        assert_eq!(bench.shard.outstanding(), 0);
+        assert_eq!(bench.close_of(asks_word), None);
+        assert_eq!(bench.out.words[0].serves, Some(Mode::ReadWrite));
+        assert_eq!(bench.shard.broken_invariant(), None);
+    }
+
+    #[test]
+    fn who_is_served_no_more_is_not_acted_for_before_its_end() {
+        let mut bench = Bench::new(with_small_turns());
+        bench.load_many("/many", 1000);
+        let ids = bench.crowd(3);
+        bench.send(ids[1], &[request(code::SYNC, &[]), request(code::PING, &[])].concat());
+        // Its answer takes several turns.
+        bench.send(ids[2], &on_path(code::GET_CHILDREN, "/many", false));
+        assert_eq!(bench.shard.core.places.free(Place::Long), LONG_MAX - 1);
+        bench.serve_nobody();
+        bench.send(ids[0], &request(code::SYNC, &[]));
+        bench.send(ids[0], &request(code::PING, &[]));
+        assert_eq!(bench.close_of(ids[0]), Some(Close::AfterFlush));
+        // What was asked is answered too late.
+        bench.agree();
+        for id in ids {
+            assert_eq!((bench.read(id), bench.close_of(id)), (0, Some(Close::AfterFlush)));
+        }
+        assert!(bench.out.requests.is_empty());
+        assert_eq!(bench.shard.core.places.free(Place::Long), LONG_MAX);
+    }
+
+    #[test]
+    fn while_nobody_is_served_newcomers_are_closed_and_words_are_answered() {
+        let mut bench = Bench::new(Settings { serves_at_birth: false, ..settings() });
+        let (client, asks) = (bench.accept(), bench.accept());
+        bench.send(client, &connect_request()[..4]);
+        assert_eq!(bench.close_of(client), Some(Close::AtOnce));
+        assert!(bench.read_bytes(client).is_empty());
+        bench.send(asks, b"ruok");
+        let word = bench.out.words.pop().unwrap();
+        assert_eq!((word.connection, word.serves), (asks, None));
+        bench.shard.answer_word(bench.now, asks, vec![b"imok".to_vec()], &mut bench.out);
+        assert_eq!(bench.read_bytes(asks), b"imok");
+        assert!(bench.out.requests.is_empty());
+        // It keeps nothing of the tree, and batches are not for it.
+        assert!(bench.shard.core.tree.get("/zookeeper").is_none());
+        bench.change("/hot");
+        assert_eq!(bench.shard.view(), Zxid::ZERO);
+    }
+
+    #[test]
+    fn clients_are_served_again_from_another_tree() {
+        let mut bench = Bench::new(settings());
+        let before = bench.connect();
+        bench.read(before);
+        let prefix = |path: &str| {
+            let mut body = Vec::new();
+            body.put_text(path);
+            body
+        };
+        // The pipeline is never going to answer this.
+        bench.send(before, &request(code::GET_EPHEMERALS, &prefix("/")));
+        bench.send(before, &read_with_watch("/new"));
+        let asked = mem::take(&mut bench.out.requests.requests);
+        bench.serve_nobody();
+        bench.serve(Mode::ReadWrite, tree_with("/new", Zxid(700)), Zxid(700));
+        assert_eq!(bench.shard.view(), Zxid(700));
+        assert_eq!(bench.close_of(before), Some(Close::AfterFlush));
+        assert_eq!(bench.shard.watch_count(), 0);
+        let id = bench.connect();
+        bench.read(id);
+        bench.send(id, &read_with_watch("/new"));
+        assert_eq!(bench.errors(id), [0], "it is there");
+        bench.send(id, &request(code::GET_EPHEMERALS, &prefix("/")));
+        assert_eq!(bench.out.requests.requests.len(), 1, "its place is free");
+        // An answer from before comes all the same.
+        bench.out.requests.requests.splice(..0, asked);
+        bench.agree();
+        assert_eq!(bench.errors(id), [0]);
+        bench.change("/new");
+        assert_eq!(bench.read(id), 1);
+        assert_eq!(bench.shard.view(), bench.zxid);
+        assert_eq!(bench.shard.broken_invariant(), None);
+    }
+
+    #[test]
+    fn another_service_ends_the_one_before() {
+        let mut bench = Bench::new(settings());
+        let before = bench.connect();
+        bench.serve(Mode::ReadOnly, tree_with("/new", Zxid(7)), Zxid(7));
+        assert_eq!(bench.close_of(before), Some(Close::AfterFlush));
+    }
+
+    #[test]
+    fn a_read_only_server_is_for_clients_that_accept_one_and_takes_no_writes() {
+        let mut bench = Bench::new(settings());
+        bench.serve_nobody();
+        bench.serve(Mode::ReadOnly, tree_with("/new", Zxid(7)), Zxid(7));
+        for read_only in [None, Some(false)] {
+            let id = bench.accept();
+            bench.send(id, &connect_as(read_only));
+            assert_eq!((bench.read_bytes(id), bench.close_of(id)), (vec![], Some(Close::AtOnce)));
+        }
+        assert!(bench.out.requests.is_empty());
+        let id = bench.accept();
+        bench.send(id, &connect_as(Some(true)));
+        bench.agree();
+        let response = bench.read_bytes(id);
+        assert_eq!((response.len(), response.last()), (41, Some(&1)));
+        let not_read_only = [
+            code::CREATE,
+            code::CREATE2,
+            code::CREATE_CONTAINER,
+            code::CREATE_TTL,
+            code::DELETE,
+            code::SET_DATA,
+            code::SET_ACL,
+            code::MULTI,
+            code::RECONFIG,
+            code::SYNC,
+        ];
+        for op in not_read_only {
+            // In its place.
+            let both = [read_with_watch("/new"), request(op, &[]), request(code::PING, &[])];
+            bench.send(id, &both.concat());
+            assert_eq!(bench.errors(id), [0, -119, 0], "opcode {op}");
+        }
+        assert!(bench.out.requests.is_empty());
+        let asks = bench.accept();
+        bench.send(asks, b"isro");
+        assert_eq!(bench.out.words[0].serves, Some(Mode::ReadOnly));
+        // A session is closed where it was opened: by the pipeline.
+        bench.send(id, &request(code::CLOSE_SESSION, &[]));
+        bench.agree();
+        assert_eq!((bench.errors(id), bench.close_of(id)), (vec![0], Some(Close::AfterFlush)));
+        let refused = bench.accept();
+        bench.send(refused, &connect_as(Some(true)));
+        let request = bench.out.requests.requests.pop().unwrap();
+        let outcome = Outcome::Refused;
+        let (connection, zxid) = (request.connection, bench.zxid);
+        let reply = Reply { shard: SHARD, connection, zxid, outcome };
+        bench.apply(vec![Item::Reply(reply)], String::new());
+        let response = bench.read_bytes(refused);
+        assert_eq!((response.len(), response.last()), (41, Some(&1)));
     }
 
     #[test]

@@ -201,6 +201,13 @@ impl Core {
         self.places.left_behind = Some((id, requests));
     }
 
+    /// Nothing is with the pipeline any more.
+    pub(super) fn forget_left_behind(&mut self) {
+        if self.places.left_behind.take().is_some() {
+            self.give_back_place(Place::Ephemerals);
+        }
+    }
+
     /// The pipeline has answered a connection that has ended, or has ended it.
     pub(super) fn on_late_reply(&mut self, id: ConnectionId) {
         if let Some((of, requests)) = &mut self.places.left_behind

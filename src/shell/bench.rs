@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_lite::future::{block_on, poll_fn};
 
-use super::mesh::{FromShard, Mesh, PipelineEnd, ShardEnd};
+use super::mesh::{FromPipeline, FromShard, Mesh, PipelineEnd, ShardEnd};
 use crate::exchange::{Applied, Requests, ShardId};
 
 /// A mesh of one shard, taken apart.
@@ -25,7 +25,10 @@ impl Shard {
 
     #[must_use]
     pub fn next(&self) -> Option<Arc<Applied>> {
-        self.0.next_applied()
+        match self.0.next()? {
+            FromPipeline::Applied(applied) => Some(applied),
+            FromPipeline::Serves(_) => unreachable!("`Pipeline` sends none here"),
+        }
     }
 
     /// Sleeps until there is something to take.

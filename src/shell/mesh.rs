@@ -3,7 +3,7 @@
 //! ```text
 //! shard i  -- requests ----------->  pipeline      one queue per shard: a batch is swapped, not copied
 //! shard i  <- spent batches --------  pipeline      the memory comes back, empty
-//! shard i  <- Arc<Applied> ---------  pipeline      one queue per shard, the batch is shared
+//! shard i  <- FromPipeline ---------  pipeline      one queue per shard, the batch is shared
 //! shard i  <- commands -------------  anyone        rare: a new connection, a question, the end
 //! ```
 //!
@@ -29,13 +29,13 @@ use crossbeam::queue::{ArrayQueue, SegQueue};
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
-use crate::exchange::{Applied, Requests, ShardId, Touched};
+use crate::exchange::{Applied, Requests, Serves, Service, ShardId, Touched};
 
 /// Batches of requests on their way from one shard. A shard that finds no room gathers more into
 /// each, so this bounds neither requests nor throughput.
 const REQUESTS_MAX: usize = 64;
-/// Batches of outcomes on their way to one shard.
-const APPLIED_MAX: usize = 1024;
+/// Messages on their way to one shard; nearly all of them are batches of outcomes.
+const FROM_PIPELINE_MAX: usize = 1024;
 
 /// Wakes one core, if it sleeps.
 #[derive(Default)]
@@ -100,13 +100,20 @@ pub(crate) enum FromShard {
     Touched(Touched),
 }
 
+/// What the pipeline says to a shard, in order.
+pub(crate) enum FromPipeline {
+    Applied(Arc<Applied>),
+    /// In a box: it is rare, and the queue has room for many.
+    Serves(Box<Service>),
+}
+
 /// All that is between the pipeline and one shard. `C` is what else a shard may be told.
 struct Link<C> {
     requests: ArrayQueue<FromShard>,
     spent: ArrayQueue<Requests>,
     /// The shard found no room and waits to be rung.
     starved: AtomicBool,
-    applied: ArrayQueue<Arc<Applied>>,
+    from_pipeline: ArrayQueue<FromPipeline>,
     /// The pipeline found no room and waits to be rung.
     overflowed: AtomicBool,
     commands: SegQueue<C>,
@@ -121,16 +128,16 @@ pub(crate) struct Mesh<C> {
 
 impl<C> Mesh<C> {
     pub(crate) fn new(shards: usize) -> Mesh<C> {
-        Mesh::with_room(shards, REQUESTS_MAX, APPLIED_MAX)
+        Mesh::with_room(shards, REQUESTS_MAX, FROM_PIPELINE_MAX)
     }
 
-    /// With so many batches of requests and of outcomes under way to and from each shard.
-    fn with_room(shards: usize, requests: usize, applied: usize) -> Mesh<C> {
+    /// With so many batches of requests under way from each shard, and messages to it.
+    fn with_room(shards: usize, requests: usize, from_pipeline: usize) -> Mesh<C> {
         let link = || Link {
             requests: ArrayQueue::new(requests),
             spent: ArrayQueue::new(requests),
             starved: AtomicBool::new(false),
-            applied: ArrayQueue::new(applied),
+            from_pipeline: ArrayQueue::new(from_pipeline),
             overflowed: AtomicBool::new(false),
             commands: SegQueue::new(),
             bell: CachePadded::default(),
@@ -249,17 +256,17 @@ impl<C> ShardEnd<C> {
         self.pipeline_bell.ring();
     }
 
-    /// The next batch of what the pipeline has committed.
-    pub(crate) fn next_applied(&self) -> Option<Arc<Applied>> {
+    /// The next thing that the pipeline has sent.
+    pub(crate) fn next(&self) -> Option<FromPipeline> {
         let link = self.link();
-        let applied = link.applied.pop()?;
+        let item = link.from_pipeline.pop()?;
         // Pairs with the fence in `pass_on`: either the pipeline sees the room, or we see that it
         // waits for some.
         fence(Ordering::SeqCst);
         if link.overflowed.load(Ordering::Relaxed) {
             self.pipeline_bell.ring();
         }
-        Some(applied)
+        Some(item)
     }
 
     pub(crate) fn next_command(&self) -> Option<C> {
@@ -274,7 +281,8 @@ impl<C> ShardEnd<C> {
         mut also: impl FnMut() -> bool,
     ) -> Poll<()> {
         let link = self.link();
-        link.bell.poll_work(cx, || !link.applied.is_empty() || !link.commands.is_empty() || also())
+        let has_some = || !link.from_pipeline.is_empty() || !link.commands.is_empty();
+        link.bell.poll_work(cx, || has_some() || also())
     }
 
     /// This core does not wait any more.
@@ -298,7 +306,7 @@ pub(crate) struct PipelineEnd<C> {
     links: Arc<[Link<C>]>,
     bell: Arc<CachePadded<Bell>>,
     /// What a shard's queue had no room for, in order.
-    kept: Box<[VecDeque<Arc<Applied>>]>,
+    kept: Box<[VecDeque<FromPipeline>]>,
     /// The shard to look at next.
     turn: usize,
 }
@@ -331,12 +339,22 @@ impl<C> PipelineEnd<C> {
 
     /// Shares a batch with every shard.
     pub(crate) fn publish(&mut self, applied: &Arc<Applied>) {
-        for (link, kept) in self.links.iter().zip(&mut self.kept) {
-            let batch = Arc::clone(applied);
+        self.send(std::iter::repeat_with(|| FromPipeline::Applied(Arc::clone(applied))));
+    }
+
+    /// Tells every shard whether clients are served.
+    pub(crate) fn serve(&mut self, serves: Serves) {
+        let services = serves.for_shards(self.links.len());
+        self.send(services.map(|service| FromPipeline::Serves(Box::new(service))));
+    }
+
+    /// Sends one item to each shard, behind what was sent before.
+    fn send(&mut self, items: impl Iterator<Item = FromPipeline>) {
+        for ((link, kept), item) in self.links.iter().zip(&mut self.kept).zip(items) {
             if !kept.is_empty() {
-                kept.push_back(batch);
-            } else if let Err(batch) = link.applied.push(batch) {
-                kept.push_back(batch);
+                kept.push_back(item);
+            } else if let Err(item) = link.from_pipeline.push(item) {
+                kept.push_back(item);
                 link.overflowed.store(true, Ordering::Relaxed);
             }
             // Its fence also comes between saying that we wait and looking for room again.
@@ -350,9 +368,9 @@ impl<C> PipelineEnd<C> {
             if kept.is_empty() {
                 continue;
             }
-            while let Some(batch) = kept.pop_front() {
-                if let Err(batch) = link.applied.push(batch) {
-                    kept.push_front(batch);
+            while let Some(item) = kept.pop_front() {
+                if let Err(item) = link.from_pipeline.push(item) {
+                    kept.push_front(item);
                     break;
                 }
             }
@@ -367,7 +385,7 @@ impl<C> PipelineEnd<C> {
         self.kept.iter().any(|kept| !kept.is_empty())
     }
 
-    /// Ready when a shard has sent something that may be taken, a kept batch may be passed on, or
+    /// Ready when a shard has sent something that may be taken, a kept item may be passed on, or
     /// `also` says so.
     pub(crate) fn poll_work(
         &self,
@@ -387,7 +405,7 @@ impl<C> PipelineEnd<C> {
             return self.links.iter().any(|link| !link.requests.is_empty());
         }
         let mut links = self.links.iter().zip(&self.kept);
-        links.any(|(link, kept)| !kept.is_empty() && !link.applied.is_full())
+        links.any(|(link, kept)| !kept.is_empty() && !link.from_pipeline.is_full())
     }
 
     /// This core is about to end.
@@ -403,7 +421,8 @@ mod tests {
     use futures_lite::future::{block_on, poll_fn};
 
     use super::*;
-    use crate::exchange::{ConnectionId, Request, Span, Want};
+    use crate::exchange::{ConnectionId, Mode, Request, Span, Want};
+    use crate::tree::{self, TreeWriter};
     use crate::types::{SessionId, Xid, Zxid};
 
     fn request(xid: i32) -> Request {
@@ -417,13 +436,21 @@ mod tests {
         }
     }
 
+    /// The zxid of the batch that comes next.
+    fn next_zxid(shard: &ShardEnd<()>) -> Option<Zxid> {
+        match shard.next()? {
+            FromPipeline::Applied(applied) => Some(applied.zxid),
+            FromPipeline::Serves(_) => panic!("a batch is next"),
+        }
+    }
+
     fn applied(zxid: i64) -> Arc<Applied> {
         Arc::new(Applied { zxid: Zxid(zxid), ..Applied::default() })
     }
 
     #[test]
     fn every_request_and_every_answer_crosses_in_order() {
-        crosses_in_order(20_000, REQUESTS_MAX, APPLIED_MAX);
+        crosses_in_order(20_000, REQUESTS_MAX, FROM_PIPELINE_MAX);
     }
 
     /// Nearly every batch waits for room here, at both ends.
@@ -448,8 +475,8 @@ mod tests {
                             sent += 1;
                         }
                         let _ = end.send_requests(&mut batch);
-                        while let Some(applied) = end.next_applied() {
-                            assert_eq!(applied.zxid, Zxid(seen + 1));
+                        while let Some(zxid) = next_zxid(&end) {
+                            assert_eq!(zxid, Zxid(seen + 1));
                             seen += 1;
                         }
                         if seen == i64::from(rounds) * i64::from(SHARDS) {
@@ -530,17 +557,48 @@ mod tests {
         let mesh = Mesh::<()>::new(2);
         let (slow, fast) = (mesh.shard_end(ShardId(0)), mesh.shard_end(ShardId(1)));
         let mut pipeline = mesh.pipeline_end();
-        let total = APPLIED_MAX as i64 + 5;
+        let total = FROM_PIPELINE_MAX as i64 + 5;
         for zxid in 1..=total {
             pipeline.publish(&applied(zxid));
-            assert_eq!(fast.next_applied().unwrap().zxid, Zxid(zxid));
+            assert_eq!(next_zxid(&fast), Some(Zxid(zxid)));
         }
         assert!(pipeline.is_congested());
         for zxid in 1..=total {
-            assert_eq!(slow.next_applied().unwrap().zxid, Zxid(zxid));
+            assert_eq!(next_zxid(&slow), Some(Zxid(zxid)));
             pipeline.pass_on();
         }
         assert!(!pipeline.is_congested());
+    }
+
+    #[test]
+    fn whether_clients_are_served_keeps_its_place_and_each_shard_has_its_own_reader() {
+        let mesh = Mesh::<()>::with_room(2, 1, 1);
+        let shards = [mesh.shard_end(ShardId(0)), mesh.shard_end(ShardId(1))];
+        let mut pipeline = mesh.pipeline_end();
+        let take = |shard: &ShardEnd<()>| match shard.next()? {
+            FromPipeline::Applied(applied) => Some(applied.zxid.to_string()),
+            FromPipeline::Serves(service) => match *service {
+                Service::Nobody => Some("nobody".to_owned()),
+                Service::Clients { mode, reader } => Some(format!("{mode:?} {}", reader.view())),
+            },
+        };
+        let mut seen = [Vec::new(), Vec::new()];
+        let mut writer = TreeWriter::new(tree::Settings::default());
+        let readers = vec![writer.reader(), writer.reader()];
+        pipeline.publish(&applied(1));
+        pipeline.serve(Serves::Nobody);
+        // There is room for one, but others wait for it.
+        seen[0].extend(take(&shards[0]));
+        pipeline.publish(&applied(2));
+        pipeline.serve(Serves::Clients { mode: Mode::ReadOnly, readers });
+        for (shard, seen) in shards.iter().zip(&mut seen) {
+            pipeline.pass_on();
+            while let Some(item) = take(shard) {
+                seen.push(item);
+                pipeline.pass_on();
+            }
+            assert_eq!(*seen, ["0x1", "nobody", "0x2", "ReadOnly 0x0"]);
+        }
     }
 
     #[test]

@@ -289,6 +289,9 @@ impl<C> State<C> {
         for applied in self.out.applied.drain(..) {
             self.end.publish(&applied);
         }
+        if let Some(serves) = self.out.serves.take() {
+            self.end.serve(serves);
+        }
         for audited in self.out.audited.drain(..) {
             audit(&audited);
         }

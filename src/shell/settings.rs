@@ -272,6 +272,7 @@ pub(crate) fn shard(
         turn: turn_budget(config.connections.turn),
         auth_bytes_max: config.connections.auth_bytes_max,
         hash_seed: random(),
+        serves_at_birth: true,
     }
 }
 

@@ -52,7 +52,7 @@ use tracing::debug;
 use super::accept::{Accepted, Arrivals, Ticket};
 use super::clock::{Clock, Ticks};
 use super::counts;
-use super::mesh::ShardEnd;
+use super::mesh::{FromPipeline, ShardEnd};
 use super::ring::{Event, Owner, Received, Ring, RingBell, Token};
 use super::sys;
 use super::turns::{Waiting, sooner};
@@ -66,8 +66,8 @@ use crate::types::Now;
 
 /// How many events of the ring are acted on in a turn.
 const EVENTS_MAX: usize = 128;
-/// How many batches from the pipeline are.
-const APPLIED_MAX: usize = 64;
+/// How many messages from the pipeline are.
+const FROM_PIPELINE_MAX: usize = 64;
 /// How many connections are written to; a send costs more than all else of a request.
 const WRITES_MAX: usize = 128;
 /// How many newcomers are taken, and how many are written to of those that others come before.
@@ -418,9 +418,9 @@ impl ShardCore {
                 }
                 events += 1;
             }
-            for _ in 0..APPLIED_MAX {
-                let Some(applied) = self.end.next_applied() else { break };
-                self.shard.on_applied(now, &applied, &mut self.out);
+            for _ in 0..FROM_PIPELINE_MAX {
+                let Some(item) = self.end.next() else { break };
+                self.on_pipeline(now, item);
             }
             self.on_time(now);
             while let Some(command) = self.end.next_command() {
@@ -679,6 +679,17 @@ impl ShardCore {
         }
     }
 
+    fn on_pipeline(&mut self, now: Now, item: FromPipeline) {
+        match item {
+            FromPipeline::Applied(applied) => {
+                self.shard.on_applied(now, &applied, &mut self.out);
+            }
+            FromPipeline::Serves(service) => {
+                self.shard.on_service(now, *service, &mut self.out);
+            }
+        }
+    }
+
     fn on_command(&mut self, now: Now, command: ShardCommand) {
         match command {
             ShardCommand::Accepted(accepted) => self.newcomers.push_back(accepted),
@@ -696,8 +707,8 @@ impl ShardCore {
             }
             ShardCommand::Close => {
                 self.phase = Phase::Closing { until_ms: now.monotonic_ms + CLOSE_MS };
-                while let Some(applied) = self.end.next_applied() {
-                    self.shard.on_applied(now, &applied, &mut self.out);
+                while let Some(item) = self.end.next() {
+                    self.on_pipeline(now, item);
                 }
                 let open = self.sockets.iter().flatten().map(|socket| socket.id);
                 self.out.ready.extend(open);
@@ -783,7 +794,7 @@ impl ShardCore {
         for word in std::mem::take(&mut self.out.words) {
             let Some(socket) = self.socket(word.connection) else { continue };
             let remote = socket.remote;
-            let answer = Arc::clone(&self.words).answer(word.word, word.mask, remote);
+            let answer = Arc::clone(&self.words).answer(word, remote);
             self.asked.insert(word.connection, Box::pin(answer));
             // It has yet to be begun.
             self.answers.tell(word.connection);

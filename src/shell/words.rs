@@ -35,11 +35,11 @@ use crate::admin::{
     Configuration, Connection, ConnectionLatency, ConnectionSession, Gauges, Interest, Mode,
     Serving, Session, State, Zone,
 };
-use crate::exchange::ShardId;
+use crate::exchange::{self, ShardId};
 use crate::metrics::Metrics;
 use crate::pipeline::{Pipeline, Report};
 use crate::record::op::code;
-use crate::shard::{ConnectionInfo, Shard, WatchPlace};
+use crate::shard::{self, ConnectionInfo, Shard, WatchPlace};
 use crate::types::{Now, SessionId};
 
 /// All that answers are made from, or the way to it.
@@ -237,16 +237,16 @@ impl Words {
     /// The answer to a word, whatever four bytes it is.
     pub(crate) async fn answer(
         self: Arc<Self>,
-        bytes: [u8; 4],
-        mask: Option<i64>,
+        asked: shard::Word,
         remote: SocketAddr,
     ) -> Vec<Vec<u8>> {
+        let shard::Word { connection: _, word: bytes, mask, serves } = asked;
         let Some(word) = Word::parse(bytes) else { return Vec::new() };
         info!(target: "ringkeeper::shell::words", "Processing {word} command from /{remote}");
         if !self.whitelist.allows(word) {
             return vec![four_letter::refusal(word).into_bytes()];
         }
-        match word.effect(true) {
+        match word.effect(serves.is_some()) {
             Effect::None => {}
             Effect::ResetConnections => {
                 for shard in self.shards.shards() {
@@ -269,9 +269,13 @@ impl Words {
                 }
             }
         }
+        let Some(served) = serves else {
+            let state = self.state_of_none(word.needs()).await;
+            return four_letter::answer(word, &state, Lists::new(word)).into_pieces();
+        };
         let needs = word.needs();
         if !needs.lists() {
-            let state = self.state(needs).await;
+            let state = self.state(needs, served).await;
             return four_letter::answer(word, &state, Lists::new(word)).into_pieces();
         }
         // As long as this future waits for it, the asker does.
@@ -279,7 +283,7 @@ impl Words {
         let (words, gives, asker) = (Arc::clone(&self), Arc::downgrade(&given.0), given.asker());
         let still = asker.clone();
         let make = move || {
-            let text = words.long_answer(word, &still);
+            let text = words.long_answer(word, served, &still);
             if let Some(given) = gives.upgrade() {
                 Gathered(given).give(text);
             }
@@ -291,13 +295,13 @@ impl Words {
         given.all().await.pop().unwrap_or_default()
     }
 
-    fn long_answer(&self, word: Word, asker: &Asker) -> Vec<Vec<u8>> {
+    fn long_answer(&self, word: Word, served: exchange::Mode, asker: &Asker) -> Vec<Vec<u8>> {
         let mut lists = Lists::new(word);
         let most = self.answer_bytes_max;
         match block_on(self.list(word.needs(), asker, &mut lists)) {
             Ok(()) => {
                 let needs = word.needs().without_lists();
-                four_letter::answer(word, &block_on(self.state(needs)), lists).into_pieces()
+                four_letter::answer(word, &block_on(self.state(needs, served)), lists).into_pieces()
             }
             Err(GivenUp::TooLong) => vec![
                 format!(
@@ -345,19 +349,33 @@ impl Words {
         Ok(())
     }
 
-    /// What there is but lists.
-    async fn state(&self, needs: Needs) -> State {
+    /// What there is while no clients are served: nothing of them, nor of a tree.
+    async fn state_of_none(&self, needs: Needs) -> State {
+        let wanted = Wanted { environment: needs.environment, ..Wanted::default() };
+        self.state_around(None, self.facts(wanted).await)
+    }
+
+    /// What there is but lists, where clients are served.
+    async fn state(&self, needs: Needs, served: exchange::Mode) -> State {
         let mut shards = Vec::new();
         for shard in self.shards.shards() {
             shards.push(self.ask_shard(shard, needs, None).await);
         }
         let now = self.clock.now();
         let pipeline = self.ask_pipeline(|pipeline| pipeline.report()).await;
+        let facts = self.facts(wanted(needs)).await;
+        let serving = pipeline.map(|report| self.serving(now, served, &shards, &report, &facts));
+        self.state_around(serving, facts)
+    }
+
+    async fn facts(&self, wanted: Wanted) -> Facts {
         let from_observer = Gathered::of(1);
-        let (found, wanted) = (from_observer.clone(), wanted(needs));
+        let found = from_observer.clone();
         self.observer.ask(wanted, move |facts| found.give(facts));
-        let facts = from_observer.all().await.pop().unwrap_or_default();
-        let serving = pipeline.map(|report| self.serving(now, &shards, &report, &facts));
+        from_observer.all().await.pop().unwrap_or_default()
+    }
+
+    fn state_around(&self, serving: Option<Serving>, facts: Facts) -> State {
         State {
             version: self.version.clone(),
             environment: facts.environment,
@@ -387,7 +405,14 @@ impl Words {
         given.all().await.pop()
     }
 
-    fn serving(&self, now: Now, shards: &[ShardReport], report: &Report, facts: &Facts) -> Serving {
+    fn serving(
+        &self,
+        now: Now,
+        served: exchange::Mode,
+        shards: &[ShardReport],
+        report: &Report,
+        facts: &Facts,
+    ) -> Serving {
         let sum = |of: fn(&ShardReport) -> u64| shards.iter().map(of).sum::<u64>();
         let gauges = Gauges {
             connections: sum(|shard| shard.connection_count),
@@ -404,7 +429,10 @@ impl Words {
             ..Gauges::default()
         };
         Serving {
-            mode: Mode::Standalone,
+            mode: match served {
+                exchange::Mode::ReadWrite => Mode::Standalone,
+                exchange::Mode::ReadOnly => Mode::ReadOnly,
+            },
             zxid: report.zxid,
             gauges,
             readings: self.metrics.read(),

@@ -101,6 +101,12 @@ pub struct TreeReader {
 }
 
 impl TreeReader {
+    /// One that shows an empty tree, for as long as there is none to show.
+    #[must_use]
+    pub fn of_nothing() -> TreeReader {
+        TreeWriter::without_reserved(Settings::default()).reader()
+    }
+
     /// The zxid whose state this reader sees.
     #[must_use]
     pub fn view(&self) -> Zxid {

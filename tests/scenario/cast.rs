@@ -666,6 +666,7 @@ fn shard_settings(settings: &pipeline::Settings) -> shard::Settings {
         turn: TurnBudget { bytes: 4096, steps: 128 },
         auth_bytes_max: 1 << 16,
         hash_seed: 1,
+        serves_at_birth: true,
     }
 }
 

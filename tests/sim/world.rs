@@ -1514,6 +1514,7 @@ impl World {
             turn: TurnBudget { bytes: 2 * self.plan.turn.bytes, steps: 2 * self.plan.turn.steps },
             auth_bytes_max: 1 << 16,
             hash_seed: self.rng.next(),
+            serves_at_birth: true,
         };
         #[cfg_attr(not(feature = "mutants"), expect(unused_mut, reason = "for mutants only"))]
         let mut shard = Shard::new(id, settings, of.reader());
