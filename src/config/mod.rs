@@ -343,6 +343,16 @@ pub struct EnsembleConfig {
     pub connect_limit_ticks: i64,
     pub role: Role,
     pub dynamic_file: Option<PathBuf>,
+    /// `cnxTimeout`.
+    pub connect_timeout_ms: i64,
+    /// `electionPortBindRetry`; `None`: for ever.
+    pub bind_tries: Option<u32>,
+    /// Between two notifications of one round of an election.
+    pub notification_ms_min: i64,
+    pub notification_ms_max: i64,
+    /// How many transactions are kept in memory for learners that lack them.
+    pub commit_log_count: usize,
+    pub multi_address: bool,
     pub quorum_listen_on_all_ips: bool,
     pub observer_sync: bool,
     pub observer_master_port: Option<u16>,

@@ -416,6 +416,15 @@ impl Parser<'_> {
             sync_limit_ticks,
             connect_limit_ticks,
             dynamic_file: dynamic_file.map(Path::to_owned),
+            connect_timeout_ms: self.read(&knobs::CNX_TIMEOUT)?,
+            bind_tries: match self.read(&knobs::ELECTION_PORT_BIND_RETRY)? {
+                0 => None,
+                tries => u32::try_from(tries).ok(),
+            },
+            notification_ms_min: self.read(&knobs::MIN_NOTIFICATION)?,
+            notification_ms_max: self.read(&knobs::MAX_NOTIFICATION)?,
+            commit_log_count: length(self.read(&knobs::COMMIT_LOG_COUNT)?),
+            multi_address: self.read(&knobs::MULTI_ADDRESS)?,
             quorum_listen_on_all_ips: self.read(&knobs::QUORUM_LISTEN_ON_ALL_IPS)?,
             observer_sync: match self.text(&knobs::OBSERVER_SYNC_ENABLED.about) {
                 Some(_) => self.read(&knobs::OBSERVER_SYNC_ENABLED)?,
@@ -813,13 +822,7 @@ impl Parser<'_> {
             (Some(ensemble), Some(id)) if !ensemble.members.members.contains_key(&id) => {
                 refuse(format!("My id {id} not in the peer list"));
             }
-            (Some(ensemble), _) => {
-                let servers = ensemble.members.members.len();
-                refuse(format!(
-                    "server.N: an ensemble of {servers} servers: ensembles are not supported by \
-                     this version, which runs one server alone"
-                ));
-            }
+            (Some(_), _) => {}
             (None, _) if config.listener.is_none() && config.secure_listener.is_none() => {
                 refuse("clientPort is not set: no client could reach this server".to_owned());
             }

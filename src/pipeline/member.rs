@@ -23,6 +23,7 @@ use crate::exchange::{Mode, Serves};
 use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, TouchTable};
 use crate::types::{Deadline, Now, ServerId, SessionId, Zxid};
 use crate::zab::election::Notification;
+use crate::zab::history::History;
 use crate::zab::leader::ToLearner;
 use crate::zab::learner::{Kind, ToLeader};
 use crate::zab::peer::{self, Peer};
@@ -376,6 +377,22 @@ impl Pipeline {
         self.seal(out);
     }
 
+    pub(super) fn on_truncate_refused(&mut self, now: Now, zxid: Zxid, out: &mut Output) {
+        if let Agreement::Member(member) = &mut self.zab {
+            let end = member.proposed;
+            member.call(|peer, asked| peer.on_truncated(now, zxid, end, asked));
+            self.seal(out);
+        }
+    }
+
+    pub(super) fn on_snapshot_lost(&mut self, now: Now, out: &mut Output) {
+        if let Agreement::Member(member) = &mut self.zab {
+            let history = History::new(1, member.proposed);
+            member.call(|peer, asked| peer.on_snapshot_lost(now, history, asked));
+            self.seal(out);
+        }
+    }
+
     /// Does what the peer has asked for. Whatever steps in here ends with this.
     pub(super) fn do_what_is_asked(&mut self, now: Now, out: &mut Output) {
         while let Some(asked) = self.take_asked() {
@@ -388,7 +405,8 @@ impl Pipeline {
                 }
             }
             out.stores.extend(asked.stores);
-            out.loads = asked.load.or(out.loads);
+            let link = self.zab.member().and_then(|member| member.leader_link);
+            out.loads = link.zip(asked.load).or(out.loads);
             self.send_to_learners(&asked.to_learners, out);
             self.send_what_peer_says(&asked.to_leader, out);
             if let Some(committed) = asked.committed {

@@ -171,6 +171,10 @@ pub enum Input<'a> {
     Stored(Durable),
     /// A truncation or a snapshot that was asked for is durable, and this is what the disk has now.
     Replaced(Box<Restored>, Durable),
+    /// The log has no such transaction: nothing was cut.
+    TruncateRefused(Zxid),
+    /// The snapshot that was to replace the state did not come whole: the state is what it was.
+    SnapshotLost,
 }
 
 /// Who asks for a write.
@@ -198,7 +202,7 @@ pub struct Output {
     pub stores: Vec<Durable>,
     /// A snapshot follows on the link to the leader, which is to replace the state: it ends at this
     /// zxid. `Input::Replaced` says that it has.
-    pub loads: Option<Zxid>,
+    pub loads: Option<(LinkId, Zxid)>,
     /// Trees that are not used any more: to be dropped where that may take its time.
     pub dropped: Vec<TreeWriter>,
     /// This server cannot go on.
@@ -356,6 +360,8 @@ impl Pipeline {
             Input::Time => self.on_time(now, out),
             Input::Link(input) => self.on_link(now, input, out),
             Input::Stored(stored) => self.on_stored(now, stored, out),
+            Input::TruncateRefused(zxid) => self.on_truncate_refused(now, zxid, out),
+            Input::SnapshotLost => self.on_snapshot_lost(now, out),
             Input::Replaced(restored, stored) => self.on_replaced(now, *restored, stored, out),
         }
         self.do_what_is_asked(now, out);

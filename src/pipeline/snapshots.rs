@@ -183,6 +183,23 @@ impl SnapshotJob {
     /// Writes all of it. `with_zxid`: also the last block, which servers before 3.9 do not write.
     pub fn write<W: io::Write>(&self, out: SnapshotWriter<W>, with_zxid: bool) -> io::Result<W> {
         let mut out = out;
+        self.write_state(&mut out)?;
+        let digest = self.digest.map(|digest| SnapshotDigest {
+            zxid: self.zxid,
+            version: DIGEST_VERSION,
+            digest: digest as i64,
+        });
+        out.finish(Trailer { digest, last_processed: with_zxid.then_some(self.zxid) })
+    }
+
+    /// Writes it as a leader sends it: without header, digest and seals.
+    pub fn write_body<W: io::Write>(&self, out: W) -> io::Result<()> {
+        let mut out = SnapshotWriter::body(out);
+        self.write_state(&mut out)?;
+        out.finish_body()
+    }
+
+    fn write_state<W: io::Write>(&self, out: &mut SnapshotWriter<W>) -> io::Result<()> {
         out.sessions(self.sessions.iter().copied())?;
         let lists: Vec<(i64, Vec<u8>)> =
             self.acls.iter().map(|(number, list)| (*number, encoded(list))).collect();
@@ -194,12 +211,7 @@ impl SnapshotJob {
         for znode in self.reader.walk() {
             out.node(znode.path(), znode.data(), znode.acl_number(), &znode.stat_persisted())?;
         }
-        let digest = self.digest.map(|digest| SnapshotDigest {
-            zxid: self.zxid,
-            version: DIGEST_VERSION,
-            digest: digest as i64,
-        });
-        out.finish(Trailer { digest, last_processed: with_zxid.then_some(self.zxid) })
+        Ok(())
     }
 }
 

@@ -98,6 +98,10 @@ pub(crate) enum Said {
 /// What the thread is told.
 pub(crate) enum Job {
     Snapshot(SnapshotJob),
+    /// Something that changes which snapshots and logs there are.
+    Change(Box<dyn FnOnce() + Send>),
+    /// Drops what takes its time to drop.
+    Drop(Box<dyn Send>),
     Stop,
 }
 
@@ -186,6 +190,12 @@ impl Worker {
                     }
                     say(Said::Ended);
                 }
+                Ok(Job::Change(change)) => {
+                    change();
+                    // What was known to load may be gone.
+                    self.sound = None;
+                }
+                Ok(Job::Drop(it)) => drop(it),
                 Err(RecvTimeoutError::Timeout) => {
                     let now = Instant::now();
                     if retry.is_some_and(|at| at <= now) {

@@ -51,14 +51,13 @@ mod cores;
 mod counts;
 mod directories;
 mod disk;
+mod ensemble_side;
 mod keeper;
-#[expect(dead_code, reason = "the server runs alone")]
 mod links;
 mod log_queue;
 pub mod logging;
 mod map;
 mod marks;
-#[cfg_attr(not(test), expect(dead_code, reason = "members of an ensemble use it"))]
 mod member;
 mod mesh;
 mod observer;
@@ -95,13 +94,15 @@ use clock::Clock;
 use cores::Layout;
 use directories::{Directories, DirectoryError};
 use disk::{LogError, LogParts};
+use ensemble_side::EnsembleParts;
 use keeper::Keeper;
+use links::LinksParts;
 use marks::Marks;
 use mesh::Mesh;
 use observer::Observer;
 use pipeline_core::{PipelineCommand, PipelineInbox, PipelineParts};
 use preflight::Allowed;
-use recover::{RecoverError, Recovered};
+use recover::{RecoverError, RecoverOptions, Recovered};
 use ring::Ring;
 use shard_core::{ShardCommand, ShardParts};
 use words::Words;
@@ -288,7 +289,15 @@ impl Server {
         let mismatches = state.mismatches + state.doubtful_digests;
         let providers = Arc::new(settings::providers(config).map_err(RunError::other)?);
         let pipeline_settings = settings::pipeline(config, shards, Arc::clone(&providers));
-        let mut pipeline = Pipeline::new(clock.now(), pipeline_settings, state);
+        let mut pipeline = match &config.ensemble {
+            None => Pipeline::new(clock.now(), pipeline_settings, state),
+            Some(ensemble) => {
+                let epochs = recover::epochs(&directories, last)
+                    .map_err(|error| RunError::DataDir(error.to_string()))?;
+                let start = settings::member(config, ensemble, epochs, last);
+                Pipeline::member(clock.now(), pipeline_settings, state, start)
+            }
+        };
         let snapshots = settings::snapshots(config);
         // Nothing refuses the start any more.
         let directories = &Arc::new(directories.made()?);
@@ -370,11 +379,23 @@ impl Server {
                 ring: settings::ring(config),
             });
         }
-        if 0 < replayed {
+        if 0 < replayed && config.ensemble.is_none() {
             // The next start need not replay them again. ZooKeeper takes one at every start.
             inbox.tell(PipelineCommand::Snapshot);
         }
+        let ensemble = config.ensemble.as_ref().map(|ensemble| EnsembleParts {
+            links: LinksParts {
+                me: settings::server_id(config),
+                ensemble: Arc::new(ensemble.members.clone()),
+                options: settings::links(config, ensemble),
+                bell: inbox.bell(),
+                is_buffered: false,
+            },
+            directories: Arc::clone(directories),
+            recover: RecoverOptions { is_live: true, ..settings::recover(config) },
+        });
         let pipeline_parts = PipelineParts {
+            ensemble,
             pipeline,
             log: LogParts {
                 options: log_options,

@@ -10,6 +10,7 @@
 //!
 //! A step runs to its end. Who waits, and for what, is in `pipeline_side.rs`.
 
+use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -22,15 +23,20 @@ use super::background::Job;
 use super::clock::Clock;
 use super::counts;
 use super::disk::{Done, Ended, Log, LogError, LogParts, Round};
+use super::ensemble_side::{EnsembleParts, EnsembleSide, Found, input_of};
 use super::logging::audit;
 use super::mesh::{Bell, FromShard, PipelineEnd};
+use super::ring::{self, Ring};
 use super::whole_ms;
+use crate::exchange::Serves;
 use crate::metrics::{Counter, Recorder, Summary};
 use crate::pipeline::{Input, Output, Pipeline};
 use crate::types::Now;
 
 /// How many batches are taken before the log and the timers have their turn.
 const TAKE_MAX: usize = 64;
+/// How much that has come over links is.
+const LINK_EVENTS_MAX: usize = 256;
 
 /// What the pipeline core is told, from any thread.
 pub(crate) enum PipelineCommand {
@@ -40,6 +46,10 @@ pub(crate) enum PipelineCommand {
     Ask(Box<dyn FnOnce(&mut Pipeline) + Send>),
     /// Have a snapshot taken.
     Snapshot,
+    /// What a thread that may wait has found or done for a server of an ensemble.
+    Found(Found),
+    /// This server cannot go on.
+    Fail(String),
     /// No shard will send any more: make all durable, hand out what it leads to, and end.
     Finish,
 }
@@ -54,6 +64,18 @@ pub(crate) struct PipelineInbox {
 impl PipelineInbox {
     pub(crate) fn new(bell: Arc<CachePadded<Bell>>) -> PipelineInbox {
         PipelineInbox { commands: Arc::default(), bell }
+    }
+
+    pub(crate) fn found(&self, found: Found) {
+        self.tell(PipelineCommand::Found(found));
+    }
+
+    pub(crate) fn fail(&self, reason: String) {
+        self.tell(PipelineCommand::Fail(reason));
+    }
+
+    pub(crate) fn bell(&self) -> Arc<CachePadded<Bell>> {
+        Arc::clone(&self.bell)
     }
 
     pub(crate) fn tell(&self, command: PipelineCommand) {
@@ -72,6 +94,8 @@ pub(crate) struct PipelineParts<C> {
     pub(crate) clock: Clock,
     pub(crate) tick: Duration,
     pub(crate) recorder: Recorder,
+    /// Of a server of an ensemble.
+    pub(crate) ensemble: Option<EnsembleParts>,
 }
 
 /// A pipeline and what is around it.
@@ -91,14 +115,18 @@ struct State<C> {
     jobs: channel::Sender<Job>,
     out: Output,
     recorder: Recorder,
+    ensemble: Option<EnsembleSide>,
 }
 
 impl<C> Core<C> {
-    pub(crate) fn start(parts: PipelineParts<C>) -> Core<C> {
-        let PipelineParts { pipeline, log, end, inbox, jobs, clock, recorder, tick: _ } = parts;
+    pub(crate) fn start(parts: PipelineParts<C>, ring: &Ring) -> io::Result<Core<C>> {
+        let PipelineParts { pipeline, log, end, inbox, jobs, clock, recorder, tick: _, ensemble } =
+            parts;
         let (log, out) = (Log::open(log), Output::default());
+        let start = |parts| EnsembleSide::start(parts, inbox.clone(), jobs.clone(), ring);
+        let ensemble = ensemble.map(start).transpose()?;
         let mut core = Core {
-            state: State { pipeline, log, end, jobs, out, recorder },
+            state: State { pipeline, log, end, jobs, out, recorder, ensemble },
             inbox,
             clock,
             finishing: false,
@@ -109,7 +137,71 @@ impl<C> Core<C> {
             pipeline.start(now, out);
             state.act()
         });
-        core
+        Ok(core)
+    }
+
+    /// An event of the ring that is of a link.
+    pub(crate) fn on_ring_event(&mut self, event: ring::Event, ring: &mut Ring) {
+        if let Some(ensemble) = &mut self.state.ensemble {
+            ensemble.links.on_event(event, ring);
+        }
+    }
+
+    /// Acts on what has come over links, and sends what is to be sent.
+    pub(crate) fn take_from_links(&mut self, now: Now, ring: &mut Ring) {
+        if self.state.ensemble.is_none() {
+            return;
+        }
+        for _ in 0..LINK_EVENTS_MAX {
+            if self.fault.is_some() {
+                return;
+            }
+            let State { pipeline, out, ensemble, .. } = &mut self.state;
+            let Some(side) = ensemble else { return };
+            let told = side.links.next_event(now, ring, |event| {
+                if let Some(input) = input_of(event) {
+                    pipeline.step(now, Input::Link(input), out);
+                }
+            });
+            if told.is_none() {
+                break;
+            }
+            self.guard(|state, _| state.act());
+        }
+        self.on_due(now);
+        let State { pipeline, ensemble, .. } = &mut self.state;
+        if let Some(side) = ensemble {
+            side.flush(ring, || pipeline.notification().expect("a member has a vote"));
+        }
+    }
+
+    /// What time alone brings.
+    fn on_due(&mut self, now: Now) {
+        if let Some(side) = &mut self.state.ensemble
+            && side.links.deadline().is_some_and(|at| at.is_due(now))
+        {
+            side.links.on_time(now);
+        }
+        if self.state.pipeline.deadline().is_some_and(|at| at.is_due(now)) {
+            self.guard(|state, now| {
+                let State { pipeline, out, .. } = state;
+                pipeline.step(now, Input::Time, out);
+                state.act()
+            });
+        }
+    }
+
+    /// When time alone gives it something to do, besides ticks, on the monotonic clock.
+    pub(crate) fn due_ms(&self) -> Option<i64> {
+        let links = self.state.ensemble.as_ref().and_then(|side| side.links.deadline());
+        self.state.pipeline.deadline().into_iter().chain(links).map(|at| at.0).min()
+    }
+
+    /// The links are over.
+    pub(crate) fn stop_links(&mut self) {
+        if let Some(side) = self.state.ensemble.take() {
+            side.links.stop();
+        }
     }
 
     /// Runs one step and notes what stops us. After that nothing is done any more.
@@ -132,7 +224,9 @@ impl<C> Core<C> {
         let may_end = || self.fault.is_some() || (self.finishing && self.state.log.is_idle());
         let has_command = || !self.inbox.commands.is_empty();
         // While it is congested, room rings.
-        let goes_on = || self.goes_on();
+        let goes_on = || {
+            self.goes_on() || self.state.ensemble.as_ref().is_some_and(|side| side.links.has_work())
+        };
         self.state.end.poll_work(cx, || has_command() || may_end() || goes_on() || also())
     }
 
@@ -207,6 +301,10 @@ impl<C> Core<C> {
                 pipeline.step(now, Input::SnapshotAsked, out);
                 state.act()
             }),
+            PipelineCommand::Found(found) => self.on_found(found),
+            PipelineCommand::Fail(reason) => {
+                self.fault.get_or_insert(LogError::Reload(reason));
+            }
             PipelineCommand::Finish => {
                 self.state.log.hurry();
                 self.finishing = true;
@@ -214,11 +312,34 @@ impl<C> Core<C> {
         }
     }
 
+    fn on_found(&mut self, found: Found) {
+        let input = match found {
+            Found::Change { change, done } => {
+                if let Some(side) = &mut self.state.ensemble {
+                    side.change(change, done);
+                }
+                return;
+            }
+            Found::State { restored, stored } => Input::Replaced(restored, stored),
+            Found::NoSuchZxid(zxid) => Input::TruncateRefused(zxid),
+            Found::SnapshotLost => Input::SnapshotLost,
+        };
+        self.guard(|state, now| {
+            let State { pipeline, out, .. } = state;
+            pipeline.step(now, input, out);
+            state.act()
+        });
+    }
+
     /// What has to be done next to make durable what was logged. One round is under way at a time,
     /// and none once the core cannot go on.
     pub(crate) fn next_round(&mut self) -> Option<Round> {
         if self.state.log.in_round() {
             return None;
+        }
+        let State { log, ensemble, .. } = &mut self.state;
+        if let Some(side) = ensemble {
+            side.begin_change(log);
         }
         let mut next = None;
         self.guard(|state, _| {
@@ -238,12 +359,18 @@ impl<C> Core<C> {
     pub(crate) fn on_round(&mut self, done: Result<Done, LogError>) {
         self.guard(|state, now| {
             let Ended { synced, stored } = state.log.on_round(done?)?;
-            assert!(stored.is_empty(), "a single server asks for nothing but records");
             if let Some(zxid) = synced {
                 let State { pipeline, out, recorder, .. } = state;
                 let began = Instant::now();
                 pipeline.step(now, Input::Synced(zxid), out);
                 recorder.record(Summary::CommitProcessTime, whole_ms(began.elapsed()));
+            }
+            for stored in stored {
+                let State { pipeline, out, ensemble, .. } = state;
+                let durable = ensemble.as_mut().and_then(|side| side.on_stored(&stored));
+                if let Some(durable) = durable {
+                    pipeline.step(now, Input::Stored(durable), out);
+                }
             }
             state.act()
         });
@@ -291,6 +418,27 @@ impl<C> State<C> {
         }
         if let Some(serves) = self.out.serves.take() {
             self.end.serve(serves);
+        }
+        if let Some(serves) = self.out.serves.take() {
+            if let (Serves::Clients { .. }, Some(side)) = (&serves, &self.ensemble) {
+                side.remove_replaced();
+            }
+            self.end.serve(serves);
+        }
+        for tree in self.out.dropped.drain(..) {
+            let _ = self.jobs.send(Job::Drop(Box::new(tree)));
+        }
+        if let Some(side) = &mut self.ensemble {
+            side.ask(self.out.to_links.drain(..));
+            for durable in self.out.stores.drain(..) {
+                side.store(&mut self.log, durable);
+            }
+            if let Some((link, zxid)) = self.out.loads.take() {
+                side.load(link, zxid);
+            }
+        }
+        if let Some(fault) = self.out.fault.take() {
+            return Err(LogError::Undeliverable(fault));
         }
         for audited in self.out.audited.drain(..) {
             audit(&audited);

@@ -23,7 +23,7 @@ use crossbeam::queue::SegQueue;
 use super::clock::{Clock, Ticks};
 use super::disk::{Done, LogError, Round, Sync};
 use super::pipeline_core::{Core, PipelineParts};
-use super::ring::{Event, Ring};
+use super::ring::{Event, Received, Ring};
 use super::shard_core::{self, Beside, ShardCommand, ShardParts};
 use super::turns::{Waiting, sooner};
 use crate::types::Now;
@@ -40,7 +40,7 @@ pub(crate) fn run(
 ) -> io::Result<Result<(), LogError>> {
     let clock = parts.clock;
     let (told, outcome) = crossbeam::channel::bounded(1);
-    let mut side = PipelineSide::start(parts, move |outcome| drop(told.send(outcome)));
+    let mut side = PipelineSide::start(parts, &ring, move |outcome| drop(told.send(outcome)))?;
     let waker = Waker::from(ring.bell());
     loop {
         await_work(&mut side, &mut ring, clock, spin, &mut Context::from_waker(&waker))?;
@@ -83,7 +83,15 @@ pub(crate) fn run_beside(
     ring: Ring,
     finished: impl FnOnce(Result<(), LogError>) + 'static,
 ) -> io::Result<()> {
-    shard_core::run(shard, ring, &mut PipelineSide::start(pipeline, finished))
+    let mut side = PipelineSide::start(pipeline, &ring, finished)?;
+    shard_core::run(shard, ring, &mut side)
+}
+
+/// What comes over a link when nobody is there any more.
+fn give_back(event: Event, ring: &mut Ring) {
+    if let Event::Received { what: Received::Bytes(filled), .. } = event {
+        ring.give_back(filled);
+    }
 }
 
 /// Told how the pipeline ended.
@@ -115,14 +123,15 @@ impl Beside for PipelineSide {
     }
 
     fn due_ms(&self) -> i64 {
-        if self.core.is_some() { self.ticks.due_ms() } else { i64::MAX }
+        let Some(core) = &self.core else { return i64::MAX };
+        core.due_ms().map_or(self.ticks.due_ms(), |at| at.min(self.ticks.due_ms()))
     }
 
     fn sync_delay(&self) -> Option<Duration> {
         self.core.as_ref()?.sync_delay()
     }
 
-    fn on_event(&mut self, _now: Now, event: Event, _ring: &mut Ring) {
+    fn on_event(&mut self, _now: Now, event: Event, ring: &mut Ring) {
         match event {
             Event::Durable { written, result } => {
                 let (sync, began) = self.syncing.take().expect("a sync ends that has begun");
@@ -131,9 +140,10 @@ impl Beside for PipelineSide {
                 }
             }
             Event::Bell | Event::Marked => {}
-            Event::Received { .. } | Event::Writable { .. } => {
-                unreachable!("it has asked for no socket")
-            }
+            Event::Received { .. } | Event::Writable { .. } => match &mut self.core {
+                Some(core) => core.on_ring_event(event, ring),
+                None => give_back(event, ring),
+            },
         }
     }
 
@@ -146,11 +156,13 @@ impl Beside for PipelineSide {
             core.on_tick();
         }
         core.turn();
+        core.take_from_links(now, ring);
         self.begin_round(ring)?;
         if let Some(core) = &mut self.core
             && let Some(outcome) = core.outcome()
         {
             core.leave();
+            core.stop_links();
             self.core = None;
             if let Some(finished) = self.finished.take() {
                 finished(outcome);
@@ -163,15 +175,16 @@ impl Beside for PipelineSide {
 impl PipelineSide {
     fn start(
         parts: PipelineParts<ShardCommand>,
+        ring: &Ring,
         finished: impl FnOnce(Result<(), LogError>) + 'static,
-    ) -> PipelineSide {
-        PipelineSide {
+    ) -> io::Result<PipelineSide> {
+        Ok(PipelineSide {
             ticks: Ticks::start(parts.clock.now(), parts.tick),
-            core: Some(Core::start(parts)),
+            core: Some(Core::start(parts, ring)?),
             finished: Some(Box::new(finished)),
             syncing: None,
             waited: Arc::default(),
-        }
+        })
     }
 
     /// Has what was logged made durable.

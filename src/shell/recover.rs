@@ -17,11 +17,12 @@ use super::sys;
 use super::zeroed::is_unsupported;
 use crate::pipeline::{OnMismatch, Restore, RestoreError, RestoreSettings, Restored};
 use crate::storage::blocks::BLOCK_BYTES;
+use crate::storage::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME, EpochError, decode_epoch};
 use crate::storage::recovery::{self, Files, Note, Options, RecoveryError};
 use crate::storage::watermark::Watermark;
 use crate::storage::{self, Listing, QUICK_BYTES, SnapshotFile};
 use crate::tree;
-use crate::types::Zxid;
+use crate::types::{Epoch, Zxid};
 
 /// How a directory is read.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +92,54 @@ pub(crate) fn recover(
         replay_took.as_millis(),
     );
     Ok(Recovered { state, snapshot, watermark, snapshot_took, replay_took })
+}
+
+/// What a member of an ensemble has promised and taken part in, as its disk says. Where a file is
+/// missing, it is the epoch of the last transaction (`QuorumPeer.loadDataBase`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epochs {
+    pub(crate) accepted: Epoch,
+    pub(crate) current: Epoch,
+}
+
+/// An epoch file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EpochFileError {
+    #[error("{}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}: {source}", directory.display())]
+    Content { directory: PathBuf, source: EpochError },
+    #[error("{}: the current epoch, {current}, is below that of the last transaction, {last}", path.display())]
+    BelowLog { path: PathBuf, current: Epoch, last: Zxid },
+    #[error("{}: the accepted epoch, {accepted}, is below the current epoch, {current}", path.display())]
+    Order { path: PathBuf, accepted: Epoch, current: Epoch },
+}
+
+/// Reads the epochs of a directory whose last transaction is `last`.
+pub(crate) fn epochs(directories: &Directories, last: Zxid) -> Result<Epochs, EpochFileError> {
+    let directory = directories.snapshots();
+    let read = |name: &str| -> Result<Option<Epoch>, EpochFileError> {
+        let path = directory.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => decode_epoch(name, &bytes).map_err(|source| EpochFileError::Content {
+                directory: directory.to_path_buf(),
+                source,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(EpochFileError::Read { path, source }),
+        }
+    };
+    let current = read(CURRENT_EPOCH_NAME)?.unwrap_or(last.epoch());
+    let accepted = read(ACCEPTED_EPOCH_NAME)?.unwrap_or(current.max(last.epoch()));
+    if current < last.epoch() {
+        let path = directory.join(CURRENT_EPOCH_NAME);
+        return Err(EpochFileError::BelowLog { path, current, last });
+    }
+    if accepted < current {
+        let path = directory.join(ACCEPTED_EPOCH_NAME);
+        return Err(EpochFileError::Order { path, accepted, current });
+    }
+    Ok(Epochs { accepted, current })
 }
 
 /// Real files.

@@ -11,22 +11,27 @@ use super::background::SnapshotOptions;
 use super::cores::Wishes;
 use super::directories::Directories;
 use super::disk::LogOptions;
-
-use super::recover::RecoverOptions;
+use super::links::LinkOptions;
+use super::recover::{Epochs, RecoverOptions};
 use super::ring::Ring;
 use crate::admin::Configuration;
 use crate::admin::four_letter::Whitelist;
 use crate::auth::{self, DigestSettings, Providers, UnknownScheme, digest};
 use crate::config::{
-    self, Config, DigestAlgorithm, DigestMismatch, FourLetterWords, Pin, TxnLog, TxnLogBackEnd,
+    self, Config, DigestAlgorithm, DigestMismatch, EnsembleConfig, FourLetterWords, Pin, TxnLog,
+    TxnLogBackEnd,
 };
+use crate::ensemble::Role;
 use crate::pipeline;
 use crate::shard::{self, ConnectThrottle, EarlyDrop};
 use crate::storage;
 use crate::storage::gathering::Shaping;
 use crate::storage::journal::{self, BackEnd};
 use crate::tree::{self, ephemerals};
-use crate::types::ServerId;
+use crate::types::{ServerId, Zxid};
+use crate::zab::history::History;
+use crate::zab::voters::Voters;
+use crate::zab::{self, election, peer};
 
 /// When this was built, as ZooKeeper shows it.
 pub(crate) const BUILT_ON: &str = env!("RINGKEEPER_BUILT_ON");
@@ -159,13 +164,72 @@ pub(crate) fn providers(config: &Config) -> Result<Providers, UnknownScheme> {
 /// How many ephemerals are listed before other requests have their turn: less than a millisecond.
 const LISTED_PER_STEP: usize = 512;
 
+/// In the top byte of session ids; a standalone server is 1 there.
+pub(crate) fn server_id(config: &Config) -> ServerId {
+    match (&config.ensemble, config.server_id) {
+        (Some(_), Some(id)) => id,
+        _ => ServerId(1),
+    }
+}
+
+/// What one server of an ensemble brings: what is on its disk ends at `last`.
+pub(crate) fn member(
+    config: &Config,
+    ensemble: &EnsembleConfig,
+    epochs: Epochs,
+    last: Zxid,
+) -> pipeline::MemberStart {
+    let members = Arc::new(ensemble.members.clone());
+    pipeline::MemberStart {
+        config: members.to_string().into(),
+        config_version: members.version,
+        peer: peer::Start {
+            me: server_id(config),
+            settings: zab::Settings {
+                tick_ms: config.tick_time_ms,
+                init_limit: ensemble.init_limit_ticks,
+                sync_limit: ensemble.sync_limit_ticks,
+            },
+            election: election::Settings {
+                interval_ms_min: ensemble.notification_ms_min,
+                interval_ms_max: ensemble.notification_ms_max,
+                ..election::Settings::default()
+            },
+            voters: Arc::new(Voters::new(members, None)),
+            is_observer: ensemble.role == Role::Observer,
+            accepted: epochs.accepted,
+            current: epochs.current,
+            history: History::new(ensemble.commit_log_count, last),
+        },
+    }
+}
+
+/// How servers connect to each other.
+pub(crate) fn links(config: &Config, ensemble: &EnsembleConfig) -> LinkOptions {
+    let tick_ms = config.tick_time_ms;
+    LinkOptions {
+        listen_on_all: ensemble.quorum_listen_on_all_ips,
+        bind_tries: ensemble.bind_tries,
+        election_call: milliseconds(ensemble.connect_timeout_ms),
+        leader_call: milliseconds(tick_ms * ensemble.connect_limit_ticks),
+        hello_ms_max: ensemble.connect_timeout_ms,
+        keep_alive: config.connections.tcp_keep_alive,
+        multi_address: ensemble.multi_address,
+        field_bytes_max: record_bytes_max(config),
+        queue_bytes_max: QUEUE_BYTES_MAX,
+    }
+}
+
+/// What may wait for one other server.
+const QUEUE_BYTES_MAX: usize = 256 << 20;
+
 pub(crate) fn pipeline(
     config: &Config,
     shards: usize,
     providers: Arc<Providers>,
 ) -> pipeline::Settings {
     pipeline::Settings {
-        server: ServerId(1),
+        server: server_id(config),
         shards,
         tick_ms: config.tick_time_ms,
         providers,
@@ -272,7 +336,7 @@ pub(crate) fn shard(
         turn: turn_budget(config.connections.turn),
         auth_bytes_max: config.connections.auth_bytes_max,
         hash_seed: random(),
-        serves_at_birth: true,
+        serves_at_birth: config.ensemble.is_none(),
     }
 }
 

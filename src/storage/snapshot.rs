@@ -96,6 +96,20 @@ impl<W: Write> SnapshotWriter<W> {
         SnapshotWriter { out, chunk, checksum: Adler32::new(), part: Part::Sessions }
     }
 
+    /// Writes what a leader sends of a snapshot: `finish_body` ends it.
+    pub fn body(out: W) -> SnapshotWriter<W> {
+        let chunk = Vec::with_capacity(CHUNK_BYTES);
+        SnapshotWriter { out, chunk, checksum: Adler32::new(), part: Part::Sessions }
+    }
+
+    /// The end of the nodes, and nothing behind it.
+    pub fn finish_body(mut self) -> io::Result<()> {
+        assert_eq!(self.part, Part::Nodes, "a tree has a root");
+        self.chunk.extend_from_slice(TERMINATOR);
+        self.write_chunk()?;
+        self.out.flush()
+    }
+
     /// What has been written to: to take bytes out of a `Vec` between chunks.
     pub fn out(&mut self) -> &mut W {
         &mut self.out
