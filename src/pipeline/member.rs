@@ -23,7 +23,7 @@ use crate::exchange::{Mode, Serves};
 use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, TouchTable};
 use crate::types::{Deadline, Now, ServerId, SessionId, Zxid};
 use crate::zab::election::Notification;
-use crate::zab::history::History;
+use crate::zab::history::{Cache, History};
 use crate::zab::leader::ToLearner;
 use crate::zab::learner::{Kind, ToLeader};
 use crate::zab::peer::{self, Peer};
@@ -86,6 +86,8 @@ pub struct MemberStart {
     /// The configuration as NEWLEADER tells it, and its version.
     pub config: Arc<str>,
     pub config_version: i64,
+    /// Of the history that `peer` has.
+    pub cache: Cache,
 }
 
 /// How this server agrees with others on one order.
@@ -105,6 +107,11 @@ enum Role {
 
 pub(super) struct Member {
     peer: Peer,
+    cache: Cache,
+    /// The leader's snapshot is on its way here.
+    is_loading: bool,
+    /// It is not wanted any more.
+    is_dropped: bool,
     /// What the peer has asked for and has not got yet.
     asked: peer::Output,
     role: Role,
@@ -207,13 +214,16 @@ impl Agreement {
 
 impl Member {
     pub(super) fn new(now: Now, start: MemberStart, last: Zxid, certainty: Certainty) -> Member {
-        let MemberStart { peer, config, config_version } = start;
+        let MemberStart { peer, config, config_version, cache } = start;
         let kind = Kind::of(peer.is_observer);
         let info = LearnerInfo::new(peer.me, config_version);
         let mut asked = peer::Output::default();
         let peer = Peer::new(now, peer, &mut asked);
         Member {
             peer,
+            cache,
+            is_loading: false,
+            is_dropped: false,
             asked,
             role: Role::None,
             kind,
@@ -319,10 +329,12 @@ impl Pipeline {
             LinkInput::LearnerConnected(link) => {
                 member.call(|peer, asked| peer.on_learner_connected(now, link, asked));
             }
-            LinkInput::LeaderReached { link, server: _ } => {
-                member.call(|peer, asked| peer.on_leader_reached(now, link, asked));
+            LinkInput::LeaderReached { link, server } => {
+                member.call(|peer, asked| peer.on_leader_reached(now, server, link, asked));
             }
-            LinkInput::LeaderRefused(_) => member.peer.on_leader_refused(now),
+            LinkInput::LeaderRefused(server) => {
+                member.call(|peer, asked| peer.on_leader_refused(now, server, asked));
+            }
             LinkInput::Closed(link) => {
                 member.call(|peer, asked| peer.on_link_closed(now, link, asked));
             }
@@ -336,7 +348,7 @@ impl Pipeline {
                     self.on_leader_packet(now, packet, out);
                 }
             }
-            LinkInput::Progress(_) => {}
+            LinkInput::Progress(link) => member.peer.on_progress(now, link),
         }
         self.seal(out);
     }
@@ -369,8 +381,11 @@ impl Pipeline {
         out.dropped.push(self.replace(now, restored));
         if let Agreement::Member(member) = &mut self.zab {
             (member.proposed, member.committed, member.certainty) = (last, last, certainty);
+            member.is_loading = false;
+            let is_dropped = std::mem::take(&mut member.is_dropped);
+            let history = History::new(member.cache, last);
             member.call(|peer, asked| match stored {
-                Durable::Truncated(to) => peer.on_truncated(now, to, last, asked),
+                Durable::Snapshot(_) if is_dropped => peer.on_snapshot_lost(now, history, asked),
                 stored => peer.on_stored(now, stored, asked),
             });
         }
@@ -379,15 +394,15 @@ impl Pipeline {
 
     pub(super) fn on_truncate_refused(&mut self, now: Now, zxid: Zxid, out: &mut Output) {
         if let Agreement::Member(member) = &mut self.zab {
-            let end = member.proposed;
-            member.call(|peer, asked| peer.on_truncated(now, zxid, end, asked));
+            member.call(|peer, asked| peer.on_truncate_refused(now, zxid, asked));
             self.seal(out);
         }
     }
 
     pub(super) fn on_snapshot_lost(&mut self, now: Now, out: &mut Output) {
         if let Agreement::Member(member) = &mut self.zab {
-            let history = History::new(1, member.proposed);
+            (member.is_loading, member.is_dropped) = (false, false);
+            let history = History::new(member.cache, member.proposed);
             member.call(|peer, asked| peer.on_snapshot_lost(now, history, asked));
             self.seal(out);
         }
@@ -407,6 +422,12 @@ impl Pipeline {
             out.stores.extend(asked.stores);
             let link = self.zab.member().and_then(|member| member.leader_link);
             out.loads = link.zip(asked.load).or(out.loads);
+            if let Some(member) = self.zab.member() {
+                member.is_loading |= asked.load.is_some();
+            }
+            if asked.drop_snapshot {
+                self.drop_snapshot(now);
+            }
             self.send_to_learners(&asked.to_learners, out);
             self.send_what_peer_says(&asked.to_leader, out);
             if let Some(committed) = asked.committed {
@@ -425,6 +446,9 @@ impl Pipeline {
                 self.stop_serving(out);
             }
             self.answer_syncs(out);
+            if let Some(why) = asked.retried {
+                tracing::warn!("the leader is called again: {why}");
+            }
             if let Some(state) = asked.state {
                 tracing::info!("{state:?}");
             }
@@ -436,6 +460,18 @@ impl Pipeline {
         match &self.zab {
             Agreement::Alone(_) => true,
             Agreement::Member(member) => member.certainty.holds_after(member.proposed),
+        }
+    }
+
+    /// A leader's snapshot is not wanted. What has replaced the state already is the state, and
+    /// what is still on its way becomes it, or does not come whole.
+    fn drop_snapshot(&mut self, now: Now) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        if member.is_loading {
+            member.is_dropped = true;
+        } else {
+            let history = History::new(member.cache, member.proposed);
+            member.call(|peer, asked| peer.on_snapshot_lost(now, history, asked));
         }
     }
 

@@ -29,7 +29,7 @@ use crate::storage::gathering::Shaping;
 use crate::storage::journal::{self, BackEnd};
 use crate::tree::{self, ephemerals};
 use crate::types::{ServerId, Zxid};
-use crate::zab::history::History;
+use crate::zab::history::{Cache, History};
 use crate::zab::voters::Voters;
 use crate::zab::{self, election, peer};
 
@@ -180,7 +180,9 @@ pub(crate) fn member(
     last: Zxid,
 ) -> pipeline::MemberStart {
     let members = Arc::new(ensemble.members.clone());
+    let cache = Cache { count_max: ensemble.commit_log_count, bytes_max: COMMITTED_LOG_BYTES_MAX };
     pipeline::MemberStart {
+        cache,
         config: members.to_string().into(),
         config_version: members.version,
         peer: peer::Start {
@@ -189,6 +191,7 @@ pub(crate) fn member(
                 tick_ms: config.tick_time_ms,
                 init_limit: ensemble.init_limit_ticks,
                 sync_limit: ensemble.sync_limit_ticks,
+                received_bytes_max: RECEIVED_BYTES_MAX,
             },
             election: election::Settings {
                 interval_ms_min: ensemble.notification_ms_min,
@@ -199,7 +202,8 @@ pub(crate) fn member(
             is_observer: ensemble.role == Role::Observer,
             accepted: epochs.accepted,
             current: epochs.current,
-            history: History::new(ensemble.commit_log_count, last),
+            history: History::new(cache, last),
+            is_vouched_for: true,
         },
     }
 }
@@ -220,6 +224,10 @@ pub(crate) fn links(config: &Config, ensemble: &EnsembleConfig) -> LinkOptions {
     }
 }
 
+/// What is kept in memory of committed transactions, for learners that lack them.
+const COMMITTED_LOG_BYTES_MAX: usize = 64 << 20;
+/// What a learner keeps of what its leader sends before it can be logged.
+const RECEIVED_BYTES_MAX: usize = 256 << 20;
 /// What may wait for one other server.
 const QUEUE_BYTES_MAX: usize = 256 << 20;
 

@@ -665,12 +665,15 @@ impl Claim {
         let mut window = Window::new(WINDOW_BYTES);
         let end = whole_bytes(synced);
         let (mut offset, mut last) = (HEADER_BYTES, Zxid(log.0 - 1));
+        let mut is_headless = false;
+        if offset < end && !has_header(window.view(source, 0, HEADER_BYTES)?) {
+            (offset, is_headless) = (0, true);
+        }
         let cause = loop {
             if end <= offset {
                 return Ok(Ok(()));
             }
-            if !has_header(window.view(source, 0, HEADER_BYTES)?) {
-                offset = 0;
+            if is_headless {
                 break Cause::NoHeader;
             }
             let rest = view_record(&mut window, source, offset)?;
@@ -1701,6 +1704,7 @@ mod tests {
     struct Metered<'a> {
         log: &'a [u8],
         longest: usize,
+        total: usize,
     }
 
     impl Source for Metered<'_> {
@@ -1712,8 +1716,26 @@ mod tests {
 
         fn read_at(&mut self, offset: usize, target: &mut [u8]) -> Result<usize, Self::Error> {
             self.longest = self.longest.max(target.len());
+            self.total += target.len();
             (&mut &*self.log).read_at(offset, target)
         }
+    }
+
+    /// Its header is looked at once, not for each record: that would be another read each time.
+    #[test]
+    fn a_claim_reads_its_log_about_once() {
+        let mut log = history(1..=1);
+        let data = vec![7; 64 << 10];
+        for zxid in 2..=(3 * WINDOW_BYTES / data.len()) as i64 {
+            let txn = Txn::SetData { path: "/a".into(), data: Some(&data), version: 1 };
+            let header = TxnHeader { client_id: 0, cxid: 0, zxid, time: 0, kind: txn.kind() };
+            txnlog::append_txn(&mut log, &header, &txn, None);
+        }
+        let records = LogReader::new(&log).unwrap().count() as i64;
+        let mut metered = Metered { log: &log, longest: 0, total: 0 };
+        let checked = claim(&log, 1, records).check(Path::new("log.1"), &mut metered).unwrap();
+        assert!(checked.is_ok(), "{checked:?}");
+        assert!(metered.total <= 2 * log.len(), "{} bytes of {}", metered.total, log.len());
     }
 
     #[test]
@@ -1732,7 +1754,7 @@ mod tests {
         log.extend_from_slice(&history(106..=110)[HEADER_BYTES..]);
         log.resize(log.len() + 5_000, 0);
         let read = |log: &[u8]| {
-            let mut source = Metered { log, longest: 0 };
+            let mut source = Metered { log, longest: 0, total: 0 };
             let mut replay = Replay::new(OPTIONS);
             let mut count = 0;
             let each = |_: &Record<'_>| {

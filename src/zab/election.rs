@@ -129,6 +129,8 @@ struct Looking {
     proposal: Vote,
     /// The newest notification of this round by sender, this server among them (`recvset`).
     heard: Heard,
+    /// Voters that have said something in this round.
+    greeted: BTreeSet<ServerId>,
     /// The newest one of servers that follow or lead, whatever their round (`outofelection`).
     reports: Heard,
     /// Votes are sent again then, and after twice as long the next time.
@@ -218,12 +220,13 @@ impl Election {
             first,
             proposal: first,
             heard: Heard::new(),
+            greeted: BTreeSet::new(),
             reports: Heard::new(),
             resend: Deadline(now.monotonic_ms + interval_ms),
             interval_ms,
             finalize: None,
         });
-        self.propose(first, out);
+        self.adopt(first, out);
         self.count(now, out);
     }
 
@@ -259,7 +262,10 @@ impl Election {
 
     /// A server is not connected any more.
     pub fn on_gone(&mut self, server: ServerId) {
-        self.askers.remove(&server);
+        // A voter is called back for what there is to tell it.
+        if !self.voters.contains(server) {
+            self.askers.remove(&server);
+        }
         self.answered_ms.remove(&server);
     }
 
@@ -275,12 +281,20 @@ impl Election {
             self.answer_stranger(now, from, out);
             return;
         }
-        match &self.stage {
-            Stage::Looking(_) => {
+        match &mut self.stage {
+            Stage::Looking(looking) => {
+                // What this server told it of this round may have come while it was not looking, and
+                // meant nothing to it then. It is not left to wait until votes are sent again.
+                let is_first = looking.greeted.insert(from);
                 self.consider(now, from, notification, out);
                 let is_behind = notification.vote.round < self.round;
-                if notification.state == PeerState::Looking && is_behind {
-                    self.answer(from, out);
+                let takes_part = self.voters.contains(notification.vote.leader);
+                if notification.state == PeerState::Looking {
+                    if is_behind || (is_first && !takes_part) {
+                        self.answer(from, out);
+                    } else if is_first {
+                        out.tell.insert(from);
+                    }
                 }
             }
             Stage::Decided { .. } | Stage::Suspended
@@ -336,7 +350,7 @@ impl Election {
     }
 
     /// Takes a vote for its own and tells everybody.
-    fn propose(&mut self, vote: Vote, out: &mut Output) {
+    fn adopt(&mut self, vote: Vote, out: &mut Output) {
         let (me, votes, round) = (self.me, self.votes(), self.round);
         let Stage::Looking(looking) = &mut self.stage else { return };
         looking.proposal = vote;
@@ -373,12 +387,13 @@ impl Election {
         if self.round < said.vote.round {
             self.round = said.vote.round;
             looking.heard.clear();
+            looking.greeted = BTreeSet::from([from]);
             let vote = if may_lead && said.vote.beats(&first) { said.vote } else { first };
-            self.propose(vote, out);
+            self.adopt(vote, out);
         } else if said.vote.round < self.round {
             return;
         } else if may_lead && said.vote.beats(&looking.proposal) {
-            self.propose(said.vote, out);
+            self.adopt(said.vote, out);
         }
         if let Stage::Looking(looking) = &mut self.stage {
             looking.heard.insert(from, said);
@@ -548,11 +563,11 @@ mod tests {
         let mut bench = Bench::new(MINE);
         assert_eq!((bench.told(), bench.vote()), (vec![1, 3, 4, 5], vote(2, 7, 1, 1)));
         bench.says(1, Looking, vote(1, 7, 1, 1));
-        assert_eq!((bench.told(), bench.vote()), (vec![], vote(2, 7, 1, 1)));
+        assert_eq!((bench.told(), bench.vote()), (vec![1], vote(2, 7, 1, 1)));
         bench.says(4, Looking, vote(4, 7, 1, 1));
         assert_eq!((bench.told(), bench.vote()), (vec![1, 3, 4, 5], vote(4, 7, 1, 1)));
         bench.says(5, Looking, vote(5, 9, 0, 1));
-        assert_eq!((bench.told(), bench.vote()), (vec![], vote(4, 7, 1, 1)));
+        assert_eq!((bench.told(), bench.vote()), (vec![5], vote(4, 7, 1, 1)));
         // What nobody may vote for is not listened to.
         bench.says(5, Looking, vote(9, 9, 9, 1));
         assert_eq!((bench.told(), bench.vote()), (vec![], vote(4, 7, 1, 1)));
@@ -734,6 +749,7 @@ mod tests {
             bench.says(from, Looking, vote(2, 7, 1, 1));
         }
         assert_eq!(bench.decision(), Some((Leading, 2)));
+        bench.told();
         bench.says(1, Looking, vote(1, 7, 1, 1));
         assert_eq!(bench.told(), vec![1]);
         bench.election.on_established(Epoch(2), &mut bench.out);
@@ -745,6 +761,42 @@ mod tests {
         assert!(bench.told().is_empty());
         bench.says(5, Following, vote(2, 7, 2, 1));
         assert!(bench.told().is_empty());
+    }
+
+    #[test]
+    fn who_looks_second_in_a_round_hears_at_once_what_the_first_says() {
+        let mut bench = Bench::new(MINE);
+        bench.told();
+        // Worse than this server's own vote, which the other may have been told when it meant nothing
+        // to it.
+        bench.says(1, Looking, vote(1, 3, 1, 1));
+        assert_eq!(bench.told(), vec![1]);
+        bench.says(1, Looking, vote(1, 3, 1, 1));
+        assert!(bench.told().is_empty(), "two that answer each other do not go on for ever");
+        // Another round, another answer.
+        bench.says(3, Looking, vote(3, 3, 1, 2));
+        assert_eq!((bench.told(), bench.vote()), (vec![1, 3, 4, 5], vote(2, 7, 1, 2)));
+        bench.says(1, Looking, vote(1, 3, 1, 2));
+        assert_eq!(bench.told(), vec![1]);
+        // One that votes for nobody is answered once a round, and told who leads.
+        bench.says(5, Looking, Vote { round: Round(2), ..Vote::OF_OBSERVER });
+        assert_eq!(bench.told(), vec![5]);
+        bench.says(5, Looking, Vote { round: Round(2), ..Vote::OF_OBSERVER });
+        assert!(bench.told().is_empty());
+    }
+
+    #[test]
+    fn a_voter_that_asked_is_told_of_the_leader_although_its_connection_ended() {
+        let mut bench = Bench::new(MINE);
+        bench.says(9, Looking, Vote::OF_OBSERVER);
+        for from in [1, 3, 4, 5] {
+            bench.says(from, Looking, vote(2, 7, 1, 1));
+        }
+        bench.says(1, Looking, vote(1, 7, 1, 1));
+        [1, 9].map(|server| bench.election.on_gone(ServerId(server)));
+        bench.told();
+        bench.election.on_established(Epoch(2), &mut bench.out);
+        assert_eq!(bench.told(), vec![1]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ const STRANGERS_MAX: usize = 1024;
 
 /// A connection, or a call that may become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LinkId(pub u64);
+pub struct ElectionLinkId(pub u64);
 
 /// What a step asks for, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,16 +34,16 @@ pub enum Ask {
     /// Connect to a server's election port and send the hello: at the address that it named last,
     /// or at the one of the configuration.
     Call {
-        link: LinkId,
+        link: ElectionLinkId,
         server: ServerId,
     },
     /// Write the newest notification; `on_sent` follows.
     Tell {
-        link: LinkId,
+        link: ElectionLinkId,
         server: ServerId,
     },
     Close {
-        link: LinkId,
+        link: ElectionLinkId,
     },
 }
 
@@ -63,14 +63,14 @@ pub struct ElectionLinks {
     hello_ms_max: i64,
     peers: BTreeMap<ServerId, Peer>,
     /// Accepted, and not known yet: the oldest first.
-    callers: BTreeMap<LinkId, Deadline>,
+    callers: BTreeMap<ElectionLinkId, Deadline>,
     next: u64,
 }
 
 #[derive(Debug, Default)]
 struct Peer {
     link: Option<Link>,
-    call: Option<LinkId>,
+    call: Option<ElectionLinkId>,
     /// The newest notification is not written yet.
     has_news: bool,
     /// Something was to be sent to it before.
@@ -80,7 +80,7 @@ struct Peer {
 
 #[derive(Clone, Copy, Debug)]
 struct Link {
-    id: LinkId,
+    id: ElectionLinkId,
     /// A notification is being written.
     is_sending: bool,
 }
@@ -120,7 +120,7 @@ impl ElectionLinks {
     }
 
     /// Somebody connected to the election port.
-    pub fn on_accepted(&mut self, now: Now, out: &mut Vec<Ask>) -> LinkId {
+    pub fn on_accepted(&mut self, now: Now, out: &mut Vec<Ask>) -> ElectionLinkId {
         let link = self.new_link();
         self.callers.insert(link, Deadline(now.monotonic_ms + self.hello_ms_max));
         if CALLERS_MAX < self.callers.len()
@@ -132,7 +132,13 @@ impl ElectionLinks {
     }
 
     /// An accepted connection says which server it is of. `is_known`: it is in the configuration.
-    pub fn on_hello(&mut self, link: LinkId, server: ServerId, is_known: bool, out: &mut Vec<Ask>) {
+    pub fn on_hello(
+        &mut self,
+        link: ElectionLinkId,
+        server: ServerId,
+        is_known: bool,
+        out: &mut Vec<Ask>,
+    ) {
         if self.callers.remove(&link).is_none() {
             return;
         }
@@ -157,7 +163,7 @@ impl ElectionLinks {
     }
 
     /// A call was answered, and the hello is on its way.
-    pub fn on_connected(&mut self, link: LinkId, out: &mut Vec<Ask>) -> Option<ServerId> {
+    pub fn on_connected(&mut self, link: ElectionLinkId, out: &mut Vec<Ask>) -> Option<ServerId> {
         let me = self.me;
         let (&server, peer) = self.peers.iter_mut().find(|(_, peer)| peer.call == Some(link))?;
         peer.call = None;
@@ -173,7 +179,7 @@ impl ElectionLinks {
     }
 
     /// A call came to nothing. The next notification for the server is a reason to try again.
-    pub fn on_call_failed(&mut self, link: LinkId) -> Option<ServerId> {
+    pub fn on_call_failed(&mut self, link: ElectionLinkId) -> Option<ServerId> {
         let (&server, peer) = self.peers.iter_mut().find(|(_, peer)| peer.call == Some(link))?;
         peer.call = None;
         self.forget_stranger(server);
@@ -181,7 +187,7 @@ impl ElectionLinks {
     }
 
     /// A notification is written.
-    pub fn on_sent(&mut self, link: LinkId, out: &mut Vec<Ask>) {
+    pub fn on_sent(&mut self, link: ElectionLinkId, out: &mut Vec<Ask>) {
         let Some((server, peer)) = self.peer_of(link) else { return };
         if let Some(link) = &mut peer.link {
             link.is_sending = false;
@@ -190,7 +196,7 @@ impl ElectionLinks {
     }
 
     /// A connection is over, by the other side or by an error. Says whose it was.
-    pub fn on_closed(&mut self, link: LinkId, out: &mut Vec<Ask>) -> Option<ServerId> {
+    pub fn on_closed(&mut self, link: ElectionLinkId, out: &mut Vec<Ask>) -> Option<ServerId> {
         self.callers.remove(&link);
         let (server, peer) = self.peer_of(link)?;
         peer.link = None;
@@ -204,7 +210,7 @@ impl ElectionLinks {
 
     /// The server that a connection is kept with.
     #[must_use]
-    pub fn server_of(&mut self, link: LinkId) -> Option<ServerId> {
+    pub fn server_of(&mut self, link: ElectionLinkId) -> Option<ServerId> {
         self.peer_of(link).map(|(server, _)| server)
     }
 
@@ -216,17 +222,17 @@ impl ElectionLinks {
         }
     }
 
-    fn new_link(&mut self) -> LinkId {
+    fn new_link(&mut self) -> ElectionLinkId {
         self.next += 1;
-        LinkId(self.next)
+        ElectionLinkId(self.next)
     }
 
-    fn peer_of(&mut self, link: LinkId) -> Option<(ServerId, &mut Peer)> {
+    fn peer_of(&mut self, link: ElectionLinkId) -> Option<(ServerId, &mut Peer)> {
         let is_its = |peer: &Peer| peer.link.is_some_and(|kept| kept.id == link);
         self.peers.iter_mut().find(|(_, peer)| is_its(peer)).map(|(server, peer)| (*server, peer))
     }
 
-    fn keep(&mut self, server: ServerId, link: LinkId, out: &mut Vec<Ask>) {
+    fn keep(&mut self, server: ServerId, link: ElectionLinkId, out: &mut Vec<Ask>) {
         let peer = self.peers.get_mut(&server).expect("a peer that was just seen");
         peer.link = Some(Link { id: link, is_sending: false });
         peer.has_news |= peer.is_addressed;
@@ -300,14 +306,14 @@ mod tests {
         }
 
         /// The call that was asked for, once it is answered.
-        fn connect(&mut self, server: ServerId) -> LinkId {
+        fn connect(&mut self, server: ServerId) -> ElectionLinkId {
             let [Ask::Call { link, server: called }] = self.tell(server)[..] else { panic!() };
             assert_eq!(called, server);
             assert_eq!(self.links.on_connected(link, &mut self.out), Some(server));
             link
         }
 
-        fn is_called_by(&mut self, server: ServerId) -> LinkId {
+        fn is_called_by(&mut self, server: ServerId) -> ElectionLinkId {
             let link = self.links.on_accepted(at(0), &mut self.out);
             self.links.on_hello(link, server, true, &mut self.out);
             link
@@ -327,7 +333,7 @@ mod tests {
         assert_eq!(bench.asked(), [Ask::Tell { link, server: LARGER }]);
         assert!(bench.links.is_connected(LARGER));
         // A smaller one that calls has no connection, whatever is believed here.
-        let kept = LinkId(1);
+        let kept = ElectionLinkId(1);
         let link = bench.is_called_by(SMALLER);
         let asked = bench.asked();
         let [.., Ask::Call { link: call, server: SMALLER }] = asked[..] else {
@@ -414,7 +420,7 @@ mod tests {
             bench.links.on_hello(link, ServerId(server), false, &mut bench.out);
             link
         };
-        let links: Vec<LinkId> =
+        let links: Vec<ElectionLinkId> =
             (0..STRANGERS_MAX as i64).map(|n| hello(&mut bench, 10 + n)).collect();
         assert_eq!(bench.asked(), []);
         let one_too_many = hello(&mut bench, 9);

@@ -8,8 +8,12 @@
 //! broadcast        proposals are logged, acknowledged, committed in order
 //! ```
 //!
-//! Whatever is not reached within `initLimit` ends the leadership, and so does a tick at which no
+//! A stage that is not over within `initLimit` ends the leadership, and so does a tick at which no
 //! quorum has been heard for `syncLimit`.
+//!
+//! A learner that joins has `initLimit` from the last thing that moved on its link, as a timeout of
+//! a Java socket counts: each packet, and the bytes of its snapshot (`Leader::on_progress`). While
+//! it waits for this leader, it has no limit of its own.
 //!
 //! Order of what a learner is sent: the operation, the history that is committed, NEWLEADER, what is
 //! proposed and not committed, and everything live from there on. Java sends uncommitted proposals
@@ -24,13 +28,21 @@ use super::history::History;
 use super::proposals::{Proposal, Proposals};
 use super::sync_plan::{Plan, plan};
 use super::voters::Voters;
-use super::{Durable, LinkId, Own, Settings};
+use super::{Durable, LinkId, OwnState, Settings};
 use crate::jute::record::Buffer;
 use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION, TxnPayload};
 use crate::types::{Deadline, Epoch, Now, ServerId, Zxid};
 
 /// The last epoch there can be: a zxid is a signed number.
 const EPOCH_MAX: Epoch = Epoch(0x7fff_ffff);
+/// Connections that have not said whose they are, at most. The oldest is closed for a new one.
+const STRANGERS_MAX: usize = 64;
+/// Learners outside the configuration, at most: observers need not be in it.
+const OUTSIDERS_MAX: usize = 1024;
+
+/// What a learner that has no history to go on from says instead of its last zxid. A leader sends it
+/// SNAP, and does not count it among those that agree to its epoch (`Leader.waitForEpochAck`).
+pub const NO_HISTORY: Zxid = Zxid(-1);
 
 /// What a leader sends a learner.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +159,18 @@ pub enum Fault {
     Epoch(Epoch),
     #[error("server {0} has connected anew")]
     Replaced(ServerId),
+    #[error("too many others are connected that have said as little")]
+    Crowded,
+}
+
+/// A learner that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveLearner {
+    pub link: LinkId,
+    pub server: ServerId,
+    pub is_observer: bool,
+    /// The last zxid that it acknowledged. An observer acknowledges the start of the epoch alone.
+    pub acked: Zxid,
 }
 
 #[derive(Debug)]
@@ -204,8 +228,10 @@ struct Seat {
     server: ServerId,
     is_observer: bool,
     heard_ms: i64,
-    /// Until it must have acknowledged NEWLEADER.
+    /// Until it must have said something, or more of its snapshot must have moved, before it has
+    /// acknowledged NEWLEADER.
     until: Deadline,
+    acked: Zxid,
     /// Proposals that it has yet to acknowledge, and when they were sent: the oldest that is
     /// watched, and the newest.
     oldest: Option<(Zxid, i64)>,
@@ -217,7 +243,7 @@ enum SeatStage {
     /// Connected.
     Hello,
     /// It has said which epoch it accepted.
-    Discovery { accepted: Epoch },
+    Discovery,
     /// It was told the epoch.
     Told,
     /// It has accepted; its log ends there.
@@ -237,10 +263,10 @@ impl Leader {
         me: ServerId,
         settings: Settings,
         voters: Arc<Voters>,
-        own: Own,
+        own: OwnState,
         out: &mut Output,
     ) -> Leader {
-        let Own { accepted, current, history, synced } = own;
+        let OwnState { accepted, current, history, synced } = own;
         let until = Deadline(now.monotonic_ms + settings.init_ms());
         let mut leader = Leader {
             me,
@@ -270,6 +296,14 @@ impl Leader {
     #[must_use]
     pub fn into_history(self) -> (History, Vec<Proposal>) {
         (self.history, self.proposals.outstanding().cloned().collect())
+    }
+
+    /// The learners that serve.
+    pub fn learners(&self) -> impl Iterator<Item = LiveLearner> {
+        self.seats.iter().filter(|(_, seat)| seat.stage == SeatStage::Live).map(|(link, seat)| {
+            let &Seat { server, is_observer, acked, .. } = seat;
+            LiveLearner { link: *link, server, is_observer, acked }
+        })
     }
 
     /// Its learners' connections.
@@ -331,11 +365,11 @@ impl Leader {
     }
 
     /// All up to here is synced in this server's log.
-    pub fn on_synced(&mut self, zxid: Zxid, out: &mut Output) {
+    pub fn on_synced(&mut self, now: Now, zxid: Zxid, out: &mut Output) {
         self.synced = zxid.max(self.synced);
         self.proposals.on_ack(self.me, zxid);
         self.agree(out);
-        self.establish(out);
+        self.establish(now, out);
         self.commit(out);
     }
 
@@ -349,8 +383,8 @@ impl Leader {
                 self.accepted = epoch;
                 self.stage = Stage::Agreement { until, epoch, acked, is_agreed: false };
                 for (link, seat) in &mut self.seats {
-                    if let SeatStage::Discovery { .. } = seat.stage {
-                        seat.stage = SeatStage::Told;
+                    if seat.stage == SeatStage::Discovery {
+                        (seat.stage, seat.until) = (SeatStage::Told, until);
                         out.sends.push((*link, ToLearner::LeaderInfo { epoch }));
                     }
                 }
@@ -373,14 +407,20 @@ impl Leader {
                 for (link, last) in agreed {
                     self.synchronize(now, link, last, out);
                 }
-                self.establish(out);
+                self.establish(now, out);
             }
             _ => {}
         }
     }
 
     /// A learner connected.
-    pub fn on_connected(&mut self, now: Now, link: LinkId) {
+    pub fn on_connected(&mut self, now: Now, link: LinkId, out: &mut Output) {
+        let silent = self.seats.iter().filter(|(_, seat)| seat.stage == SeatStage::Hello);
+        if STRANGERS_MAX <= silent.clone().count()
+            && let Some((&oldest, _)) = silent.min_by_key(|(_, seat)| seat.until)
+        {
+            self.let_go(oldest, Fault::Crowded, out);
+        }
         let until = Deadline(now.monotonic_ms + self.settings.init_ms());
         let seat = Seat {
             stage: SeatStage::Hello,
@@ -388,6 +428,7 @@ impl Leader {
             is_observer: true,
             heard_ms: now.monotonic_ms,
             until,
+            acked: Zxid::ZERO,
             oldest: None,
             newest: None,
         };
@@ -402,9 +443,23 @@ impl Leader {
         }
     }
 
+    /// Bytes of a learner's snapshot have moved.
+    pub fn on_progress(&mut self, now: Now, link: LinkId) {
+        let init = Deadline(now.monotonic_ms + self.settings.init_ms());
+        let Some(seat) = self.seats.get_mut(&link) else { return };
+        seat.until = init;
+        // Who waits for a quorum waits for the snapshots that it takes.
+        if let Stage::Synchronization { until, .. } = &mut self.stage
+            && !seat.is_observer
+        {
+            *until = init;
+        }
+    }
+
     pub fn on_packet(&mut self, now: Now, link: LinkId, packet: FromLearner<'_>, out: &mut Output) {
         let Some(seat) = self.seats.get_mut(&link) else { return };
         seat.heard_ms = now.monotonic_ms;
+        seat.until = Deadline(now.monotonic_ms + self.settings.init_ms());
         let result = match (seat.stage, packet) {
             (SeatStage::Hello, FromLearner::FollowerInfo { accepted, info }) => {
                 self.on_learner_info(link, accepted, info, false, out)
@@ -453,12 +508,10 @@ impl Leader {
             }
             Stage::Broadcast { .. } if self.next_check.is_due(now) => {
                 self.next_check = Deadline(now.monotonic_ms + self.settings.tick_ms);
-                let is_heard =
-                    |seat: &&Seat| now.monotonic_ms < seat.heard_ms + self.settings.sync_ms();
-                let live = self.seats.values().filter(|seat| seat.is_attached()).filter(is_heard);
-                let mut heard: BTreeSet<ServerId> =
-                    live.filter(|seat| !seat.is_observer).map(|seat| seat.server).collect();
-                heard.insert(self.me);
+                // Who was silent for too long was just let go; who still joins has longer.
+                let attached = self.seats.values().filter(|seat| seat.is_attached());
+                let voters = attached.filter(|seat| !seat.is_observer).map(|seat| seat.server);
+                let heard: BTreeSet<ServerId> = voters.chain([self.me]).collect();
                 if !self.voters.is_quorum(&heard) {
                     out.ended = Some(End::QuorumLost);
                 }
@@ -488,6 +541,13 @@ impl Leader {
         }
         // A stranger's word does not use up the epochs.
         let is_ours = self.voters.knows(server);
+        let outsiders = self
+            .seats
+            .values()
+            .filter(|seat| seat.stage != SeatStage::Hello && !self.voters.knows(seat.server));
+        if !is_ours && OUTSIDERS_MAX <= outsiders.count() {
+            return Err(Fault::Crowded);
+        }
         if EPOCH_MAX <= accepted || (!is_ours && self.candidate() < accepted) {
             return Err(Fault::Epoch(accepted));
         }
@@ -501,7 +561,7 @@ impl Leader {
         }
         let seat = self.seats.get_mut(&link).expect("its packet was just looked at");
         (seat.server, seat.is_observer) = (server, is_observer);
-        seat.stage = SeatStage::Discovery { accepted };
+        seat.stage = SeatStage::Discovery;
         match &mut self.stage {
             Stage::Discovery { epoch, connecting, is_chosen: false, .. } => {
                 // Observers raise the epoch, and count for no quorum (ZOOKEEPER-2959).
@@ -562,7 +622,8 @@ impl Leader {
                     if (self.current, self.history.end()) < (epoch, last) {
                         return Err(Fault::Ahead { epoch, last });
                     }
-                    if !is_observer && last != Zxid(-1) {
+                    // Who has lost what it had is no witness of what is committed.
+                    if !is_observer && last != NO_HISTORY {
                         acked.insert(server);
                     }
                     self.agree(out);
@@ -617,6 +678,7 @@ impl Leader {
         send(ToLearner::NewLeader { epoch });
         let seat = self.seats.get_mut(&link).expect("a learner that was just seen");
         seat.stage = SeatStage::Syncing;
+        seat.until = Deadline(now.monotonic_ms + self.settings.init_ms());
         if !seat.is_observer {
             for proposal in self.proposals.outstanding() {
                 seat.on_sent(now, proposal.zxid);
@@ -640,17 +702,14 @@ impl Leader {
                 return;
             }
             seat.stage = SeatStage::Synced;
-            // What it was sent until now, it may acknowledge from here on.
-            for (_, sent_ms) in [&mut seat.oldest, &mut seat.newest].into_iter().flatten() {
-                *sent_ms = now.monotonic_ms;
-            }
+            seat.acked = zxid;
             if let Stage::Synchronization { acked, .. } = &mut self.stage {
                 if !is_observer {
                     acked.insert(server);
                 }
-                self.establish(out);
+                self.establish(now, out);
             } else {
-                seat.stage = SeatStage::Live;
+                seat.serve(now);
                 out.sends.push((link, ToLearner::UpToDate));
             }
             return;
@@ -663,7 +722,7 @@ impl Leader {
     }
 
     /// Begins to serve once a quorum has this server's history, and it has it itself, durably.
-    fn establish(&mut self, out: &mut Output) {
+    fn establish(&mut self, now: Now, out: &mut Output) {
         let Stage::Synchronization { epoch, acked, .. } = &mut self.stage else { return };
         let epoch = *epoch;
         if self.history.end() <= self.synced {
@@ -674,11 +733,12 @@ impl Leader {
         }
         self.stage = Stage::Broadcast { epoch };
         self.proposed = Zxid::new(epoch, 0);
+        self.next_check = Deadline(now.monotonic_ms + self.settings.tick_ms);
         out.established = Some(epoch);
         out.committed = Some(self.history.end());
         for (link, seat) in &mut self.seats {
             if seat.stage == SeatStage::Synced {
-                seat.stage = SeatStage::Live;
+                seat.serve(now);
                 out.sends.push((*link, ToLearner::UpToDate));
             }
         }
@@ -708,19 +768,21 @@ impl Leader {
     fn seat_deadline(&self, seat: &Seat) -> Deadline {
         let sync_ms = self.settings.sync_ms();
         match seat.stage {
-            SeatStage::Live | SeatStage::Synced => {
+            SeatStage::Live => {
                 let stuck_ms = seat.oldest.map_or(i64::MAX, |(_, sent_ms)| sent_ms + sync_ms);
                 Deadline((seat.heard_ms + sync_ms).min(stuck_ms))
             }
-            _ => seat.until,
+            SeatStage::Hello | SeatStage::Told | SeatStage::Syncing => seat.until,
+            // It waits for this leader, whose own stages have an end.
+            SeatStage::Discovery | SeatStage::Agreed { .. } | SeatStage::Synced => {
+                Deadline(i64::MAX)
+            }
         }
     }
 
     fn fault_of(&self, seat: &Seat) -> Fault {
         match seat.oldest {
-            _ if !matches!(seat.stage, SeatStage::Live | SeatStage::Synced) => {
-                Fault::Silent(self.settings.init_ms())
-            }
+            _ if seat.stage != SeatStage::Live => Fault::Silent(self.settings.init_ms()),
             Some((zxid, sent_ms)) if sent_ms < seat.heard_ms => Fault::Stuck(zxid),
             _ => Fault::Silent(self.settings.sync_ms()),
         }
@@ -738,7 +800,18 @@ impl Seat {
         *if self.oldest.is_none() { &mut self.oldest } else { &mut self.newest } = sent;
     }
 
+    /// It is told to serve, and has `syncLimit` for everything from here on: what it was sent before,
+    /// it could not acknowledge.
+    fn serve(&mut self, now: Now) {
+        self.stage = SeatStage::Live;
+        self.heard_ms = now.monotonic_ms;
+        for (_, sent_ms) in [&mut self.oldest, &mut self.newest].into_iter().flatten() {
+            *sent_ms = now.monotonic_ms;
+        }
+    }
+
     fn on_acked(&mut self, acked: Zxid) {
+        self.acked = acked.max(self.acked);
         for _ in 0..2 {
             if self.oldest.is_some_and(|(zxid, _)| zxid <= acked) {
                 self.oldest = self.newest.take();

@@ -10,17 +10,28 @@
 //! behind the second ACK of the epoch: a leader of Java takes the first ACK that it reads for the
 //! one of NEWLEADER (ZOOKEEPER-4685).
 //!
-//! History goes to the log as it comes. A server that ends before NEWLEADER has a part of what is
-//! committed everywhere, under its old currentEpoch: it votes with less than it has, and never with
-//! more.
+//! The history of DIFF and TRUNC goes to the log as it comes, and may end anywhere if this server
+//! does. It may hold transactions of epochs above currentEpoch, and Java does not start on a log that
+//! ends above it. So currentEpoch rises with the history: before the first transaction of an epoch is
+//! logged, all before it is synced, and then currentEpoch becomes that epoch. This says no more than
+//! is so, since what comes before the first transaction of an epoch is all that its leader began with.
+//! Java logs everything at NEWLEADER and raises currentEpoch once, and a server that ends in between
+//! does not start again.
+//!
+//! A snapshot, and what follows it until NEWLEADER, stands beside what was there before, and takes its
+//! place with currentEpoch (`Durable`).
+//!
+//! A learner joins with `NO_HISTORY`, and is sent a snapshot, where it is not vouched for, or where a
+//! leader had it cut its log at a zxid that the log does not have.
 //!
 //! After `Learner.java` (`registerWithLeader`, `syncWithLeader`), `Follower.java`, `Observer.java`.
 
 use std::collections::VecDeque;
 
 use super::history::History;
+use super::leader::NO_HISTORY;
 use super::proposals::Proposal;
-use super::{Durable, Own, Settings};
+use super::{Durable, OwnState, Settings};
 use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION};
 use crate::record::quorum::{TouchTable, TxnPayload};
 use crate::types::{Deadline, Epoch, Now, Zxid};
@@ -97,8 +108,10 @@ pub enum Fault {
     CommitOrder { expected: Zxid, found: Zxid },
     #[error("the leader committed {found}, which it has not proposed")]
     CommitUnproposed { found: Zxid },
-    #[error("the leader had the log cut to {to}, and what is left of it ends at {end}")]
-    CutTooFar { to: Zxid, end: Zxid },
+    #[error("the leader sent TRUNC to {to}, which the log here does not have")]
+    NotInLog { to: Zxid },
+    #[error("the leader sent {bytes} bytes that could not be logged yet")]
+    TooMuch { bytes: usize },
     #[error("nothing was heard of the leader for {0} ms")]
     Silent(i64),
 }
@@ -119,6 +132,8 @@ impl Kind {
 #[derive(Debug)]
 pub struct Learner {
     kind: Kind,
+    /// Nothing of the history here is to go on from.
+    wants_all: bool,
     settings: Settings,
     accepted: Epoch,
     current: Epoch,
@@ -155,6 +170,9 @@ struct Joining {
     operation: Operation,
     /// Proposals that are not logged yet.
     received: VecDeque<Proposal>,
+    received_bytes: usize,
+    /// currentEpoch is being stored, so that transactions of this epoch can be logged.
+    rising_to: Option<Epoch>,
     /// The last of them that is committed.
     committed: Zxid,
     new_leader: NewLeader,
@@ -166,7 +184,8 @@ enum Operation {
     /// It waits until all that is logged is synced: no sync of what was cut may end later.
     Wanted(Durable),
     Underway(Durable),
-    Done,
+    /// What had to be stored for it; DIFF needs nothing.
+    Done(Option<Durable>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,12 +200,21 @@ enum NewLeader {
 
 impl Learner {
     /// The link to the leader is up, who knows how much of what is logged here is committed.
-    pub fn new(now: Now, kind: Kind, settings: Settings, own: Own, out: &mut Output) -> Learner {
-        let Own { accepted, current, history, synced } = own;
+    /// `wants_all`: it is not asked, and has to send a snapshot.
+    pub fn new(
+        now: Now,
+        kind: Kind,
+        settings: Settings,
+        own: OwnState,
+        wants_all: bool,
+        out: &mut Output,
+    ) -> Learner {
+        let OwnState { accepted, current, history, synced } = own;
         out.sends.push(ToLeader::Info { accepted });
         let until = Deadline(now.monotonic_ms + settings.init_ms());
         Learner {
             kind,
+            wants_all,
             settings,
             accepted,
             current,
@@ -227,16 +255,31 @@ impl Learner {
         }
     }
 
+    /// Whether the state is a snapshot of the leader's, or is to become one, and was not when this
+    /// server began to join.
+    #[must_use]
+    pub fn is_replaced(&self) -> bool {
+        let Stage::Synchronization { joining, .. } = &self.stage else { return false };
+        let is_early = matches!(joining.new_leader, NewLeader::Awaited | NewLeader::Logging);
+        is_early && joining.is_snapshot()
+    }
+
+    /// Bytes of the leader's snapshot have come.
+    pub fn on_progress(&mut self, now: Now) {
+        let is_joined = self.is_joined();
+        let limit_ms = if is_joined { self.settings.sync_ms() } else { self.settings.init_ms() };
+        self.until = Deadline(now.monotonic_ms + limit_ms);
+    }
+
     pub fn on_packet(&mut self, now: Now, packet: FromLeader<'_>, out: &mut Output) {
-        if self.is_joined() {
-            self.until = Deadline(now.monotonic_ms + self.settings.sync_ms());
-        }
-        if let Err(fault) = self.take(packet, out) {
+        self.on_progress(now);
+        if let Err(fault) = self.take(now, packet, out) {
             out.fault = Some(fault);
         }
     }
 
     pub fn on_stored(&mut self, now: Now, stored: Durable, out: &mut Output) {
+        self.on_progress(now);
         match (&mut self.stage, stored) {
             (Stage::Accepting { epoch }, Durable::AcceptedEpoch(accepted))
                 if *epoch == accepted =>
@@ -247,50 +290,43 @@ impl Learner {
             (Stage::Synchronization { joining, .. }, stored)
                 if joining.operation == Operation::Underway(stored) =>
             {
-                joining.operation = Operation::Done;
+                joining.operation = Operation::Done(Some(stored));
                 match stored {
                     Durable::Snapshot(zxid) => {
                         self.history.replace(zxid);
-                        self.logged.clear();
                         self.synced = zxid;
                     }
-                    Durable::Truncated(_)
-                    | Durable::AcceptedEpoch(_)
-                    | Durable::CurrentEpoch(_) => {}
+                    Durable::Truncated(zxid) => {
+                        self.history.truncate_after(zxid);
+                        self.synced = zxid;
+                    }
+                    Durable::AcceptedEpoch(_) | Durable::CurrentEpoch(_) => {
+                        unreachable!("no operation stores an epoch")
+                    }
                 }
-                if let Err(fault) = self.log_history(out) {
-                    out.fault = Some(fault);
-                }
-                self.join(out);
+                self.go_on(now, out);
+            }
+            (Stage::Synchronization { joining, .. }, Durable::CurrentEpoch(current))
+                if joining.rising_to == Some(current) =>
+            {
+                joining.rising_to = None;
+                self.current = current;
+                self.go_on(now, out);
             }
             (Stage::Synchronization { epoch, joining }, Durable::CurrentEpoch(current))
                 if *epoch == current && joining.new_leader == NewLeader::Storing =>
             {
-                joining.new_leader = NewLeader::Acked;
                 self.current = current;
-                self.until = Deadline(now.monotonic_ms + self.settings.sync_ms());
-                out.sends.push(ToLeader::Ack { zxid: Zxid::new(current, 0) });
+                self.accept_new_leader(now, out);
             }
             _ => {}
         }
     }
 
-    /// The log was cut, and ends at `end`. If that is not where the leader believes it to end, this
-    /// server lacks something that would not be sent: it joins anew, and says where it is.
-    pub fn on_truncated(&mut self, now: Now, to: Zxid, end: Zxid, out: &mut Output) {
-        self.history.truncate_after(end);
-        self.synced = end;
-        if end == to {
-            self.on_stored(now, Durable::Truncated(to), out);
-        } else {
-            out.fault = Some(Fault::CutTooFar { to, end });
-        }
-    }
-
     /// All up to here is synced.
-    pub fn on_synced(&mut self, zxid: Zxid, out: &mut Output) {
+    pub fn on_synced(&mut self, now: Now, zxid: Zxid, out: &mut Output) {
         self.synced = zxid.max(self.synced);
-        self.join(out);
+        self.go_on(now, out);
         self.acknowledge(out);
     }
 
@@ -303,7 +339,7 @@ impl Learner {
         }
     }
 
-    fn take(&mut self, packet: FromLeader<'_>, out: &mut Output) -> Result<(), Fault> {
+    fn take(&mut self, now: Now, packet: FromLeader<'_>, out: &mut Output) -> Result<(), Fault> {
         match &mut self.stage {
             Stage::Discovery => match packet {
                 FromLeader::LeaderInfo { epoch, protocol_version } => {
@@ -314,7 +350,7 @@ impl Learner {
             Stage::Accepting { .. } => {
                 Err(Fault::OutOfPlace { what: "a packet", stage: "discovery, before ACKEPOCH" })
             }
-            Stage::Synchronization { .. } => self.on_sync_packet(packet, out),
+            Stage::Synchronization { .. } => self.on_sync_packet(now, packet, out),
             Stage::Broadcast { .. } => self.on_live_packet(packet, out),
         }
     }
@@ -345,25 +381,40 @@ impl Learner {
         let joining = Joining {
             operation: Operation::Awaited,
             received: VecDeque::new(),
+            received_bytes: 0,
+            rising_to: None,
             committed: Zxid(i64::MIN),
             new_leader: NewLeader::Awaited,
         };
         self.stage = Stage::Synchronization { epoch, joining };
-        out.sends.push(ToLeader::AckEpoch { last: self.last(), current });
+        let last = if self.wants_all { NO_HISTORY } else { self.last() };
+        out.sends.push(ToLeader::AckEpoch { last, current });
     }
 
-    fn on_sync_packet(&mut self, packet: FromLeader<'_>, out: &mut Output) -> Result<(), Fault> {
+    fn on_sync_packet(
+        &mut self,
+        now: Now,
+        packet: FromLeader<'_>,
+        out: &mut Output,
+    ) -> Result<(), Fault> {
         let last = self.last();
         let Stage::Synchronization { epoch, joining } = &mut self.stage else { unreachable!() };
         let stage = "synchronization";
+        let receive = |zxid, txn: TxnPayload<'_>, joining: &mut Joining| {
+            joining.receive(last, zxid, txn, self.settings.received_bytes_max)
+        };
         match packet {
             FromLeader::Diff { .. } | FromLeader::Trunc { .. } | FromLeader::Snap { .. }
                 if joining.operation != Operation::Awaited =>
             {
                 return Err(Fault::OutOfPlace { what: "a second operation", stage });
             }
+            FromLeader::Diff { .. } | FromLeader::Trunc { .. } if self.wants_all => {
+                let what = "what follows a history that this server has not named";
+                return Err(Fault::OutOfPlace { what, stage });
+            }
             // Its zxid is the leader's, and says nothing of this server (ZOOKEEPER-2355).
-            FromLeader::Diff { .. } => joining.operation = Operation::Done,
+            FromLeader::Diff { .. } => joining.operation = Operation::Done(None),
             FromLeader::Trunc { zxid } => {
                 joining.operation = Operation::Wanted(Durable::Truncated(zxid));
             }
@@ -375,10 +426,10 @@ impl Learner {
             _ if joining.operation == Operation::Awaited => {
                 return Err(Fault::OutOfPlace { what: "no operation", stage });
             }
-            FromLeader::Proposal { zxid, txn } => joining.receive(last, zxid, txn)?,
+            FromLeader::Proposal { zxid, txn } => receive(zxid, txn, joining)?,
             FromLeader::Commit { zxid } => joining.committed = zxid.max(joining.committed),
             FromLeader::Inform { zxid, txn } => {
-                joining.receive(last, zxid, txn)?;
+                receive(zxid, txn, joining)?;
                 joining.committed = zxid.max(joining.committed);
             }
             FromLeader::NewLeader { zxid, .. } => {
@@ -405,13 +456,21 @@ impl Learner {
                 joining.committed = zxid.max(joining.committed);
             }
             FromLeader::InformAndActivate { zxid, txn, .. } => {
-                joining.receive(last, zxid, txn)?;
+                receive(zxid, txn, joining)?;
                 joining.committed = zxid.max(joining.committed);
             }
         }
         self.log_history(out)?;
-        self.join(out);
+        self.join(now, out);
         Ok(())
+    }
+
+    /// The disk has come further.
+    fn go_on(&mut self, now: Now, out: &mut Output) {
+        if let Err(fault) = self.log_history(out) {
+            out.fault = Some(fault);
+        }
+        self.join(now, out);
     }
 
     /// Logs what the leader has committed, once the operation is over and until NEWLEADER has been
@@ -419,16 +478,22 @@ impl Learner {
     fn log_history(&mut self, out: &mut Output) -> Result<(), Fault> {
         let Stage::Synchronization { joining, .. } = &mut self.stage else { return Ok(()) };
         let is_history = matches!(joining.new_leader, NewLeader::Awaited | NewLeader::Logging);
-        if joining.operation != Operation::Done || !is_history {
+        if !matches!(joining.operation, Operation::Done(_)) || !is_history {
             return Ok(());
         }
-        while let Some(first) =
-            joining.received.front().filter(|first| first.zxid <= joining.committed)
-        {
-            let (end, found) = (self.history.end(), first.zxid);
-            let proposal = joining.received.pop_front().expect("there is a first one");
+        while let Some(found) = joining.next_of_history() {
+            let end = self.history.end();
+            let is_new = end < found;
+            if is_new && self.current < found.epoch() && !joining.is_snapshot() {
+                if joining.rising_to.is_none() && end <= self.synced {
+                    joining.rising_to = Some(found.epoch());
+                    out.stores.push(Durable::CurrentEpoch(found.epoch()));
+                }
+                break;
+            }
+            let proposal = joining.take_first();
             // A snapshot may show it already.
-            if end < found {
+            if is_new {
                 follows(end, found)?;
                 out.appends.push(proposal.clone());
                 self.history.push(proposal);
@@ -438,7 +503,7 @@ impl Learner {
     }
 
     /// Once NEWLEADER has come and the history is synced, the epoch is this server's.
-    fn join(&mut self, out: &mut Output) {
+    fn join(&mut self, now: Now, out: &mut Output) {
         let Stage::Synchronization { epoch, joining } = &mut self.stage else { return };
         if let Operation::Wanted(durable) = joining.operation
             && self.history.end() <= self.synced
@@ -446,11 +511,26 @@ impl Learner {
             joining.operation = Operation::Underway(durable);
             out.stores.push(durable);
         }
-        let is_logged = joining.operation == Operation::Done && self.history.end() <= self.synced;
-        if joining.new_leader == NewLeader::Logging && is_logged {
+        let is_logged = matches!(joining.operation, Operation::Done(_))
+            && joining.next_of_history().is_none()
+            && self.history.end() <= self.synced;
+        if joining.new_leader != NewLeader::Logging || !is_logged {
+            return;
+        }
+        if self.current == *epoch && !joining.is_snapshot() {
+            self.accept_new_leader(now, out);
+        } else {
             joining.new_leader = NewLeader::Storing;
             out.stores.push(Durable::CurrentEpoch(*epoch));
         }
+    }
+
+    /// All of the leader's history is here, and so is its epoch.
+    fn accept_new_leader(&mut self, now: Now, out: &mut Output) {
+        let Stage::Synchronization { epoch, joining } = &mut self.stage else { return };
+        joining.new_leader = NewLeader::Acked;
+        out.sends.push(ToLeader::Ack { zxid: Zxid::new(*epoch, 0) });
+        self.on_progress(now);
     }
 
     /// UPTODATE: what was left of the history shows, and what is proposed is logged.
@@ -566,18 +646,50 @@ impl Learner {
 }
 
 impl Joining {
-    fn receive(&mut self, logged: Zxid, zxid: Zxid, txn: TxnPayload<'_>) -> Result<(), Fault> {
+    /// Whether the leader sends its snapshot.
+    fn is_snapshot(&self) -> bool {
+        let snapshot = |durable| matches!(durable, Durable::Snapshot(_));
+        match self.operation {
+            Operation::Wanted(durable) | Operation::Underway(durable) => snapshot(durable),
+            Operation::Done(durable) => durable.is_some_and(snapshot),
+            Operation::Awaited => false,
+        }
+    }
+
+    fn receive(
+        &mut self,
+        logged: Zxid,
+        zxid: Zxid,
+        txn: TxnPayload<'_>,
+        bytes_max: usize,
+    ) -> Result<(), Fault> {
         // The first one is free: what a snapshot shows already may come again.
         if let Some(last) = self.received.back() {
             if last.zxid == zxid {
                 return Ok(());
             }
             follows(last.zxid, zxid)?;
-        } else if self.operation == Operation::Done && logged < zxid {
+        } else if matches!(self.operation, Operation::Done(_)) && logged < zxid {
             follows(logged, zxid)?;
+        }
+        self.received_bytes += txn.as_bytes().len();
+        if bytes_max < self.received_bytes {
+            return Err(Fault::TooMuch { bytes: self.received_bytes });
         }
         self.received.push_back(Proposal { zxid, payload: txn.as_bytes().into() });
         Ok(())
+    }
+
+    /// The first of what is received, if it is committed.
+    fn next_of_history(&self) -> Option<Zxid> {
+        let first = self.received.front().map(|first| first.zxid);
+        first.filter(|first| *first <= self.committed)
+    }
+
+    fn take_first(&mut self) -> Proposal {
+        let first = self.received.pop_front().expect("there is a first one");
+        self.received_bytes -= first.payload.len();
+        first
     }
 }
 

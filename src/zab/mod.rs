@@ -24,21 +24,32 @@ use crate::types::{Epoch, Zxid};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub u64);
 
-/// What is asked for and awaited, beside the log's records.
+/// What is asked of the disk and awaited, beside the log's records.
+///
+/// The disk does what it is asked for in the order in which it is asked, appended records among it,
+/// and answers in that order. Each answer says that the thing survives a power loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durable {
+    /// The file `acceptedEpoch`.
     AcceptedEpoch(Epoch),
+    /// The file `currentEpoch`. If a snapshot was stored since the last one, that snapshot and what
+    /// was appended after it take the place of what was on the disk before, in one step: a start
+    /// finds the old epoch with the old state, or the new epoch with the new state. From here on, a
+    /// server that was not vouched for (`peer::Start::is_vouched_for`) is.
     CurrentEpoch(Epoch),
-    /// What is logged behind this zxid is cut, and so is every snapshot that goes beyond it.
-    /// `Peer::on_truncated` says where the log ends then.
+    /// The log ends exactly at this zxid, and no snapshot goes beyond it. A disk whose log does not
+    /// have this zxid changes nothing and answers by `Peer::on_truncate_refused`.
     Truncated(Zxid),
-    /// The state is the leader's snapshot, which ends at this zxid, and nothing else.
+    /// The leader's snapshot, which ends at this zxid. It is on the disk beside what was there, and
+    /// what is appended from now on follows it. Until `CurrentEpoch`, a start finds what was there
+    /// before: part of a snapshot, or a snapshot without the transactions that make it whole, is no
+    /// state to vote with, and Java does not start on a zxid above currentEpoch.
     Snapshot(Zxid),
 }
 
-/// What a server has when it takes a role.
+/// What a server has stored when it takes a role.
 #[derive(Debug)]
-pub struct Own {
+pub struct OwnState {
     pub accepted: Epoch,
     pub current: Epoch,
     /// All that is logged.
@@ -47,13 +58,16 @@ pub struct Own {
     pub synced: Zxid,
 }
 
-/// How long servers wait for each other.
+/// How long servers wait for each other, and for how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub tick_ms: i64,
     /// In ticks.
     pub init_limit: i64,
     pub sync_limit: i64,
+    /// What a learner keeps of what its leader sends before it can be logged, at most: while a
+    /// snapshot is loaded, and between NEWLEADER and UPTODATE. More ends the join.
+    pub received_bytes_max: usize,
 }
 
 impl Settings {

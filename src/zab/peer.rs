@@ -8,24 +8,39 @@
 //!
 //! What a role has asked the disk for is awaited before the next election: a server votes with what
 //! it has. After `QuorumPeer.java`.
+//!
+//! A server that is not vouched for has lost, or may have lost, something that it had acknowledged.
+//! It votes for nobody, looks for a leader that a quorum of others follows, and joins it with nothing
+//! (`NO_HISTORY`). Once it has acknowledged that leader's NEWLEADER, it has what every member has.
+//!
+//! A learner may have decided before its leader has, by a message that is still on its way. Its
+//! connection is parked until this server decides, and is closed if it decides for another.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::election::{self, Election, Notification, Standing};
-use super::history::History;
-use super::leader::{self, Leader, ToLearner};
+use super::history::{Cache, History};
+use super::leader::{self, Leader, LiveLearner, ToLearner};
 use super::learner::{self, Kind, Learner, ToLeader};
 use super::proposals::Proposal;
 use super::vote::PeerState;
 use super::voters::Voters;
-use super::{Durable, LinkId, Own, Settings};
+use super::{Durable, LinkId, OwnState, Settings};
 use crate::record::quorum::{FromLeader, FromLearner};
 use crate::types::{Deadline, Epoch, Now, ServerId, Zxid};
 
 /// Between two calls of a leader that does not answer
 /// (`zookeeper.leaderConnectDelayDuringRetryMs`).
 const CALL_DELAY_MS: i64 = 100;
+/// A leader that refuses so many calls is given up (`Learner.LeaderConnector`).
+const CALLS_MAX: u32 = 5;
+/// Learners that wait for this server to decide, at most. The first one goes for a new one.
+const PARKED_MAX: usize = 64;
+/// How long they wait, as a multiple of `finalizeWait`: two servers that decide by the same votes do
+/// so within one, and their messages take time. It is much less than initLimit, because a learner
+/// that waits here in vain is missing in the election.
+const PARKED_FINALIZE_WAITS: i64 = 5;
 
 /// What a server starts with.
 #[derive(Debug)]
@@ -39,22 +54,48 @@ pub struct Start {
     pub accepted: Epoch,
     pub current: Epoch,
     pub history: History,
+    /// The disk has all that this server ever acknowledged. `false` where recovery has found damage,
+    /// or nothing where there was something; `Durable::CurrentEpoch` ends that.
+    ///
+    /// An epoch that was accepted and is lost with the disk is a promise that may be broken: a leader
+    /// that still counts on it may be established beside the one that this server joins. It counts on
+    /// it for two initLimits and a syncLimit at most, so a server whose acceptedEpoch is lost should
+    /// not start sooner than that after it ended.
+    pub is_vouched_for: bool,
 }
 
 /// What a step asks for.
+///
+/// What one step asks of the disk is done in the order `appends`, `stores`, and steps in the order
+/// in which they were taken: what is stored comes after all that was appended before. `load` and
+/// `drop_snapshot` have their place in the same order, and no step asks for more than one of
+/// `stores`, `load` and `drop_snapshot` that concerns the log. The disk answers in that order, too:
+/// an `on_synced` that comes after the answer to `Truncated`, `Snapshot` or `drop_snapshot` is about
+/// what was appended after that, and one that comes before it is about what was appended before.
+/// An `on_synced` may come late, in another role than the one that appended, or not at all where a
+/// later one says more.
+///
+/// Each link gets its packets in their order. `closes` come after them. The rest has no order.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Servers to tell what `Peer::notification` is when it is written to them.
     pub tell: BTreeSet<ServerId>,
-    /// To connect to the quorum port of this server: `on_leader_reached` or `on_leader_refused`.
+    /// To connect to the quorum port of this server: `on_leader_reached` or `on_leader_refused`
+    /// answers, with the number of the server.
     pub call: Option<ServerId>,
     pub to_learners: Vec<(LinkId, ToLearner)>,
     pub to_leader: Vec<(LinkId, ToLeader)>,
     pub closes: Vec<LinkId>,
     pub stores: Vec<Durable>,
     pub appends: Vec<Proposal>,
-    /// To replace the state by the snapshot that follows on the link to the leader.
+    /// To replace the state by the snapshot that follows on the link to the leader:
+    /// `Durable::Snapshot` says that it has come whole and is stored. `on_snapshot_lost` says that it
+    /// has not.
     pub load: Option<Zxid>,
+    /// The snapshot that was asked for, whether it is stored already or not, and what was appended
+    /// after it are given up. The state is what a start would find, and `on_snapshot_lost` says what
+    /// that is.
+    pub drop_snapshot: bool,
     pub committed: Option<Zxid>,
     /// The role has changed.
     pub state: Option<PeerState>,
@@ -62,6 +103,8 @@ pub struct Output {
     pub established: Option<Epoch>,
     /// Why the last role ended.
     pub ended: Option<Ended>,
+    /// Why the leader is called again, in the same role.
+    pub retried: Option<learner::Fault>,
 }
 
 impl Output {
@@ -77,10 +120,12 @@ impl Output {
             stores,
             appends,
             load,
+            drop_snapshot,
             committed,
             state,
             established,
             ended,
+            retried,
         } = self;
         tell.is_empty()
             && call.is_none()
@@ -94,6 +139,8 @@ impl Output {
             && state.is_none()
             && established.is_none()
             && ended.is_none()
+            && !drop_snapshot
+            && retried.is_none()
     }
 }
 
@@ -106,8 +153,10 @@ pub enum Ended {
     Learner(learner::Fault),
     #[error("the connection to the leader is lost")]
     LinkLost,
-    #[error("the leader could not be reached within initLimit")]
+    #[error("the leader could not be reached")]
     Unreachable,
+    #[error("the leader's snapshot did not come whole")]
+    SnapshotLost,
 }
 
 #[derive(Debug)]
@@ -121,8 +170,21 @@ pub struct Peer {
     accepted: Epoch,
     current: Epoch,
     synced: Zxid,
+    is_vouched_for: bool,
     /// Asked of the disk, and not answered.
     pending: Vec<Durable>,
+    /// `drop_snapshot` is not answered.
+    is_dropping: bool,
+    parked: VecDeque<Parked>,
+    parked_ms_max: i64,
+}
+
+/// A learner that is here before this server has decided.
+#[derive(Debug)]
+struct Parked {
+    link: LinkId,
+    until: Deadline,
+    hello: Option<FromLearner<'static>>,
 }
 
 #[derive(Debug)]
@@ -135,10 +197,14 @@ enum Role {
     Calling {
         history: History,
         leader: ServerId,
+        /// Its history is nothing that this leader can go on from.
+        wants_all: bool,
+        refused: u32,
         until: Deadline,
         again: Option<Deadline>,
     },
     Following {
+        leader: ServerId,
         link: LinkId,
         learner: Box<Learner>,
     },
@@ -151,11 +217,12 @@ enum Role {
 impl Peer {
     /// Starts, and looks for a leader.
     pub fn new(now: Now, start: Start, out: &mut Output) -> Peer {
-        let Start { me, settings, election, voters, is_observer, accepted, current, history } =
-            start;
+        let Start { me, settings, election, voters, is_observer, accepted, current, .. } = start;
+        let (history, is_vouched_for) = (start.history, start.is_vouched_for);
         let mut votes = election::Output::default();
-        let last = history.end();
-        let standing = standing(is_observer, last, current);
+        let synced = history.end();
+        let parked_ms_max = PARKED_FINALIZE_WAITS * election.finalize_wait_ms;
+        let standing = standing(is_observer, is_vouched_for, synced, current);
         let own = Voters::clone(&voters);
         let election = Election::new(now, me, election, own, standing, &mut votes);
         let role = Role::Looking { history };
@@ -168,8 +235,12 @@ impl Peer {
             role,
             accepted,
             current,
-            synced: last,
+            synced,
+            is_vouched_for,
             pending: Vec::new(),
+            is_dropping: false,
+            parked: VecDeque::new(),
+            parked_ms_max,
         };
         peer.on_votes(now, votes, out);
         peer
@@ -194,6 +265,21 @@ impl Peer {
         }
     }
 
+    /// The learners that serve, where this server is an established leader.
+    pub fn learners(&self) -> impl Iterator<Item = LiveLearner> {
+        let leader = match &self.role {
+            Role::Leading(leader) => Some(leader),
+            _ => None,
+        };
+        leader.into_iter().flat_map(|leader| leader.learners())
+    }
+
+    /// Whether the disk has all that this server ever acknowledged.
+    #[must_use]
+    pub fn is_vouched_for(&self) -> bool {
+        self.is_vouched_for
+    }
+
     /// Where the history ends: what is committed, once a leader is established, and all that is
     /// logged before.
     #[must_use]
@@ -215,11 +301,15 @@ impl Peer {
             Role::Calling { until, again, .. } => Some(again.map_or(*until, |at| at.min(*until))),
             Role::Following { learner, .. } => Some(learner.deadline()),
         };
-        role.into_iter().chain(self.election.deadline()).min()
+        let parked = self.parked.front().map(|parked| parked.until);
+        role.into_iter().chain(self.election.deadline()).chain(parked).min()
     }
 
     pub fn on_time(&mut self, now: Now, out: &mut Output) {
-        self.vote(now, out, |election, votes| election.on_time(now, votes));
+        while let Some(parked) = self.parked.pop_front_if(|parked| parked.until.is_due(now)) {
+            out.closes.push(parked.link);
+        }
+        self.elect(now, out, |election, votes| election.on_time(now, votes));
         match &mut self.role {
             Role::Looking { .. } | Role::Settling { .. } => {}
             Role::Leading(_) => self.lead(now, out, |leader, asked| leader.on_time(now, asked)),
@@ -247,7 +337,7 @@ impl Peer {
         notification: Notification,
         out: &mut Output,
     ) {
-        self.vote(now, out, |election, votes| {
+        self.elect(now, out, |election, votes| {
             election.on_notification(now, from, notification, votes);
         });
     }
@@ -259,7 +349,7 @@ impl Peer {
         is_refused: bool,
         out: &mut Output,
     ) {
-        self.vote(now, out, |election, votes| match is_refused {
+        self.elect(now, out, |election, votes| match is_refused {
             true => election.on_refused(now, server, votes),
             false => election.on_reached(server),
         });
@@ -269,7 +359,7 @@ impl Peer {
         self.election.on_gone(server);
     }
 
-    fn vote(
+    fn elect(
         &mut self,
         now: Now,
         out: &mut Output,
@@ -286,53 +376,104 @@ impl Peer {
         let Role::Looking { history } = &mut self.role else {
             unreachable!("an election is held while looking");
         };
-        let history = std::mem::replace(history, History::new(1, Zxid::ZERO));
+        let history = history.take();
         out.state = Some(decision.state);
+        let parked = std::mem::take(&mut self.parked);
         if decision.state == PeerState::Leading {
             let mut asked = leader::Output::default();
             let (own, voters) = (self.own(history), Arc::clone(&self.voters));
             let leader = Leader::new(now, self.me, self.settings, voters, own, &mut asked);
             self.role = Role::Leading(Box::new(leader));
             self.on_leader_asks(now, asked, out);
+            for Parked { link, hello, .. } in parked {
+                self.lead(now, out, |leader, asked| {
+                    leader.on_connected(now, link, asked);
+                    if let Some(hello) = hello {
+                        leader.on_packet(now, link, hello, asked);
+                    }
+                });
+            }
         } else {
-            let until = Deadline(now.monotonic_ms + self.settings.init_ms());
-            self.role = Role::Calling { history, leader: decision.leader, until, again: None };
-            out.call = Some(decision.leader);
+            out.closes.extend(parked.iter().map(|parked| parked.link));
+            self.call(now, decision.leader, history, !self.is_vouched_for, out);
         }
+    }
+
+    fn call(
+        &mut self,
+        now: Now,
+        leader: ServerId,
+        history: History,
+        wants_all: bool,
+        out: &mut Output,
+    ) {
+        let until = Deadline(now.monotonic_ms + self.settings.init_ms());
+        self.role = Role::Calling { history, leader, wants_all, refused: 0, until, again: None };
+        out.call = Some(leader);
     }
 
     // ---- the quorum port --------------------------------------------------------------------
 
-    /// The leader answered.
-    pub fn on_leader_reached(&mut self, now: Now, link: LinkId, out: &mut Output) {
-        let Role::Calling { history, .. } = &mut self.role else {
-            out.closes.push(link);
-            return;
+    /// The call of a leader was answered.
+    pub fn on_leader_reached(
+        &mut self,
+        now: Now,
+        leader: ServerId,
+        link: LinkId,
+        out: &mut Output,
+    ) {
+        let (history, wants_all) = match &mut self.role {
+            Role::Calling { history, leader: called, wants_all, .. } if *called == leader => {
+                (history.take(), *wants_all)
+            }
+            // The answer to an earlier call.
+            _ => {
+                out.closes.push(link);
+                return;
+            }
         };
-        let history = std::mem::replace(history, History::new(1, Zxid::ZERO));
         let kind = Kind::of(self.is_observer);
         let (own, mut asked) = (self.own(history), learner::Output::default());
-        let learner = Learner::new(now, kind, self.settings, own, &mut asked);
-        self.role = Role::Following { link, learner: Box::new(learner) };
+        let learner = Learner::new(now, kind, self.settings, own, wants_all, &mut asked);
+        self.role = Role::Following { leader, link, learner: Box::new(learner) };
         self.on_learner_asks(now, asked, out);
     }
 
-    /// Nobody answered there.
-    pub fn on_leader_refused(&mut self, now: Now) {
-        if let Role::Calling { again, .. } = &mut self.role {
+    /// Nobody answered the call of a leader.
+    pub fn on_leader_refused(&mut self, now: Now, leader: ServerId, out: &mut Output) {
+        let Role::Calling { leader: called, refused, again, .. } = &mut self.role else { return };
+        if *called != leader {
+            return;
+        }
+        *refused += 1;
+        if CALLS_MAX <= *refused {
+            self.give_up(now, Ended::Unreachable, out);
+        } else {
             *again = Some(Deadline(now.monotonic_ms + CALL_DELAY_MS));
         }
     }
 
     /// Somebody connected to the quorum port here.
     pub fn on_learner_connected(&mut self, now: Now, link: LinkId, out: &mut Output) {
-        match &mut self.role {
-            Role::Leading(leader) => leader.on_connected(now, link),
-            _ => out.closes.push(link),
+        match &self.role {
+            Role::Leading(_) => {
+                self.lead(now, out, |leader, asked| leader.on_connected(now, link, asked));
+            }
+            Role::Looking { .. } => {
+                if PARKED_MAX <= self.parked.len() {
+                    out.closes.extend(self.parked.pop_front().map(|first| first.link));
+                }
+                let until = Deadline(now.monotonic_ms + self.parked_ms_max);
+                self.parked.push_back(Parked { link, until, hello: None });
+            }
+            Role::Calling { .. } | Role::Following { .. } | Role::Settling { .. } => {
+                out.closes.push(link);
+            }
         }
     }
 
     pub fn on_link_closed(&mut self, now: Now, link: LinkId, out: &mut Output) {
+        self.parked.retain(|parked| parked.link != link);
         match &mut self.role {
             Role::Leading(leader) => leader.on_closed(link),
             Role::Following { link: own, .. } if *own == link => {
@@ -342,6 +483,18 @@ impl Peer {
         }
     }
 
+    /// Bytes of a snapshot have moved on a link, to a learner or from the leader. A join that goes on
+    /// takes as long as it takes.
+    pub fn on_progress(&mut self, now: Now, link: LinkId) {
+        match &mut self.role {
+            Role::Leading(leader) => leader.on_progress(now, link),
+            Role::Following { link: own, learner, .. } if *own == link => learner.on_progress(now),
+            _ => {}
+        }
+    }
+
+    /// A packet of a learner. REQUEST, REVALIDATE and the sessions of a PING are the caller's; here
+    /// they say that the learner is alive.
     pub fn on_packet_of_learner(
         &mut self,
         now: Now,
@@ -349,9 +502,28 @@ impl Peer {
         packet: FromLearner<'_>,
         out: &mut Output,
     ) {
+        if let Some(place) = self.parked.iter().position(|parked| parked.link == link) {
+            let parked = &mut self.parked[place];
+            match packet {
+                FromLearner::FollowerInfo { accepted, info } if parked.hello.is_none() => {
+                    parked.hello = Some(FromLearner::FollowerInfo { accepted, info });
+                }
+                FromLearner::ObserverInfo { accepted, info } if parked.hello.is_none() => {
+                    parked.hello = Some(FromLearner::ObserverInfo { accepted, info });
+                }
+                // It speaks out of turn.
+                _ => {
+                    self.parked.remove(place);
+                    out.closes.push(link);
+                }
+            }
+            return;
+        }
         self.lead(now, out, |leader, asked| leader.on_packet(now, link, packet, asked));
     }
 
+    /// A packet of the leader. SYNC and REVALIDATE are the caller's; here they say that the leader is
+    /// alive.
     pub fn on_packet_of_leader(
         &mut self,
         now: Now,
@@ -384,21 +556,28 @@ impl Peer {
     pub fn on_synced(&mut self, now: Now, zxid: Zxid, out: &mut Output) {
         self.synced = zxid.max(self.synced);
         match &mut self.role {
-            Role::Leading(_) => self.lead(now, out, |leader, asked| leader.on_synced(zxid, asked)),
+            Role::Leading(_) => {
+                self.lead(now, out, |leader, asked| leader.on_synced(now, zxid, asked));
+            }
             Role::Following { .. } => {
-                self.learn(now, out, |learner, asked| learner.on_synced(zxid, asked));
+                self.learn(now, out, |learner, asked| learner.on_synced(now, zxid, asked));
             }
             Role::Looking { .. } | Role::Calling { .. } | Role::Settling { .. } => {}
         }
     }
 
     pub fn on_stored(&mut self, now: Now, stored: Durable, out: &mut Output) {
+        if self.is_dropping && matches!(stored, Durable::Snapshot(_)) {
+            return;
+        }
         self.pending.retain(|pending| *pending != stored);
         match stored {
             Durable::AcceptedEpoch(epoch) => self.accepted = epoch.max(self.accepted),
-            Durable::CurrentEpoch(epoch) => self.current = epoch.max(self.current),
-            Durable::Truncated(_) => unreachable!("on_truncated says that"),
-            Durable::Snapshot(zxid) => self.synced = zxid,
+            Durable::CurrentEpoch(epoch) => {
+                self.current = epoch.max(self.current);
+                self.is_vouched_for = true;
+            }
+            Durable::Truncated(zxid) | Durable::Snapshot(zxid) => self.synced = zxid,
         }
         match &mut self.role {
             Role::Leading(_) => {
@@ -408,36 +587,45 @@ impl Peer {
                 self.learn(now, out, |learner, asked| learner.on_stored(now, stored, asked));
             }
             Role::Settling { history } => match stored {
-                Durable::Snapshot(zxid) => history.replace(zxid),
-                Durable::Truncated(_) | Durable::AcceptedEpoch(_) | Durable::CurrentEpoch(_) => {}
+                Durable::Truncated(zxid) => history.truncate_after(zxid),
+                Durable::Snapshot(_) | Durable::AcceptedEpoch(_) | Durable::CurrentEpoch(_) => {}
             },
             Role::Looking { .. } | Role::Calling { .. } => {}
         }
         self.look_if_settled(now, out);
     }
 
-    /// The log was cut behind `to`, and ends at `end`: before `to` where that was not in it.
-    pub fn on_truncated(&mut self, now: Now, to: Zxid, end: Zxid, out: &mut Output) {
+    /// The log does not have `to`, and nothing of it was cut. A leader that sends a snapshot makes
+    /// this server whole: it is called again, at once and without an election, because it may need
+    /// this server for its quorum, and counts it only for the history that it has named already.
+    pub fn on_truncate_refused(&mut self, now: Now, to: Zxid, out: &mut Output) {
         self.pending.retain(|pending| *pending != Durable::Truncated(to));
-        self.synced = end;
-        match &mut self.role {
-            Role::Following { .. } => {
-                self.learn(now, out, |learner, asked| learner.on_truncated(now, to, end, asked));
+        let nothing = Role::Settling { history: Peer::no_history() };
+        match std::mem::replace(&mut self.role, nothing) {
+            Role::Following { leader, link, learner } => {
+                out.closes.push(link);
+                out.retried = Some(learner::Fault::NotInLog { to });
+                let (history, _) = learner.into_history();
+                self.call(now, leader, history, true, out);
             }
-            Role::Settling { history } => history.truncate_after(end),
-            Role::Leading(_) | Role::Looking { .. } | Role::Calling { .. } => {
-                unreachable!("nobody else has the log cut")
+            role => {
+                self.role = role;
+                self.look_if_settled(now, out);
             }
         }
-        self.look_if_settled(now, out);
     }
 
-    /// The snapshot that was to replace the state did not come whole, or its link is gone: the state
-    /// is the one on the disk again, whose history this is. Each `Output::load` is answered once, by
-    /// this or by `Durable::Snapshot`.
+    /// The snapshot that was to replace the state did not come whole, or is dropped: the state is
+    /// what a start would find, whose history this is.
     pub fn on_snapshot_lost(&mut self, now: Now, on_disk: History, out: &mut Output) {
-        if let Role::Following { .. } = &self.role {
-            self.give_up(now, Ended::LinkLost, out);
+        if let Role::Following { learner, .. } = &self.role
+            && learner.is_replaced()
+        {
+            self.give_up(now, Ended::SnapshotLost, out);
+            out.drop_snapshot = false;
+        }
+        if !std::mem::replace(&mut self.is_dropping, false) {
+            return;
         }
         self.pending.retain(|pending| !matches!(pending, Durable::Snapshot(_)));
         self.synced = on_disk.end();
@@ -449,8 +637,8 @@ impl Peer {
 
     // ---- roles ------------------------------------------------------------------------------
 
-    fn own(&self, history: History) -> Own {
-        Own { accepted: self.accepted, current: self.current, history, synced: self.synced }
+    fn own(&self, history: History) -> OwnState {
+        OwnState { accepted: self.accepted, current: self.current, history, synced: self.synced }
     }
 
     fn lead(
@@ -511,19 +699,21 @@ impl Peer {
 
     fn establish(&mut self, now: Now, epoch: Epoch, out: &mut Output) {
         out.established = Some(epoch);
-        self.vote(now, out, |election, votes| election.on_established(epoch, votes));
+        self.elect(now, out, |election, votes| election.on_established(epoch, votes));
     }
 
     /// Ends the role: all that is logged is history until a leader says otherwise.
     fn give_up(&mut self, now: Now, ended: Ended, out: &mut Output) {
-        let nothing = Role::Settling { history: History::new(1, Zxid::ZERO) };
+        let nothing = Role::Settling { history: Peer::no_history() };
         let (mut history, logged) = match std::mem::replace(&mut self.role, nothing) {
             Role::Leading(leader) => {
                 out.closes.extend(leader.links());
                 leader.into_history()
             }
-            Role::Following { link, learner } => {
+            Role::Following { link, learner, .. } => {
                 out.closes.push(link);
+                self.is_dropping |= learner.is_replaced();
+                out.drop_snapshot = self.is_dropping;
                 learner.into_history()
             }
             Role::Calling { history, .. }
@@ -540,19 +730,25 @@ impl Peer {
 
     fn look_if_settled(&mut self, now: Now, out: &mut Output) {
         let Role::Settling { history } = &mut self.role else { return };
-        if !self.pending.is_empty() {
+        if !self.pending.is_empty() || self.is_dropping {
             return;
         }
-        let history = std::mem::replace(history, History::new(1, Zxid::ZERO));
-        let standing = standing(self.is_observer, history.end(), self.current);
+        let history = history.take();
+        let standing = standing(self.is_observer, self.is_vouched_for, history.end(), self.current);
         self.role = Role::Looking { history };
-        self.vote(now, out, |election, votes| election.look(now, standing, votes));
+        self.elect(now, out, |election, votes| election.look(now, standing, votes));
+    }
+
+    /// Holds the place of a history that is elsewhere.
+    fn no_history() -> History {
+        History::new(Cache { count_max: 0, bytes_max: 0 }, Zxid::ZERO)
     }
 }
 
-fn standing(is_observer: bool, zxid: Zxid, epoch: Epoch) -> Standing {
-    match is_observer {
-        true => Standing::Observer,
-        false => Standing::Participant { zxid, epoch },
+fn standing(is_observer: bool, is_vouched_for: bool, zxid: Zxid, epoch: Epoch) -> Standing {
+    match (is_observer, is_vouched_for) {
+        (true, _) => Standing::Observer,
+        (false, true) => Standing::Participant { zxid, epoch },
+        (false, false) => Standing::Abstains,
     }
 }

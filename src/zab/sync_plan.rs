@@ -6,6 +6,7 @@
 //! `queueCommittedProposals`):
 //!
 //! ```text
+//! P < 0                                          SNAP: it has nothing to go on from
 //! P = end                                        DIFF, and nothing else
 //! P > end, both are transactions                 TRUNC to end
 //! P > end, one begins an epoch                   SNAP
@@ -16,8 +17,9 @@
 //! ```
 //!
 //! In the last two cases, the learner has what no leader knows. A zxid whose counter is zero begins
-//! an epoch and is no transaction: a learner of Java that is to cut there keeps one transaction more. Java has no base: where its memory begins at the first transaction
-//! of all, it sends a new learner SNAP.
+//! an epoch and is no transaction: a learner of Java that is to cut there keeps one transaction more.
+//! Java has no base: where its memory begins at the first transaction of all, it sends a new learner
+//! SNAP.
 
 use super::history::History;
 use crate::types::Zxid;
@@ -44,6 +46,9 @@ pub enum Plan {
 #[must_use]
 pub fn plan(peer_last: Zxid, history: &History) -> Plan {
     let (base, end) = (history.base(), history.end());
+    if peer_last < Zxid::ZERO {
+        return Plan::Snap;
+    }
     let begins_epoch = peer_last.counter() == 0;
     if peer_last == end {
         return Plan::Diff { after: peer_last };

@@ -37,12 +37,21 @@ impl Disk {
         self.log.last().map_or(snapshot, |last| last.zxid)
     }
 
+    fn has(&self, zxid: Zxid) -> bool {
+        let base = self.snapshot.as_ref().map_or(Zxid::ZERO, |(zxid, _)| *zxid);
+        base == zxid || self.log.iter().any(|proposal| proposal.zxid == zxid)
+    }
+
     pub(crate) fn take(&mut self, job: Job) {
         match job {
             Job::Append(proposal) => self.log.push(proposal),
             Job::Store(Durable::AcceptedEpoch(epoch)) => self.accepted = epoch,
             Job::Store(Durable::CurrentEpoch(epoch)) => self.current = epoch,
-            Job::Store(Durable::Truncated(to)) => self.log.retain(|proposal| proposal.zxid <= to),
+            // Where a log has no such transaction, nothing is cut.
+            Job::Store(Durable::Truncated(to)) if self.has(to) => {
+                self.log.retain(|proposal| proposal.zxid <= to);
+            }
+            Job::Store(Durable::Truncated(_)) => {}
             Job::Store(Durable::Snapshot(_)) => unreachable!("a snapshot comes with its bytes"),
             Job::Replace(zxid, file) => {
                 self.snapshot = Some((zxid, file));

@@ -21,7 +21,7 @@ use ringkeeper::storage::txnlog;
 use ringkeeper::tree;
 use ringkeeper::types::{Now, ServerId, Zxid};
 use ringkeeper::zab::election::{self, Notification};
-use ringkeeper::zab::history::History as Cache;
+use ringkeeper::zab::history::Cache;
 use ringkeeper::zab::peer::Start;
 use ringkeeper::zab::proposals::Proposal;
 use ringkeeper::zab::voters::Voters;
@@ -32,7 +32,8 @@ use crate::clients::{Client, State};
 use crate::disk::{Disk, Job};
 use crate::rng::Rng;
 
-const ZAB: zab::Settings = zab::Settings { tick_ms: 200, init_limit: 10, sync_limit: 5 };
+const ZAB: zab::Settings =
+    zab::Settings { tick_ms: 200, init_limit: 10, sync_limit: 5, received_bytes_max: 1 << 20 };
 const TICK_MS: i64 = 200;
 const FAULTS_END_MS: i64 = 15_000;
 /// After the last fault, all is at rest within this.
@@ -78,6 +79,7 @@ enum Event {
         zxid: Zxid,
         file: Arc<[u8]>,
     },
+    SnapshotLost(Life),
     Closed {
         link: LinkId,
         side: usize,
@@ -107,7 +109,7 @@ struct Server {
     shown: Zxid,
     serves: bool,
     /// A leader's snapshot is expected on the link to it.
-    loads: Option<Zxid>,
+    loads: Option<(LinkId, Zxid)>,
     next_connection: u32,
     /// Whose connections are open.
     connections: BTreeMap<u32, usize>,
@@ -300,6 +302,11 @@ impl World {
             }
             Event::Bytes { link, side, bytes } => self.on_bytes(link, side, &bytes),
             Event::Snapshot { link, zxid, file } => self.on_snapshot(link, zxid, file),
+            Event::SnapshotLost(at) => {
+                if self.is_alive(at) {
+                    self.step(at.0, Input::SnapshotLost);
+                }
+            }
             Event::Closed { link, side } => self.on_closed(link, side),
             Event::Done { at, count } => {
                 if self.is_alive(at) {
@@ -355,8 +362,9 @@ impl World {
         let base = disk.snapshot.as_ref().map_or(Zxid::ZERO, |(zxid, _)| *zxid);
         let cached = disk.log.len().saturating_sub(self.history_max);
         let before = disk.log[..cached].last().map_or(base, |last| last.zxid);
-        let mut cache = Cache::new(self.history_max, before);
-        disk.log[cached..].iter().for_each(|proposal| cache.push(proposal.clone()));
+        let cache = Cache { count_max: self.history_max, bytes_max: 1 << 20 };
+        let mut history = zab::history::History::new(cache, before);
+        disk.log[cached..].iter().for_each(|proposal| history.push(proposal.clone()));
         let restored = disk.restore();
         let (last, log) = (restored.last, disk.log.clone());
         let start = MemberStart {
@@ -368,8 +376,10 @@ impl World {
                 is_observer: self.observers.contains(&id),
                 accepted: disk.accepted,
                 current: disk.current,
-                history: cache,
+                history,
+                is_vouched_for: true,
             },
+            cache,
             config: "version=0".into(),
             config_version: 0,
         };
@@ -539,6 +549,7 @@ impl World {
                 if self.links.contains_key(&link) {
                     let side = self.side_of(link, life);
                     self.close(link, side);
+                    self.lose_snapshot(id, link);
                 }
             }
         }
@@ -606,6 +617,7 @@ impl World {
         if self.is_received(link, side) {
             let at = self.links[&link].sides[side];
             self.links.get_mut(&link).unwrap().is_open[side] = false;
+            self.lose_snapshot(at.0, link);
             self.step(at.0, Input::Link(LinkInput::Closed(link)));
         }
     }
@@ -657,9 +669,19 @@ impl World {
         }
         let at = self.links[&link].sides[LEARNER];
         let server = self.running.get_mut(&at.0).unwrap();
-        if server.loads.take() == Some(zxid) {
+        if server.loads.take_if(|loads| *loads == (link, zxid)).is_some() {
             server.jobs.push_back(Job::Replace(zxid, file));
             self.work(at.0);
+        }
+    }
+
+    /// A link is over, and a snapshot was to come over it.
+    fn lose_snapshot(&mut self, id: ServerId, link: LinkId) {
+        let server = self.running.get_mut(&id).unwrap();
+        if server.loads.take_if(|(from, _)| *from == link).is_some() {
+            self.history.mark("a snapshot does not come whole");
+            let life = self.life(id);
+            self.at_ms(self.now.monotonic_ms, Event::SnapshotLost(life));
         }
     }
 
@@ -687,6 +709,9 @@ impl World {
         jobs.into_iter().for_each(|job| disk.take(job));
         match last {
             Job::Append(proposal) => self.step(id, Input::Synced(proposal.zxid)),
+            Job::Store(Durable::Truncated(to)) if self.disks[&id].end() != to => {
+                self.step(id, Input::TruncateRefused(to));
+            }
             Job::Store(stored @ Durable::Truncated(_)) => self.reload(id, stored),
             Job::Store(stored) => self.step(id, Input::Stored(stored)),
             Job::Replace(zxid, _) => self.reload(id, Durable::Snapshot(zxid)),

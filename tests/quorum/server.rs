@@ -27,7 +27,7 @@ use ringkeeper::record::txn::{CreateKind, Txn, TxnHeader};
 use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
 use ringkeeper::zab::election::{self, Notification as Said};
 use ringkeeper::zab::election_links::{self, Ask, ElectionLinks};
-use ringkeeper::zab::history::History;
+use ringkeeper::zab::history::{Cache, History};
 use ringkeeper::zab::leader::ToLearner;
 use ringkeeper::zab::learner::{Kind, ToLeader};
 use ringkeeper::zab::peer::{self, Output, Peer};
@@ -38,7 +38,9 @@ use ringkeeper::zab::{Durable, LinkId, Settings};
 
 const FIELD_BYTES_MAX: usize = 1 << 21;
 
-pub(crate) const SETTINGS: Settings = Settings { tick_ms: 500, init_limit: 20, sync_limit: 10 };
+pub(crate) const SETTINGS: Settings =
+    Settings { tick_ms: 500, init_limit: 20, sync_limit: 10, received_bytes_max: 1 << 24 };
+const CACHE: Cache = Cache { count_max: 500, bytes_max: 1 << 24 };
 
 /// What outlives the process.
 #[derive(Clone, Debug, Default)]
@@ -72,9 +74,9 @@ pub(crate) struct Seen {
 enum Event {
     ElectionAccepted(TcpStream),
     QuorumAccepted(TcpStream),
-    Called { link: election_links::LinkId, socket: Result<TcpStream, bool> },
-    LeaderCalled(Option<TcpStream>),
-    Election { link: election_links::LinkId, bytes: Vec<u8> },
+    Called { link: election_links::ElectionLinkId, socket: Result<TcpStream, bool> },
+    LeaderCalled(ServerId, Option<TcpStream>),
+    Election { link: election_links::ElectionLinkId, bytes: Vec<u8> },
     Quorum { link: LinkId, bytes: Vec<u8> },
     Stored(Durable),
     Synced(Zxid),
@@ -187,13 +189,15 @@ struct Core {
     started: Instant,
     peer: Peer,
     links: ElectionLinks,
-    election: BTreeMap<election_links::LinkId, ElectionSocket>,
+    election: BTreeMap<election_links::ElectionLinkId, ElectionSocket>,
     quorum: BTreeMap<LinkId, QuorumSocket>,
     /// Addresses that servers named in their hellos.
     addresses: BTreeMap<ServerId, ElectionAddress>,
     next_link: u64,
     /// The snapshot that is coming.
     loads: Option<Zxid>,
+    /// What a start would find while a snapshot stands beside it.
+    before: Option<Disk>,
     /// Children created so far: the cversion of the root.
     created: i32,
     events: Sender<Event>,
@@ -212,7 +216,7 @@ impl Core {
         events: Sender<Event>,
         shared: Arc<(Mutex<Seen>, Condvar)>,
     ) -> Core {
-        let mut history = History::new(500, disk.snapshot);
+        let mut history = History::new(CACHE, disk.snapshot);
         disk.log.iter().for_each(|proposal| history.push(proposal.clone()));
         let (now, mut out) = (Now::default(), Output::default());
         let start = peer::Start {
@@ -224,6 +228,7 @@ impl Core {
             accepted: disk.accepted,
             current: disk.current,
             history,
+            is_vouched_for: true,
         };
         let peer = Peer::new(now, start, &mut out);
         let mut core = Core {
@@ -238,6 +243,7 @@ impl Core {
             addresses: BTreeMap::new(),
             next_link: 0,
             loads: None,
+            before: None,
             created: 0,
             events,
             shared,
@@ -275,6 +281,10 @@ impl Core {
             self.ask(asks);
             *self.shared.0.lock().unwrap() = self.seen.clone();
             self.shared.1.notify_all();
+        }
+        if let Some(before) = self.before.take() {
+            self.seen.disk = before;
+            *self.shared.0.lock().unwrap() = self.seen.clone();
         }
         for socket in self.election.values().map(|link| &link.socket) {
             let _ = socket.shutdown(std::net::Shutdown::Both);
@@ -315,11 +325,11 @@ impl Core {
                     self.peer.on_election_port(now, server, true, out);
                 }
             }
-            Event::LeaderCalled(Some(socket)) => {
+            Event::LeaderCalled(leader, Some(socket)) => {
                 let link = self.add_quorum(socket, PacketSender::Leader);
-                self.peer.on_leader_reached(now, link, out);
+                self.peer.on_leader_reached(now, leader, link, out);
             }
-            Event::LeaderCalled(None) => self.peer.on_leader_refused(now),
+            Event::LeaderCalled(leader, None) => self.peer.on_leader_refused(now, leader, out),
             Event::Election { link, bytes } => self.on_election_bytes(link, &bytes, out, asks),
             Event::Quorum { link, bytes } => self.on_quorum_bytes(link, &bytes, out),
             Event::Stored(stored) => self.peer.on_stored(now, stored, out),
@@ -330,7 +340,7 @@ impl Core {
 
     fn add_election(
         &mut self,
-        link: election_links::LinkId,
+        link: election_links::ElectionLinkId,
         socket: TcpStream,
         stream: ElectionStream,
     ) {
@@ -351,7 +361,7 @@ impl Core {
 
     fn on_election_bytes(
         &mut self,
-        link: election_links::LinkId,
+        link: election_links::ElectionLinkId,
         bytes: &[u8],
         out: &mut Output,
         asks: &mut Vec<Ask>,
@@ -403,7 +413,6 @@ impl Core {
         let now = self.now();
         let Some(mut own) = self.quorum.remove(&link) else { return };
         if bytes.is_empty() {
-            self.lose_snapshot(out);
             self.peer.on_link_closed(now, link, out);
             return;
         }
@@ -415,6 +424,7 @@ impl Core {
                 PacketPiece::Snapshot(_) => {}
                 PacketPiece::SnapshotEnd => {
                     let zxid = self.loads.take().expect("a snapshot was announced");
+                    self.before = Some(self.seen.disk.clone());
                     self.seen.disk.snapshot = zxid;
                     self.seen.disk.log.clear();
                     self.peer.on_stored(now, Durable::Snapshot(zxid), out);
@@ -506,11 +516,13 @@ impl Core {
         self.peer.propose(now, Proposal { zxid, payload: payload.into() }, out);
     }
 
-    fn lose_snapshot(&mut self, out: &mut Output) {
-        if self.loads.take().is_some() {
-            let history = History::new(500, self.seen.disk.last());
-            self.peer.on_snapshot_lost(self.now(), history, out);
-        }
+    /// Goes back to what a start would find.
+    fn drop_snapshot(&mut self) {
+        self.loads = None;
+        self.seen.disk = self.before.take().unwrap_or_else(|| self.seen.disk.clone());
+        let (history, mut out) = (History::new(CACHE, self.seen.disk.last()), Output::default());
+        self.peer.on_snapshot_lost(self.now(), history, &mut out);
+        self.carry_out(out);
     }
 
     fn carry_out(&mut self, out: Output) {
@@ -523,7 +535,7 @@ impl Core {
             let address = &self.ensemble.members[&server].addresses[0];
             let (port, events) = (address.quorum_port, self.events.clone());
             thread::spawn(move || {
-                let _ = events.send(Event::LeaderCalled(connect(port).ok()));
+                let _ = events.send(Event::LeaderCalled(server, connect(port).ok()));
             });
         }
         for proposal in out.appends {
@@ -534,13 +546,20 @@ impl Core {
         for store in out.stores {
             match store {
                 Durable::AcceptedEpoch(epoch) => self.seen.disk.accepted = epoch,
-                Durable::CurrentEpoch(epoch) => self.seen.disk.current = epoch,
+                Durable::CurrentEpoch(epoch) => {
+                    self.seen.disk.current = epoch;
+                    self.before = None;
+                }
                 Durable::Truncated(zxid) => {
-                    self.seen.disk.log.retain(|proposal| proposal.zxid <= zxid);
-                    let (end, mut out) = (self.seen.disk.last(), Output::default());
-                    self.peer.on_truncated(self.now(), zxid, end, &mut out);
-                    self.carry_out(out);
-                    continue;
+                    let disk = &mut self.seen.disk;
+                    let has_it = disk.log.iter().any(|proposal| proposal.zxid == zxid);
+                    if zxid != disk.snapshot && !has_it {
+                        let mut out = Output::default();
+                        self.peer.on_truncate_refused(self.now(), zxid, &mut out);
+                        self.carry_out(out);
+                        continue;
+                    }
+                    disk.log.retain(|proposal| proposal.zxid <= zxid);
                 }
                 Durable::Snapshot(_) => unreachable!("it comes over the link"),
             }
@@ -560,6 +579,9 @@ impl Core {
             if let Some(own) = self.quorum.remove(&link) {
                 let _ = own.socket.shutdown(std::net::Shutdown::Both);
             }
+        }
+        if out.drop_snapshot {
+            self.drop_snapshot();
         }
         if let Some(ended) = out.ended {
             self.seen.ended.push(ended.to_string());

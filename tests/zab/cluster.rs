@@ -2,8 +2,10 @@
 //! was not synced.
 //!
 //! What has to hold at every step: what is committed anywhere is one history, that every established
-//! leader has from its first moment on and that a quorum has on its disks; one epoch has one leader.
-//! And once the faults are over, everybody serves and has the same.
+//! leader has from its first moment on and that a quorum has on its disks; one epoch has one leader;
+//! no disk has a transaction above its currentEpoch; who has lost what it had votes for nobody, and
+//! nobody votes with a snapshot that is not whole. And once the faults are over, everybody serves and
+//! has the same.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -14,19 +16,20 @@ use ringkeeper::record::quorum::{LearnerInfo, TouchTable};
 use ringkeeper::record::txn::TxnHeader;
 use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
 use ringkeeper::zab::election::{self, Notification};
-use ringkeeper::zab::history::History;
+use ringkeeper::zab::history::{Cache, History};
 use ringkeeper::zab::leader::ToLearner;
 use ringkeeper::zab::learner::{Kind, ToLeader};
 use ringkeeper::zab::peer::{Output, Peer, Start};
 use ringkeeper::zab::proposals::Proposal;
-use ringkeeper::zab::vote::PeerState;
+use ringkeeper::zab::vote::{NOBODY, PeerState};
 use ringkeeper::zab::voters::Voters;
 use ringkeeper::zab::{Durable, LinkId, Settings};
 
 use crate::for_each_seed;
 use crate::rng::Rng;
 
-const SETTINGS: Settings = Settings { tick_ms: 200, init_limit: 10, sync_limit: 5 };
+const SETTINGS: Settings =
+    Settings { tick_ms: 200, init_limit: 10, sync_limit: 5, received_bytes_max: 1 << 20 };
 const FAULTS_END_MS: i64 = 20_000;
 const CALM_MS_MAX: i64 = 80_000;
 
@@ -34,8 +37,11 @@ const CALM_MS_MAX: i64 = 80_000;
 #[derive(Clone, Debug)]
 enum Packet {
     ToLearner(ToLearner),
-    /// The state that SNAP announced.
-    State(Vec<Proposal>),
+    /// The state that SNAP announced: all up to a zxid, and perhaps more.
+    State {
+        upto: Zxid,
+        state: Vec<Proposal>,
+    },
     ToLeader(ToLeader),
 }
 
@@ -55,11 +61,25 @@ enum Event {
         from: (ServerId, u32),
         to: ServerId,
     },
+    Accepted {
+        link: LinkId,
+    },
     Reached {
         link: LinkId,
     },
+    /// A part of a snapshot has passed.
+    Progress {
+        link: LinkId,
+        side: usize,
+    },
+    /// The election port of a server has answered.
+    Answered {
+        to: (ServerId, u32),
+        server: ServerId,
+    },
     CallFailed {
         to: (ServerId, u32),
+        leader: ServerId,
     },
     Packet {
         link: LinkId,
@@ -83,6 +103,7 @@ enum Event {
     Loaded {
         at: (ServerId, u32),
         link: LinkId,
+        upto: Zxid,
         state: Vec<Proposal>,
     },
 }
@@ -93,6 +114,12 @@ struct Disk {
     accepted: Epoch,
     current: Epoch,
     log: Vec<Proposal>,
+    /// A snapshot and what follows it, which takes the log's place with the next currentEpoch.
+    beside: Option<Vec<Proposal>>,
+    /// It has lost something.
+    is_damaged: bool,
+    /// What it had and lost: an ACK of it may be on its way.
+    lost: Vec<Proposal>,
 }
 
 struct Server {
@@ -139,6 +166,18 @@ struct World {
     delay_ms_max: i64,
     sync_ms_max: i64,
     history_max: usize,
+    /// How long a snapshot is on its way, at most.
+    snapshot_ms_max: i64,
+    /// Leaders send as Java's do: what is proposed and not committed comes before NEWLEADER, and
+    /// snapshots show more than their zxid says.
+    is_javas: bool,
+    /// How often a log does not have what TRUNC names.
+    refused_per_mille: u64,
+    /// Until when a server does nothing, and what has come for it.
+    stalls: BTreeMap<ServerId, i64>,
+    inbox: BTreeMap<ServerId, VecDeque<Event>>,
+    /// Since when a server does not run.
+    down_ms: BTreeMap<ServerId, i64>,
     /// What is committed anywhere, in order.
     committed: Vec<Proposal>,
     leaders: BTreeMap<Epoch, ServerId>,
@@ -175,6 +214,12 @@ impl World {
             delay_ms_max: *rng.pick(&[1, 5, 50]),
             sync_ms_max: *rng.pick(&[1, 10, 100]),
             history_max: *rng.pick(&[1, 5, 500]),
+            snapshot_ms_max: *rng.pick(&[1, 500, 6000]),
+            is_javas: rng.coin(),
+            refused_per_mille: *rng.pick(&[0, 0, 500]),
+            stalls: BTreeMap::new(),
+            inbox: BTreeMap::new(),
+            down_ms: BTreeMap::new(),
             committed: Vec::new(),
             leaders: BTreeMap::new(),
             marks: BTreeSet::new(),
@@ -210,13 +255,17 @@ impl World {
         after_ms.max(self.now.monotonic_ms + self.rng.between(0, self.delay_ms_max))
     }
 
+    fn history(&self, log: &[Proposal]) -> History {
+        let cache = Cache { count_max: self.history_max, bytes_max: 1 << 20 };
+        let (before, cached) = log.split_at(log.len().saturating_sub(self.history_max));
+        let mut history = History::new(cache, end_of(before));
+        cached.iter().for_each(|proposal| history.push(proposal.clone()));
+        history
+    }
+
     fn start(&mut self, id: ServerId) {
-        let disk = self.disks[&id].clone();
-        let end = |log: &[Proposal]| log.last().map_or(Zxid::ZERO, |last| last.zxid);
-        let cached = disk.log.len().saturating_sub(self.history_max);
-        let mut history = History::new(self.history_max, end(&disk.log[..cached]));
-        disk.log[cached..].iter().for_each(|proposal| history.push(proposal.clone()));
-        let Disk { accepted, current, log } = disk;
+        let Disk { accepted, current, log, is_damaged, .. } = self.disks[&id].clone();
+        let history = self.history(&log);
         self.trace(|| format!("{id} starts: {accepted} {current} {}", history.end()));
         let mut out = Output::default();
         let start = Start {
@@ -228,6 +277,7 @@ impl World {
             accepted,
             current,
             history,
+            is_vouched_for: !is_damaged,
         };
         let peer = Peer::new(self.now, start, &mut out);
         *self.lives.entry(id).or_default() += 1;
@@ -249,16 +299,28 @@ impl World {
     fn stop(&mut self, id: ServerId) {
         let Some(server) = self.running.remove(&id) else { return };
         self.trace(|| format!("{id} stops"));
+        self.down_ms.insert(id, self.now.monotonic_ms);
+        self.stalls.remove(&id);
+        self.inbox.remove(&id);
         let disk = self.disks.get_mut(&id).unwrap();
-        let synced = disk.log.len().min(server.log.len());
-        let kept = self.rng.between(synced as i64, server.log.len() as i64) as usize;
-        if disk.log[..synced] == server.log[..synced] {
-            disk.log = server.log[..kept].to_vec();
-        }
-        let stored = self.rng.index(server.stores.len() + 1);
+        let stored = if disk.beside.is_some() {
+            // What is appended there is synced before currentEpoch is asked for.
+            self.rng.index(server.stores.len() + 1)
+        } else {
+            let synced = disk.log.len().min(server.log.len());
+            let kept = self.rng.between(synced as i64, server.log.len() as i64) as usize;
+            if disk.log[..synced] == server.log[..synced] {
+                disk.log = server.log[..kept].to_vec();
+            }
+            // The disk does things in order.
+            let is_whole = kept == server.log.len();
+            if is_whole { self.rng.index(server.stores.len() + 1) } else { 0 }
+        };
         for store in server.stores.into_iter().take(stored) {
             self.disks.get_mut(&id).unwrap().store(store);
         }
+        // A start does away with it.
+        self.disks.get_mut(&id).unwrap().beside = None;
         let life = self.life(id);
         for link in self.links.keys().copied().collect::<Vec<_>>() {
             for side in [LEARNER, LEADER] {
@@ -303,6 +365,11 @@ impl World {
             });
             self.running.get_mut(&id).unwrap().epoch = None;
         }
+        if let Some(fault) = out.retried {
+            self.trace(|| format!("{id} calls again: {fault}"));
+            self.marks.insert("called again");
+        }
+        self.check_vote(id);
         for to in out.tell {
             let to_life = self.life(to);
             if self.is_cut(id, to) {
@@ -312,6 +379,7 @@ impl World {
                 let at_ms = self.in_order(last_ms);
                 self.told_ms.insert((id, to), at_ms);
                 self.at_ms(at_ms, Event::Told { to: to_life, from: id, notification });
+                self.at_ms(at_ms, Event::Answered { to: life, server: to });
             } else {
                 let at_ms = self.in_order(0);
                 self.at_ms(at_ms, Event::Refused { to: life, server: to });
@@ -333,22 +401,12 @@ impl World {
                 packet: Packet::ToLeader(packet),
             });
         }
-        for (link, packet) in out.to_learners {
-            let snap = matches!(packet, ToLearner::Snap { .. });
-            self.send(link, LEARNER, |side| Event::Packet {
-                link,
-                side,
-                packet: Packet::ToLearner(packet),
-            });
-            if snap {
-                let end = self.running.get_mut(&id).unwrap().peer.history_end();
-                let log = &self.running[&id].log;
-                let state: Vec<_> = log.iter().filter(|p| p.zxid <= end).cloned().collect();
-                self.send(link, LEARNER, |side| Event::Packet {
-                    link,
-                    side,
-                    packet: Packet::State(state),
-                });
+        let to_learners =
+            if self.is_javas { javas_order(out.to_learners) } else { out.to_learners };
+        for (link, packet) in to_learners {
+            match packet {
+                ToLearner::Snap { zxid } => self.send_snapshot(id, link, zxid),
+                packet => self.send_to_learner(link, packet),
             }
         }
         for link in out.closes {
@@ -364,34 +422,91 @@ impl World {
             let link = *link.unwrap().0;
             self.running.get_mut(&id).unwrap().loads_from = Some(link);
         }
+        if out.drop_snapshot {
+            self.drop_snapshot(id);
+        }
         if let Some(zxid) = out.committed {
             self.on_committed(id, zxid);
         }
         if let Some(epoch) = out.established {
             self.on_established(id, epoch);
         }
-        // The link that a snapshot came over is gone before all of it has.
+        // A part of it has come and no more will: the disk may know before the link is seen to end.
         if let Some(link) = self.running[&id].loads_from
             && !self.links[&link].is_open[LEARNER]
         {
-            self.lose_snapshot(id);
+            self.drop_snapshot(id);
         }
     }
 
-    fn lose_snapshot(&mut self, id: ServerId) {
-        self.marks.insert("snapshot lost on its way");
+    fn send_to_learner(&mut self, link: LinkId, packet: ToLearner) {
+        self.send(link, LEARNER, |side| Event::Packet {
+            link,
+            side,
+            packet: Packet::ToLearner(packet),
+        });
+    }
+
+    /// Sends the state of a leader. What comes after it on the link waits for it.
+    fn send_snapshot(&mut self, id: ServerId, link: LinkId, zxid: Zxid) {
+        let log = &self.running[&id].log;
+        let state: Vec<_> = log.iter().filter(|p| p.zxid <= zxid).cloned().collect();
+        let mut upto = state.len();
+        if self.is_javas {
+            upto = self.rng.between(0.max(upto as i64 - 3), upto as i64) as usize;
+        }
+        let (named, again) = (end_of(&state[..upto]), state[upto..].to_vec());
+        self.send_to_learner(link, ToLearner::Snap { zxid: named });
+        let takes_ms = self.rng.between(0, self.snapshot_ms_max);
+        for after_ms in (0..takes_ms).step_by(500) {
+            for side in [LEARNER, LEADER] {
+                let at_ms = self.now.monotonic_ms + after_ms;
+                self.at_ms(at_ms, Event::Progress { link, side });
+            }
+        }
+        if SETTINGS.init_ms() < takes_ms {
+            self.marks.insert("snapshot longer than initLimit");
+        }
+        let arrives_ms = &mut self.links.get_mut(&link).unwrap().arrives_ms[LEARNER];
+        *arrives_ms = (self.now.monotonic_ms + takes_ms).max(*arrives_ms);
+        let packet = Packet::State { upto: named, state };
+        self.send(link, LEARNER, |side| Event::Packet { link, side, packet });
+        for proposal in again {
+            self.marks.insert("fuzzy snapshot");
+            let zxid = proposal.zxid;
+            self.send_to_learner(link, ToLearner::Proposal(proposal));
+            self.send_to_learner(link, ToLearner::Commit { zxid });
+        }
+    }
+
+    /// The state is what a start would find.
+    fn drop_snapshot(&mut self, id: ServerId) {
+        let disk = self.disks.get_mut(&id).unwrap();
         let server = self.running.get_mut(&id).unwrap();
+        let mark = match disk.beside.take() {
+            Some(_) => "stored snapshot dropped",
+            None => {
+                disk.log = server.log.clone();
+                "snapshot lost on its way"
+            }
+        };
+        self.marks.insert(mark);
+        server.log = disk.log.clone();
         server.loads_from = None;
-        let end = server.log.last().map_or(Zxid::ZERO, |last| last.zxid);
-        let (mut out, now) = (Output::default(), self.now);
-        server.peer.on_snapshot_lost(now, History::new(self.history_max, end), &mut out);
+        server.generation += 1;
+        server.is_syncing = false;
+        let log = server.log.clone();
+        let (mut out, now, history) = (Output::default(), self.now, self.history(&log));
+        self.trace(|| format!("{id} is back at {}", history.end()));
+        let server = self.running.get_mut(&id).unwrap();
+        server.peer.on_snapshot_lost(now, history, &mut out);
         self.carry_out(id, out);
     }
 
     /// Begins to sync what the log has, if nothing is being synced.
     fn sync(&mut self, id: ServerId) {
         let life = self.life(id);
-        let synced = self.disks[&id].log.len();
+        let synced = self.disks.get_mut(&id).unwrap().newest().len();
         let server = self.running.get_mut(&id).unwrap();
         if !server.is_syncing && synced < server.log.len() {
             server.is_syncing = true;
@@ -399,6 +514,39 @@ impl World {
             let at_ms = self.now.monotonic_ms + self.rng.between(0, self.sync_ms_max);
             self.at_ms(at_ms, Event::Synced { at: life, generation, upto });
         }
+    }
+
+    /// The process that an event is for.
+    fn is_for(&self, event: &Event) -> Option<(ServerId, u32)> {
+        match event {
+            Event::Told { to, .. }
+            | Event::Refused { to, .. }
+            | Event::Answered { to, .. }
+            | Event::CallFailed { to, .. } => Some(*to),
+            Event::Synced { at, .. } | Event::Stored { at, .. } | Event::Loaded { at, .. } => {
+                Some(*at)
+            }
+            Event::Accepted { link } => Some(self.links[link].sides[LEADER]),
+            Event::Reached { link } => Some(self.links[link].sides[LEARNER]),
+            Event::Packet { link, side, .. }
+            | Event::Closed { link, side }
+            | Event::Progress { link, side } => Some(self.links[link].sides[*side]),
+            // Done by the kernel of the one that is called.
+            Event::Calls { .. } => None,
+        }
+    }
+
+    /// An event comes to its process, now or when that is no longer stalled.
+    fn arrive(&mut self, event: Event) {
+        if let Some(at) = self.is_for(&event)
+            && self.stalls.contains_key(&at.0)
+        {
+            if self.life(at.0) == at {
+                self.inbox.entry(at.0).or_default().push_back(event);
+            }
+            return;
+        }
+        self.on_event(event);
     }
 
     fn on_event(&mut self, event: Event) {
@@ -417,7 +565,7 @@ impl World {
             Event::Calls { from, to } => {
                 if self.is_cut(from.0, to) || !self.running.contains_key(&to) {
                     let at_ms = self.in_order(0);
-                    return self.at_ms(at_ms, Event::CallFailed { to: from });
+                    return self.at_ms(at_ms, Event::CallFailed { to: from, leader: to });
                 }
                 self.made += 1;
                 let (link, at_ms) = (LinkId(self.made), self.in_order(0));
@@ -429,20 +577,41 @@ impl World {
                 };
                 self.links.insert(link, link_ends);
                 self.at_ms(at_ms, Event::Reached { link });
-                let callee = self.running.get_mut(&to).unwrap();
-                callee.peer.on_learner_connected(now, link, &mut out);
-                to
+                return self.arrive(Event::Accepted { link });
+            }
+            Event::Accepted { link } => {
+                let callee = self.links[&link].sides[LEADER];
+                let Some(server) = self.at(callee) else { return };
+                server.peer.on_learner_connected(now, link, &mut out);
+                callee.0
             }
             Event::Reached { link } => {
-                let caller = self.links[&link].sides[LEARNER];
+                let [caller, (leader, _)] = self.links[&link].sides;
                 let Some(server) = self.at(caller) else { return };
-                server.peer.on_leader_reached(now, link, &mut out);
+                server.peer.on_leader_reached(now, leader, link, &mut out);
                 caller.0
             }
-            Event::CallFailed { to } => {
+            Event::CallFailed { to, leader } => {
                 let Some(server) = self.at(to) else { return };
-                server.peer.on_leader_refused(now);
+                server.peer.on_leader_refused(now, leader, &mut out);
                 to.0
+            }
+            Event::Answered { to, server: answered } => {
+                let Some(server) = self.at(to) else { return };
+                server.peer.on_election_port(now, answered, false, &mut out);
+                to.0
+            }
+            Event::Progress { link, side } => {
+                let known = self.links[&link];
+                let [(learner, _), (leader, _)] = known.sides;
+                let is_up = known.is_open == [true; 2] && !known.is_broken;
+                if is_up && !self.is_cut(learner, leader) {
+                    let at = known.sides[side];
+                    if let Some(server) = self.at(at) {
+                        server.peer.on_progress(now, link);
+                    }
+                }
+                return;
             }
             Event::Packet { link, side, packet } => {
                 let known = self.links[&link];
@@ -470,7 +639,7 @@ impl World {
                     let log = server.log[..upto].to_vec();
                     let zxid = log.last().unwrap().zxid;
                     server.peer.on_synced(now, zxid, &mut out);
-                    self.disks.get_mut(&at.0).unwrap().log = log;
+                    *self.disks.get_mut(&at.0).unwrap().newest() = log;
                 }
                 at.0
             }
@@ -478,39 +647,52 @@ impl World {
                 let Some(server) = self.at(at) else { return };
                 // In the order in which they were asked for, whatever the moments drawn say.
                 let stored = server.stores.pop_front().unwrap_or(stored);
-                if let Durable::Truncated(zxid) = stored {
+                if let Durable::Truncated(to) = stored {
+                    let has_it = to == Zxid::ZERO || server.log.iter().any(|p| p.zxid == to);
+                    if !has_it || self.rng.chance(self.refused_per_mille) {
+                        self.marks.insert("TRUNC refused");
+                        let server = self.at(at).unwrap();
+                        server.peer.on_truncate_refused(now, to, &mut out);
+                        return self.carry_out(at.0, out);
+                    }
+                    let server = self.at(at).unwrap();
                     server.generation += 1;
                     server.is_syncing = false;
-                    server.log.retain(|proposal| proposal.zxid <= zxid);
+                    server.log.retain(|proposal| proposal.zxid <= to);
                     self.marks.insert("log truncated");
                 }
                 if let Durable::CurrentEpoch(_) = stored {
                     let logged = self.running[&at.0].log.len();
-                    let synced = self.disks[&at.0].log.len();
+                    let synced = self.disks.get_mut(&at.0).unwrap().newest().len();
                     assert_eq!(logged, synced, "{}: currentEpoch before its history", at.0);
+                    if self.disks[&at.0].is_damaged {
+                        self.marks.insert("healed");
+                    }
                 }
                 self.disks.get_mut(&at.0).unwrap().store(stored);
                 let server = self.at(at).unwrap();
-                if let Durable::Truncated(to) = stored {
-                    let end = server.log.last().map_or(Zxid::ZERO, |last| last.zxid);
-                    server.peer.on_truncated(now, to, end, &mut out);
-                } else {
-                    server.peer.on_stored(now, stored, &mut out);
-                }
+                server.peer.on_stored(now, stored, &mut out);
                 at.0
             }
-            Event::Loaded { at, link, state } => {
+            Event::Loaded { at, link, upto, state } => {
                 let Some(server) = self.at(at) else { return };
                 if server.loads_from != Some(link) {
                     return;
                 }
+                if self.rng.chance(50) {
+                    self.marks.insert("snapshot not whole");
+                    return self.drop_snapshot(at.0);
+                }
+                let server = self.at(at).unwrap();
                 server.loads_from = None;
                 server.generation += 1;
                 server.is_syncing = false;
-                server.log = state.clone();
-                let end = state.last().map_or(Zxid::ZERO, |last| last.zxid);
-                server.peer.on_stored(now, Durable::Snapshot(end), &mut out);
-                self.disks.get_mut(&at.0).unwrap().log = state;
+                // What was logged before was synced before.
+                let log: Vec<_> = state.into_iter().filter(|p| p.zxid <= upto).collect();
+                let before = std::mem::replace(&mut server.log, log.clone());
+                server.peer.on_stored(now, Durable::Snapshot(upto), &mut out);
+                let disk = self.disks.get_mut(&at.0).unwrap();
+                (disk.log, disk.beside) = (before, Some(log));
                 self.marks.insert("snapshot loaded");
                 at.0
             }
@@ -523,9 +705,9 @@ impl World {
         let is_observer = self.observers.contains(&at.0);
         let version = self.voters.committed().version;
         match packet {
-            Packet::State(state) => {
+            Packet::State { upto, state } => {
                 let at_ms = now.monotonic_ms + self.rng.between(0, self.sync_ms_max);
-                self.at_ms(at_ms, Event::Loaded { at, link, state });
+                self.at_ms(at_ms, Event::Loaded { at, link, upto, state });
             }
             Packet::ToLeader(packet) => {
                 let learner = self.links[&link].sides[LEARNER].0;
@@ -559,8 +741,10 @@ impl World {
         if self.committed.len() < count {
             let new = log[..count].to_vec();
             for proposal in &new[self.committed.len()..] {
-                let has_it =
-                    |(id, disk): (&ServerId, &Disk)| disk.log.contains(proposal).then_some(*id);
+                let has_it = |(id, disk): (&ServerId, &Disk)| {
+                    let had_it = disk.lost.contains(proposal);
+                    (had_it || disk.log.contains(proposal)).then_some(*id)
+                };
                 let holders = self.disks.iter().filter_map(has_it).collect();
                 assert!(self.voters.is_quorum(&holders), "{} is on {holders:?}", proposal.zxid);
             }
@@ -588,14 +772,28 @@ impl World {
     fn on_step(&self) {
         for (id, disk) in &self.disks {
             assert!(disk.current <= disk.accepted, "{id}: {disk:?}");
+            let end = end_of(&disk.log);
+            assert!(end.epoch() <= disk.current, "{id}: {end} is above {}", disk.current);
         }
+    }
+
+    /// Who has lost something votes for nobody, and nobody votes with a snapshot that is not whole.
+    fn check_vote(&self, id: ServerId) {
+        let said = self.running[&id].peer.notification();
+        let disk = &self.disks[&id];
+        let votes = said.state == PeerState::Looking && said.vote.leader != NOBODY;
+        if disk.is_damaged {
+            assert!(!votes && said.state != PeerState::Leading, "{id} votes without its history");
+        }
+        assert!(!votes || disk.beside.is_none(), "{id} votes with half a snapshot");
     }
 
     // ---- what happens -----------------------------------------------------------------------
 
     fn propose(&mut self) {
         let leaders: Vec<ServerId> = self.running.keys().copied().collect();
-        for id in leaders {
+        for id in leaders.into_iter().filter(|id| !self.stalls.contains_key(id)).collect::<Vec<_>>()
+        {
             let now = self.now;
             let server = self.running.get_mut(&id).unwrap();
             let mut out = Output::default();
@@ -624,10 +822,20 @@ impl World {
             && first.key().0 <= self.now.monotonic_ms
         {
             let event = first.remove();
-            self.on_event(event);
+            self.arrive(event);
         }
         let now = self.now;
         for id in self.running.keys().copied().collect::<Vec<_>>() {
+            if let Some(until_ms) = self.stalls.get(&id) {
+                if now.monotonic_ms < *until_ms {
+                    continue;
+                }
+                self.trace(|| format!("{id} goes on"));
+                self.stalls.remove(&id);
+                for event in self.inbox.remove(&id).unwrap_or_default() {
+                    self.on_event(event);
+                }
+            }
             let server = self.running.get_mut(&id).unwrap();
             if server.peer.deadline().is_some_and(|end| end.is_due(now)) {
                 let mut out = Output::default();
@@ -641,7 +849,7 @@ impl World {
     fn fault(&mut self) {
         let ids: Vec<ServerId> = self.disks.keys().copied().collect();
         let (one, other) = (*self.rng.pick(&ids), *self.rng.pick(&ids));
-        match self.rng.below(6) {
+        match self.rng.below(8) {
             0 | 1 if self.running.contains_key(&one) => self.stop(one),
             0 | 1 => self.start(one),
             2 if one != other => {
@@ -656,8 +864,46 @@ impl World {
                 self.trace(|| "power cut".to_owned());
                 ids.iter().for_each(|id| self.stop(*id));
             }
+            5 => {
+                let ms = self.rng.between(1, 3 * SETTINGS.sync_ms());
+                self.trace(|| format!("{one} stalls for {ms}"));
+                if self.running.contains_key(&one) {
+                    self.stalls.entry(one).or_insert(self.now.monotonic_ms + ms);
+                    if SETTINGS.sync_ms() < ms {
+                        self.marks.insert("stall longer than syncLimit");
+                    }
+                }
+            }
+            6 => self.damage(one),
             _ => self.reset(one),
         }
+    }
+
+    /// A server's disk loses the end of its log, or everything. One at a time, as long as the others
+    /// can decide without it. The epochs stay, unless it has been away for so long that nobody counts
+    /// on what it promised (`Start::is_vouched_for`).
+    fn damage(&mut self, id: ServerId) {
+        let mut others = self.voters.all();
+        others.remove(&id);
+        let is_only = self.disks.values().all(|disk| !disk.is_damaged);
+        if !is_only || !self.voters.is_quorum(&others) {
+            return;
+        }
+        self.stop(id);
+        let away_ms = 2 * SETTINGS.init_ms() + SETTINGS.sync_ms();
+        let is_forgotten = self.down_ms[&id] + away_ms < self.now.monotonic_ms;
+        let kept = self.rng.index(self.disks[&id].log.len() + 1);
+        let disk = self.disks.get_mut(&id).unwrap();
+        disk.lost = disk.log.clone();
+        if is_forgotten {
+            *disk = Disk { lost: std::mem::take(&mut disk.lost), ..Disk::default() };
+            self.marks.insert("disk emptied");
+        } else {
+            disk.log.truncate(kept);
+            self.marks.insert("log cut back");
+        }
+        disk.is_damaged = true;
+        self.trace(|| format!("{id} is damaged"));
     }
 
     /// Resets the connections of a server.
@@ -683,7 +929,36 @@ impl World {
     }
 }
 
+/// As a leader of Java sends: what is proposed and not committed comes before NEWLEADER.
+fn javas_order(packets: Vec<(LinkId, ToLearner)>) -> Vec<(LinkId, ToLearner)> {
+    let mut ordered: Vec<(LinkId, ToLearner)> = Vec::new();
+    let mut new_leaders = BTreeMap::new();
+    for (link, packet) in packets {
+        match packet {
+            ToLearner::NewLeader { .. } => {
+                new_leaders.insert(link, packet);
+            }
+            ToLearner::Proposal(_) => ordered.push((link, packet)),
+            packet => {
+                ordered.extend(new_leaders.remove(&link).map(|first| (link, first)));
+                ordered.push((link, packet));
+            }
+        }
+    }
+    ordered.extend(new_leaders);
+    ordered
+}
+
+fn end_of(log: &[Proposal]) -> Zxid {
+    log.last().map_or(Zxid::ZERO, |last| last.zxid)
+}
+
 impl Disk {
+    /// The log that is appended to.
+    fn newest(&mut self) -> &mut Vec<Proposal> {
+        self.beside.as_mut().unwrap_or(&mut self.log)
+    }
+
     fn store(&mut self, store: Durable) {
         match store {
             Durable::AcceptedEpoch(epoch) => {
@@ -693,8 +968,14 @@ impl Disk {
             Durable::CurrentEpoch(epoch) => {
                 assert!(self.current <= epoch, "currentEpoch never goes back");
                 self.current = epoch;
+                self.is_damaged = false;
+                self.log = self.beside.take().unwrap_or(std::mem::take(&mut self.log));
             }
-            Durable::Truncated(zxid) => self.log.retain(|proposal| proposal.zxid <= zxid),
+            Durable::Truncated(zxid) => {
+                if zxid == Zxid::ZERO || self.log.iter().any(|proposal| proposal.zxid == zxid) {
+                    self.log.retain(|proposal| proposal.zxid <= zxid);
+                }
+            }
             Durable::Snapshot(_) => unreachable!("it comes with its state"),
         }
     }
@@ -721,6 +1002,7 @@ fn no_committed_transaction_is_lost_whatever_happens_and_all_agree_in_the_end() 
         }
         world.trace(|| "calm".to_owned());
         world.cuts.clear();
+        world.refused_per_mille = 0;
         ids.iter().for_each(|id| world.reset(*id));
         for id in ids {
             if !world.running.contains_key(&id) {
@@ -751,7 +1033,20 @@ fn no_committed_transaction_is_lost_whatever_happens_and_all_agree_in_the_end() 
         marks_of.borrow_mut().append(&mut world.marks);
     });
     let expected = ["DIFF", "INFORM", "SNAP", "TRUNC", "leader established", "log truncated"];
-    let expected = expected.into_iter().chain(["snapshot loaded", "snapshot lost on its way"]);
+    let expected = expected.into_iter().chain([
+        "snapshot loaded",
+        "snapshot lost on its way",
+        "snapshot longer than initLimit",
+        "snapshot not whole",
+        "stored snapshot dropped",
+        "fuzzy snapshot",
+        "stall longer than syncLimit",
+        "TRUNC refused",
+        "called again",
+        "log cut back",
+        "disk emptied",
+        "healed",
+    ]);
     let missed: Vec<_> = expected.filter(|mark| !marks.contains(mark)).collect();
     if std::env::var("SEED").is_err() && std::env::var("SEEDS").is_err() {
         assert!(missed.is_empty(), "never happened: {missed:?}");

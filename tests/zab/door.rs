@@ -1,16 +1,19 @@
 //! One server at its door: what other servers, the disk and the time do to it, and what it asks for.
 //!
 //! ```text
-//! server 1 of 3 [observers 1] [observer] [accepted 2] [current 2] [log 0x100000001 0x100000002] [cache 2]
+//! server 1 of 3 [observers 1] [observer] [damaged] [accepted 2] [current 2] [log 0x100000001 ...] [cache 2]
 //! vote 3 LOOKING 3 0x100000002 1 1      from, state, leader, zxid, epoch, round
 //! leads                                 votes of all others for it
 //! follows 3                             reports of all others, and the link to the leader as L
-//! refused / closed LINK / pass MS
+//! reached [LEADER] / refused [LEADER] / closed LINK / pass MS / progress LINK
+//! connected LINK                        somebody connects, and says nothing
+//! connected-more COUNT                  so many more do
 //! learner LINK SERVER ACCEPTED          connects, and sends FOLLOWERINFO (observer: OBSERVERINFO)
 //! LINK ACKEPOCH LAST CURRENT|- / LINK ACK ZXID / LINK PING ZXID
 //! L LEADERINFO EPOCH / L DIFF ZXID / L PROPOSAL ZXID / ...
-//! stored accepted 1 / stored current 1 / stored snapshot ZXID / truncated TO END
-//! synced ZXID / propose
+//! stored accepted 1 / stored current 1 / stored snapshot ZXID / stored truncated ZXID
+//! truncate-refused ZXID / snapshot-lost [ZXID ...]    the second with what the log has
+//! synced ZXID / propose / learners
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,12 +22,12 @@ use std::sync::Arc;
 
 use ringkeeper::ensemble::Ensemble;
 use ringkeeper::jute::record::Record as _;
-use ringkeeper::record::quorum::{FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION};
-use ringkeeper::record::quorum::{TouchTable, TxnPayload};
+use ringkeeper::record::quorum::{AuthInfo, FromLeader, FromLearner, LearnerInfo};
+use ringkeeper::record::quorum::{PROTOCOL_VERSION, Request, TouchTable, TxnPayload};
 use ringkeeper::record::txn::TxnHeader;
-use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
+use ringkeeper::types::{Epoch, Now, ServerId, SessionId, Zxid};
 use ringkeeper::zab::election::{self, Notification};
-use ringkeeper::zab::history::History;
+use ringkeeper::zab::history::{Cache, History};
 use ringkeeper::zab::leader::ToLearner;
 use ringkeeper::zab::learner::ToLeader;
 use ringkeeper::zab::peer::{Output, Peer, Start};
@@ -35,7 +38,9 @@ use ringkeeper::zab::{Durable, LinkId, Settings};
 
 use crate::script::{self, Stage};
 
-const SETTINGS: Settings = Settings { tick_ms: 1000, init_limit: 10, sync_limit: 4 };
+const SETTINGS: Settings =
+    Settings { tick_ms: 1000, init_limit: 10, sync_limit: 4, received_bytes_max: 200 };
+const CACHE: Cache = Cache { count_max: 500, bytes_max: 1 << 20 };
 /// The link to the leader.
 const TO_LEADER: LinkId = LinkId(0);
 
@@ -122,10 +127,39 @@ impl Stage for Door {
                     let state = if leads { PeerState::Leading } else { PeerState::Following };
                     peer.on_notification(now, from, Notification { state, vote }, &mut out);
                 }
-                peer.on_leader_reached(now, TO_LEADER, &mut out);
+                peer.on_leader_reached(now, leader, TO_LEADER, &mut out);
             }
-            ["reached"] => peer.on_leader_reached(now, TO_LEADER, &mut out),
-            ["refused"] => peer.on_leader_refused(now),
+            [answer @ ("reached" | "refused"), ref leader @ ..] => {
+                let leader = match leader {
+                    [leader] => ServerId(number(leader)?),
+                    _ => peer.notification().vote.leader,
+                };
+                match answer {
+                    "reached" => peer.on_leader_reached(now, leader, TO_LEADER, &mut out),
+                    _ => peer.on_leader_refused(now, leader, &mut out),
+                }
+            }
+            ["progress", "L"] => peer.on_progress(now, TO_LEADER),
+            ["progress", name] => peer.on_progress(now, *self.links.get(name).ok_or("no link")?),
+            ["connected", name] => {
+                let link = LinkId(self.links.len() as u64 + 1);
+                self.links.insert(name.to_owned(), link);
+                peer.on_learner_connected(now, link, &mut out);
+            }
+            ["connected-more", count] => {
+                for _ in 0..number(count)? {
+                    let link = LinkId(self.links.len() as u64 + 1);
+                    self.links.insert(format!("more{}", link.0), link);
+                    peer.on_learner_connected(now, link, &mut out);
+                }
+            }
+            ["learners"] => {
+                for learner in peer.learners() {
+                    let role = if learner.is_observer { "observer" } else { "follower" };
+                    let (server, acked) = (learner.server, learner.acked);
+                    writeln!(self.outcome, "{role} {server} acked {acked}").unwrap();
+                }
+            }
             ["closed", "L"] => peer.on_link_closed(now, TO_LEADER, &mut out),
             ["closed", name] => {
                 let link = *self.links.get(name).ok_or("no such link")?;
@@ -159,12 +193,20 @@ impl Stage for Door {
                 };
                 peer.on_packet_of_learner(now, link, packet, &mut out);
             }
-            ["truncated", to, end] => peer.on_truncated(now, zxid(to)?, zxid(end)?, &mut out),
+            ["truncate-refused", to] => peer.on_truncate_refused(now, zxid(to)?, &mut out),
+            ["snapshot-lost", ref log @ ..] => {
+                let mut history = History::new(CACHE, Zxid::ZERO);
+                for at in log {
+                    history.push(proposal(zxid(at)?));
+                }
+                peer.on_snapshot_lost(now, history, &mut out);
+            }
             ["stored", what, value] => {
                 let stored = match what {
                     "accepted" => Durable::AcceptedEpoch(epoch(value)?),
                     "current" => Durable::CurrentEpoch(epoch(value)?),
                     "snapshot" => Durable::Snapshot(zxid(value)?),
+                    "truncated" => Durable::Truncated(zxid(value)?),
                     _ => return Err(format!("{what} is not stored")),
                 };
                 peer.on_stored(now, stored, &mut out);
@@ -217,6 +259,9 @@ fn from_leader<'a>(packet: &[&str], payload: &'a [u8]) -> Result<FromLeader<'a>,
         ["COMMIT", at] => FromLeader::Commit { zxid: zxid(at)? },
         ["PING", at] => FromLeader::Ping { zxid: zxid(at)? },
         ["SYNC"] => FromLeader::Sync,
+        ["REVALIDATE"] => {
+            FromLeader::Revalidate { zxid: Zxid(-1), session: SessionId(7), valid: true }
+        }
         _ => return Err(format!("{packet:?} is no packet of a leader")),
     })
 }
@@ -227,6 +272,16 @@ fn from_learner(packet: &[&str]) -> Result<FromLearner<'static>, String> {
         ["ACKEPOCH", last, current] => {
             FromLearner::AckEpoch { last: zxid(last)?, current: Some(epoch(current)?) }
         }
+        ["REVALIDATE"] => {
+            FromLearner::Revalidate { zxid: Zxid(-1), session: SessionId(7), timeout_ms: 1000 }
+        }
+        ["REQUEST"] => FromLearner::Request(Request {
+            session: SessionId(7),
+            cxid: 1,
+            op: 9,
+            body: &[],
+            identities: AuthInfo::NULL,
+        }),
         ["ACK", at] => FromLearner::Ack { zxid: zxid(at)? },
         ["PING", at] => FromLearner::Ping { zxid: zxid(at)?, touched: TouchTable::EMPTY },
         _ => return Err(format!("{packet:?} is no packet of a learner")),
@@ -240,13 +295,15 @@ impl Door {
         };
         (self.me, self.count) = (number(me)?, number(count)?);
         self.links.clear();
-        let (mut is_observer, mut accepted, mut current) = (false, Epoch(0), Epoch(0));
+        let (mut is_observer, mut is_vouched_for) = (false, true);
+        let (mut accepted, mut current) = (Epoch(0), Epoch(0));
         let (mut log, mut cached, mut observers) = (Vec::new(), usize::MAX, 0);
         let mut rest = rest.iter().peekable();
         while let Some(word) = rest.next() {
             let mut value = || rest.next().copied().ok_or(format!("{word} of what?"));
             match *word {
                 "observer" => is_observer = true,
+                "damaged" => is_vouched_for = false,
                 "observers" => observers = number(value()?)?,
                 "accepted" => accepted = epoch(value()?)?,
                 "current" => current = epoch(value()?)?,
@@ -267,7 +324,7 @@ impl Door {
         let lines = lines.iter().map(|(key, value)| (key.as_str(), *value));
         let ensemble = Ensemble::parse(lines, false).unwrap();
         let (before, tail) = log.split_at(log.len().saturating_sub(cached));
-        let mut history = History::new(500, before.last().copied().unwrap_or_default());
+        let mut history = History::new(CACHE, before.last().copied().unwrap_or_default());
         tail.iter().for_each(|zxid| history.push(proposal(*zxid)));
         let start = Start {
             me: ServerId(self.me),
@@ -278,6 +335,7 @@ impl Door {
             accepted,
             current,
             history,
+            is_vouched_for,
         };
         self.peer = Some(Peer::new(now, start, out));
         Ok(())
@@ -347,6 +405,12 @@ impl Door {
                 Durable::Snapshot(zxid) => writeln!(text, "store snapshot {zxid}"),
             }
             .unwrap();
+        }
+        if let Some(fault) = out.retried {
+            writeln!(text, "{fault}: calling again").unwrap();
+        }
+        if out.drop_snapshot {
+            writeln!(text, "drop the snapshot").unwrap();
         }
         if let Some(zxid) = out.load {
             writeln!(text, "load snapshot {zxid}").unwrap();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ringkeeper::ensemble::Ensemble;
 use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
 use ringkeeper::zab::election::{Election, Notification, Output, Settings, Standing};
-use ringkeeper::zab::election_links::{Ask, ElectionLinks, LinkId};
+use ringkeeper::zab::election_links::{Ask, ElectionLinkId, ElectionLinks};
 use ringkeeper::zab::vote::PeerState;
 use ringkeeper::zab::voters::Voters;
 
@@ -25,7 +25,7 @@ const FAULTS_END_MS: i64 = 30_000;
 const CALM_MS_MAX: i64 = 70_000;
 
 /// One end of a connection: a server, which of its lives, and its own number of the connection.
-type End = (ServerId, u32, LinkId);
+type End = (ServerId, u32, ElectionLinkId);
 
 enum Event {
     /// A call reaches a server, or its place.
@@ -145,7 +145,7 @@ impl World {
         self.carry_out(id, out);
     }
 
-    fn end(&self, id: ServerId, link: LinkId) -> End {
+    fn end(&self, id: ServerId, link: ElectionLinkId) -> End {
         (id, self.lives[&id], link)
     }
 

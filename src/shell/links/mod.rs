@@ -184,7 +184,7 @@ type News = Event<'static>;
 /// What a link is for.
 enum Role {
     Election {
-        link: election_links::LinkId,
+        link: election_links::ElectionLinkId,
         stream: ElectionStream,
         /// A notification is on its way out.
         is_telling: bool,
@@ -243,7 +243,7 @@ pub(crate) struct Links {
     bell: Arc<CachePadded<Bell>>,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    by_election: BTreeMap<election_links::LinkId, u32>,
+    by_election: BTreeMap<election_links::ElectionLinkId, u32>,
     by_link: BTreeMap<LinkId, u32>,
     next_link: u64,
     /// The last call of a leader, until it is answered.
@@ -252,7 +252,7 @@ pub(crate) struct Links {
     /// What `election` asks for.
     asks: Vec<Ask>,
     /// Whom the newest notification is to be written to.
-    tells: Vec<election_links::LinkId>,
+    tells: Vec<election_links::ElectionLinkId>,
     /// Where servers outside the configuration said that they can be reached.
     named: BTreeMap<ServerId, Vec<Place>>,
     news: VecDeque<News>,
@@ -653,7 +653,7 @@ impl Links {
         }
     }
 
-    fn on_hello(&mut self, slot: u32, link: election_links::LinkId, hello: &Hello) {
+    fn on_hello(&mut self, slot: u32, link: election_links::ElectionLinkId, hello: &Hello) {
         let server = hello.server;
         let is_known = self.ensemble.members.contains_key(&server);
         let Role::Election { stream, .. } = &mut self.link_mut(slot).role else {
@@ -736,7 +736,7 @@ impl Links {
 
     fn on_election_called(
         &mut self,
-        link: election_links::LinkId,
+        link: election_links::ElectionLinkId,
         result: Result<TcpStream, CallFailure>,
         ring: &mut Ring,
     ) {
@@ -809,7 +809,7 @@ impl Links {
         }
     }
 
-    fn close_election(&mut self, link: election_links::LinkId) {
+    fn close_election(&mut self, link: election_links::ElectionLinkId) {
         if let Some(&slot) = self.by_election.get(&link) {
             self.take_out(slot);
         }
@@ -911,7 +911,7 @@ impl Links {
 
     fn adopt_election(
         &mut self,
-        link: election_links::LinkId,
+        link: election_links::ElectionLinkId,
         stream: ElectionStream,
         socket: TcpStream,
         remote: SocketAddr,
@@ -1117,7 +1117,7 @@ enum Heard {
     More,
     /// Something for which there is no room at the moment.
     Wait,
-    Hello(election_links::LinkId, Hello),
+    Hello(election_links::ElectionLinkId, Hello),
     Garbage(String),
 }
 

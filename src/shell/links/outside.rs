@@ -48,7 +48,7 @@ pub(super) struct Place {
 /// Whom a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Caller {
-    Election(election_links::LinkId),
+    Election(election_links::ElectionLinkId),
     /// The call with this number.
     Leader(u64),
 }

@@ -13,7 +13,7 @@ use crate::jute::Write as _;
 use crate::record::quorum::{LearnerInfo, TouchTable};
 use crate::record::txn::{Txn, TxnHeader};
 use crate::types::{Epoch, Zxid};
-use crate::zab::history::History;
+use crate::zab::history::{Cache, History};
 use crate::zab::leader::ToLearner;
 use crate::zab::learner::Kind;
 use crate::zab::peer::{Output, Peer, Start};
@@ -21,9 +21,10 @@ use crate::zab::proposals::Proposal;
 use crate::zab::voters::Voters;
 use crate::zab::{Durable, Settings};
 
-const SETTINGS: Settings = Settings { tick_ms: 500, init_limit: 20, sync_limit: 10 };
+const SETTINGS: Settings =
+    Settings { tick_ms: 500, init_limit: 20, sync_limit: 10, received_bytes_max: 1 << 20 };
 /// So few are kept in memory for learners that lack them.
-const HISTORY_MAX: usize = 5;
+const CACHE: Cache = Cache { count_max: 5, bytes_max: 1 << 20 };
 
 struct Server {
     id: i64,
@@ -42,7 +43,7 @@ struct Server {
 impl Server {
     fn start(id: i64, ensemble: &Arc<Ensemble>, log: Vec<Proposal>) -> Server {
         let host = Host::with(id, ensemble, Ring::new().unwrap(), options());
-        let mut history = History::new(HISTORY_MAX, Zxid::ZERO);
+        let mut history = History::new(CACHE, Zxid::ZERO);
         log.iter().for_each(|proposal| history.push(proposal.clone()));
         let epoch = log.last().map_or(Epoch(0), |last| last.zxid.epoch());
         let start = Start {
@@ -54,6 +55,7 @@ impl Server {
             accepted: epoch,
             current: epoch,
             history,
+            is_vouched_for: true,
         };
         let mut out = Output::default();
         let peer = Peer::new(host.now(), start, &mut out);
@@ -92,8 +94,10 @@ impl Server {
                 }
                 Event::ElectionGone { server } => peer.on_election_link_closed(server),
                 Event::LearnerConnected { link } => peer.on_learner_connected(now, link, &mut out),
-                Event::LeaderReached { link, .. } => peer.on_leader_reached(now, link, &mut out),
-                Event::LeaderRefused { .. } => peer.on_leader_refused(now),
+                Event::LeaderReached { link, server } => {
+                    peer.on_leader_reached(now, server, link, &mut out);
+                }
+                Event::LeaderRefused { server } => peer.on_leader_refused(now, server, &mut out),
                 Event::LinkClosed { link } => closed = Some(link),
                 Event::FromLearner { link, packet } => {
                     peer.on_packet_of_learner(now, link, packet, &mut out);
@@ -162,8 +166,7 @@ impl Server {
             match store {
                 Durable::Truncated(zxid) => {
                     self.log.retain(|proposal| proposal.zxid <= zxid);
-                    let end = self.log.last().map_or(Zxid::ZERO, |last| last.zxid);
-                    self.peer.on_truncated(now, zxid, end, &mut next);
+                    self.peer.on_stored(now, store, &mut next);
                 }
                 store => self.peer.on_stored(now, store, &mut next),
             }
