@@ -121,7 +121,7 @@ impl Pipeline {
             What::Write { op, kinds, audited } => {
                 Some(Asked { op: *op, kinds: std::mem::take(kinds), audited: audited.take() })
             }
-            What::Sync { .. } | What::Ephemerals(_) => None,
+            What::Sync { .. } | What::Ephemerals(_) | What::Answered => None,
         }
     }
 

@@ -47,6 +47,8 @@ pub(super) enum What {
     },
     /// It is made here, once it is the first.
     Ephemerals(Box<(Request, Vec<u8>)>),
+    /// It is answered, and waits for those before it.
+    Answered,
 }
 
 /// What a request came to.
@@ -137,7 +139,9 @@ impl Forward {
         }
         match first.what {
             What::Ephemerals(request) => Some((first.client, request)),
-            What::Write { .. } | What::Sync { .. } => unreachable!("it was just looked at"),
+            What::Write { .. } | What::Sync { .. } | What::Answered => {
+                unreachable!("it was just looked at")
+            }
         }
     }
 
@@ -188,7 +192,8 @@ impl Pipeline {
             Want::Sync => match PathOnly::read(&mut whole(body)) {
                 Ok(path) => Some(path.path.map(|path| Box::from(path.as_ref()))),
                 Err(_) => {
-                    self.malformed(client, request);
+                    let what = Answered::Body(Code::MarshallingError, Vec::new());
+                    self.answer_here(client, request, what);
                     return;
                 }
             },
@@ -216,6 +221,18 @@ impl Pipeline {
             }
         };
         member.forward.push(session, client, xid, what);
+    }
+
+    /// Answers a request that the leader need not see, behind those before it.
+    pub(super) fn answer_here(&mut self, client: Client, request: &Request, what: Answered) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        let zxid = member.proposed;
+        member.forward.push(request.session, client, request.xid, What::Answered);
+        let queue = member.forward.pending.get_mut(&request.session);
+        if let Some(last) = queue.and_then(VecDeque::back_mut) {
+            last.answer = Some(Answer { zxid, what });
+        }
+        self.answer_in_order(request.session);
     }
 
     /// Takes what a request came to, and answers it if it is its turn.
@@ -298,7 +315,7 @@ impl Pipeline {
         match packet {
             FromLeader::Sync => {
                 let Some((session, number)) = member.forward.syncs.pop_front() else { return };
-                let proposed = member.proposed();
+                let proposed = member.proposed;
                 if let Some(queue) = member.forward.pending.get_mut(&session) {
                     resolve_sync(queue, number, proposed);
                 }

@@ -119,7 +119,7 @@ pub(super) struct Member {
     info: LearnerInfo,
     config: Arc<str>,
     /// The last transaction of the log and the tree.
-    proposed: Zxid,
+    pub(super) proposed: Zxid,
     /// What shows.
     committed: Zxid,
     /// To the leader.
@@ -260,10 +260,6 @@ impl Member {
             packet.write(&mut bytes);
             out.to_links.push(ToLink::Send(link, bytes.into()));
         }
-    }
-
-    pub(super) fn proposed(&self) -> Zxid {
-        self.proposed
     }
 
     fn call(&mut self, step: impl FnOnce(&mut Peer, &mut peer::Output)) {

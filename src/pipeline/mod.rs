@@ -407,13 +407,7 @@ impl Pipeline {
                 self.on_resume(now, client, session, timeout_ms, last_zxid_seen, &password, out);
             }
             _ => match self.tracker.owner(request.session) {
-                None if request.want == (Want::Write { op: code::MULTI }) => {
-                    self.on_multi_of_nobody(client, request, body);
-                }
-                None => {
-                    let (xid, zxid) = (request.xid, self.zab.proposed());
-                    self.gathered.answer(client, xid, zxid, Code::SessionExpired, |_| ());
-                }
+                None => self.on_request_of_nobody(client, request, body),
                 // Late, over a connection that the session has left: a write from there must not
                 // take effect among those that come over the new one.
                 Some(owner)
@@ -428,6 +422,21 @@ impl Pipeline {
                     self.on_session_request(now, Asker::Client(client), request, body, out);
                 }
             },
+        }
+    }
+
+    /// A session that is over asks for something. It is not logged.
+    fn on_request_of_nobody(&mut self, client: Client, request: &Request, body: &[u8]) {
+        let answer = match request.want {
+            Want::Write { op: code::MULTI } => prep_multi::of_nobody(body),
+            _ => (Code::SessionExpired, Vec::new()),
+        };
+        let (err, body) = answer;
+        if self.zab.forwards() {
+            self.answer_here(client, request, forward::Answered::Body(err, body));
+        } else {
+            let (xid, zxid) = (request.xid, self.zab.proposed());
+            self.gathered.answer(client, xid, zxid, err, |out| out.extend_from_slice(&body));
         }
     }
 

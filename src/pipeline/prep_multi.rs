@@ -8,7 +8,6 @@
 use std::cmp::Ordering;
 
 use super::prep::{Create, FIXED_BYTES_MAX, Prep, Scratch, decode};
-use super::tracker::Client;
 use super::{Asker, AuditResult, Pipeline, audit, whole, write_result};
 use crate::exchange::Request;
 use crate::jute::Reader;
@@ -226,19 +225,6 @@ impl Pipeline {
         }
     }
 
-    /// Answers a multi of a session that is over: it is the first operation that fails by that
-    /// (`PrepRequestProcessor.pRequest2Txn`), so that one without any succeeds. It is not logged.
-    pub(super) fn on_multi_of_nobody(&mut self, from: Client, request: &Request, body: &[u8]) {
-        let Ok(operations) = read_operations(&mut whole(body)) else {
-            self.malformed(from, request);
-            return;
-        };
-        let count = operations.len();
-        self.gathered.answer(from, request.xid, self.zab.proposed(), Code::Ok, |out| {
-            put_failures(out, count, 0, Code::SessionExpired);
-        });
-    }
-
     /// Checks one operation and does it; its record and its result are appended.
     fn operation(
         &mut self,
@@ -273,6 +259,17 @@ fn err_at(at: usize, failing: usize, err: Code) -> Code {
         Ordering::Equal => err,
         Ordering::Greater => Code::RuntimeInconsistency,
     }
+}
+
+/// What a multi of a session that is over comes to: it is the first operation that fails by that
+/// (`PrepRequestProcessor.pRequest2Txn`), so that one without any succeeds.
+pub(super) fn of_nobody(body: &[u8]) -> (Code, Vec<u8>) {
+    let Ok(operations) = read_operations(&mut whole(body)) else {
+        return (Code::MarshallingError, Vec::new());
+    };
+    let mut results = Vec::new();
+    put_failures(&mut results, operations.len(), 0, Code::SessionExpired);
+    (Code::Ok, results)
 }
 
 /// The results of a multi of `count` operations that fails.
