@@ -430,6 +430,11 @@ impl State for Restore {
         Restore::last(self)
     }
 
+    fn is_settled(&self) -> bool {
+        let last = self.last;
+        !matches!(self.comparison, Comparison::Waiting(digest) if last < digest.zxid)
+    }
+
     /// A znode with a TTL must not be taken for the ephemeral of a session that is over: it would
     /// be deleted, because a setting is gone.
     fn accept(&self) -> Result<(), RestoreError> {

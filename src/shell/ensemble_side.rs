@@ -25,11 +25,12 @@ use super::links::snapshot::snapshot_pipe;
 use super::links::{self, Links};
 use super::member::{self, SnapshotSink};
 use super::pipeline_core::PipelineInbox;
-use super::recover::{RecoverOptions, recover};
+use super::recover::{RecoverOptions, Recovered, recover};
 use super::ring::Ring;
 use crate::pipeline::{LinkInput, Restored, ToLink};
 use crate::storage::journal::{EpochFile, Replacement, Storing, Truncation};
-use crate::types::Zxid;
+use crate::storage::standing::Standing;
+use crate::types::{Epoch, Zxid};
 use crate::zab::Durable;
 use crate::zab::LinkId;
 use crate::zab::election::Notification;
@@ -43,6 +44,8 @@ pub(crate) struct EnsembleParts {
     pub(crate) links: links::LinksParts,
     pub(crate) directories: Arc<Directories>,
     pub(crate) recover: RecoverOptions,
+    /// Epochs that no file says yet.
+    pub(crate) derived: Vec<(EpochFile, Epoch)>,
 }
 
 /// A change of what the disk has, that waits for an idle log.
@@ -81,9 +84,13 @@ impl EnsembleSide {
         parts: EnsembleParts,
         inbox: PipelineInbox,
         jobs: channel::Sender<Job>,
+        log: &mut Log,
         ring: &Ring,
     ) -> std::io::Result<EnsembleSide> {
-        let EnsembleParts { links, directories, recover } = parts;
+        let EnsembleParts { links, directories, recover, derived } = parts;
+        for (file, epoch) in derived {
+            log.store_epoch(file, epoch);
+        }
         let links = links::LinksParts { is_buffered: ring.is_buffered(), ..links };
         Ok(EnsembleSide {
             links: Links::start(links)?,
@@ -161,6 +168,9 @@ impl EnsembleSide {
                 return;
             }
             match recover(&directories, options) {
+                Ok(Recovered { standing: Some(Standing { doubt: Some(doubt), .. }), .. }) => {
+                    inbox.fail(doubt);
+                }
                 Ok(recovered) => {
                     let (restored, stored) = (Box::new(recovered.state), Durable::Truncated(to));
                     inbox.found(Found::State { restored, stored });

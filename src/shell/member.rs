@@ -15,6 +15,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
@@ -23,10 +24,11 @@ use super::directories::{Directories, DirectoryError, names};
 use super::recover::{Disk, RecoverError, RecoverOptions};
 use super::unbuffered::UnbufferedFile;
 use crate::pipeline::{Restore, RestoreSettings, Restored};
-use crate::storage::history::{self, HistoryError};
+use crate::storage::history::{self, HistoryError, Wanted};
 use crate::storage::journal::{RECEIVED_NAME, Replacement, SET_ASIDE_PREFIX, Truncation};
 use crate::storage::recovery::{self, Places};
 use crate::storage::snapshot::BodyWriter;
+use crate::storage::standing;
 use crate::types::Zxid;
 
 /// A leader's snapshot that cannot be taken in. Nothing else has been changed.
@@ -123,6 +125,20 @@ pub(crate) fn find_replacement(
     history::find_replacement(&mut Disk::new(), &places(directories), zxid)
 }
 
+/// What a learner lacks, from the logs (`storage::history`).
+pub(crate) fn read_logged(
+    directories: &Directories,
+    wanted: Wanted,
+    each: impl FnMut(Zxid, &[u8]) -> ControlFlow<()>,
+) -> Result<bool, HistoryError<io::Error>> {
+    history::read_logged(&mut Disk::new(), &places(directories), wanted, each)
+}
+
+/// Removes the file `initialize`, now that the empty database is durable.
+pub(crate) fn remove_initialize(directories: &Directories) -> io::Result<()> {
+    standing::remove_initialize(&mut Disk::new(), &places(directories))
+}
+
 /// Removes what a leader's snapshot has replaced.
 pub(crate) fn remove_replaced(directories: &Directories) -> Result<(), DirectoryError> {
     let remove = |directory: &Path| -> Result<(), DirectoryError> {
@@ -148,6 +164,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::pipeline::OnMismatch;
+    use crate::record::txn::{Txn, TxnHeader};
     use crate::shell::disk::{Log, LogOptions, LogParts, Round};
     use crate::shell::keeper::Keeper;
     use crate::shell::marks::Marks;
@@ -156,6 +173,7 @@ mod tests {
     use crate::storage::journal::{self, BackEnd, Storing};
     use crate::storage::recovery::VERSION_NAME;
     use crate::storage::snapshot::{OPEN_ACL_ID, SnapshotWriter, Trailer};
+    use crate::storage::txnlog;
     use crate::tree;
 
     const OPTIONS: RecoverOptions = RecoverOptions {
@@ -166,6 +184,7 @@ mod tests {
         trust_empty: false,
         on_mismatch: OnMismatch::Refuse,
         is_live: true,
+        member: None,
     };
 
     fn opened(scratch: &Scratch) -> Directories {
@@ -251,6 +270,31 @@ mod tests {
         let mut state = recover(directories, OPTIONS).unwrap().state;
         let data = state.tree.reader().get("/a").unwrap().data().unwrap().to_vec();
         (state.last, data)
+    }
+
+    #[test]
+    fn what_a_learner_lacks_is_read_from_the_logs() {
+        let scratch = Scratch::new("member-logged");
+        let directories = opened(&scratch);
+        let mut log = Vec::new();
+        txnlog::append_header(&mut log);
+        for zxid in 3..=6 {
+            let data = [zxid as u8];
+            let txn = Txn::SetData { path: "/a".into(), data: Some(&data), version: 1 };
+            let header = TxnHeader { client_id: 1, cxid: 2, zxid, time: 3, kind: txn.kind() };
+            txnlog::append_txn(&mut log, &header, &txn, None);
+        }
+        log.resize(64 << 10, 0);
+        fs::write(directories.logs().join("log.3"), log).unwrap();
+        for (after, is_whole, expected) in [(3, true, vec![4, 5]), (1, false, vec![])] {
+            let wanted = Wanted { after: Zxid(after), through: Zxid(5), size_factor: 0.33 };
+            let mut zxids = Vec::new();
+            let read = read_logged(&directories, wanted, |zxid, _| {
+                zxids.push(zxid.0);
+                ControlFlow::Continue(())
+            });
+            assert_eq!((read.unwrap(), zxids), (is_whole, expected), "after {after}");
+        }
     }
 
     #[test]

@@ -284,28 +284,33 @@ impl Server {
         }
         let listeners: Arc<[TcpListener]> = listeners.into();
         let arrivals = Arrivals::new(clock, &listeners);
-        let Recovered { state, snapshot, watermark, snapshot_took, replay_took } = recovered;
+        let Recovered { state, snapshot, watermark, recent, standing, snapshot_took, replay_took } =
+            recovered;
+        let is_doubted = standing.as_ref().is_some_and(|standing| standing.doubt.is_some());
         let (last, replayed) = (state.last, state.replayed);
         let mismatches = state.mismatches + state.doubtful_digests;
         let providers = Arc::new(settings::providers(config).map_err(RunError::other)?);
         let pipeline_settings = settings::pipeline(config, shards, Arc::clone(&providers));
-        let mut pipeline = match &config.ensemble {
-            None => Pipeline::new(clock.now(), pipeline_settings, state),
-            Some(ensemble) => {
-                let epochs = recover::epochs(&directories, last)
-                    .map_err(|error| RunError::DataDir(error.to_string()))?;
-                let start = settings::member(config, ensemble, epochs, last);
+        let mut pipeline = match (&config.ensemble, &standing) {
+            (Some(ensemble), Some(standing)) => {
+                let start = settings::member(config, ensemble, standing, recent, last);
                 Pipeline::member(clock.now(), pipeline_settings, state, start)
             }
+            _ => Pipeline::new(clock.now(), pipeline_settings, state),
         };
         let snapshots = settings::snapshots(config);
         // Nothing refuses the start any more.
         let directories = &Arc::new(directories.made()?);
-        // ZooKeeper opens no directory with a log and without a snapshot.
-        if snapshot.is_none() {
+        // ZooKeeper opens no directory with a log and without a snapshot. A member that has lost its
+        // history must not write that it has an empty one.
+        if snapshot.is_none() && !is_doubted {
             let job = pipeline.snapshot_job();
             background::write_snapshot(directories.snapshots(), snapshots, &job, None)
                 .map_err(|error| RunError::Storage(error.to_string()))?;
+        }
+        // It has said what it was for: the database is there.
+        if !is_doubted && let Err(error) = member::remove_initialize(directories) {
+            warn!(%error, "the file initialize is not removed");
         }
         let log_options = settings::log(config, directories, layout.shared);
         let keeper = Arc::new(Keeper::start(
@@ -393,6 +398,7 @@ impl Server {
             },
             directories: Arc::clone(directories),
             recover: RecoverOptions { is_live: true, ..settings::recover(config) },
+            derived: standing.map_or(Vec::new(), |standing| standing.derived),
         });
         let pipeline_parts = PipelineParts {
             ensemble,

@@ -122,8 +122,8 @@ impl<C> Core<C> {
     pub(crate) fn start(parts: PipelineParts<C>, ring: &Ring) -> io::Result<Core<C>> {
         let PipelineParts { pipeline, log, end, inbox, jobs, clock, recorder, tick: _, ensemble } =
             parts;
-        let (log, out) = (Log::open(log), Output::default());
-        let start = |parts| EnsembleSide::start(parts, inbox.clone(), jobs.clone(), ring);
+        let (mut log, out) = (Log::open(log), Output::default());
+        let start = |parts| EnsembleSide::start(parts, inbox.clone(), jobs.clone(), &mut log, ring);
         let ensemble = ensemble.map(start).transpose()?;
         let mut core = Core {
             state: State { pipeline, log, end, jobs, out, recorder, ensemble },

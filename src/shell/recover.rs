@@ -17,12 +17,12 @@ use super::sys;
 use super::zeroed::is_unsupported;
 use crate::pipeline::{OnMismatch, Restore, RestoreError, RestoreSettings, Restored};
 use crate::storage::blocks::BLOCK_BYTES;
-use crate::storage::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME, EpochError, decode_epoch};
 use crate::storage::recovery::{self, Files, Note, Options, RecoveryError};
+use crate::storage::standing::{Recent, Standing, recover_member};
 use crate::storage::watermark::Watermark;
 use crate::storage::{self, Listing, QUICK_BYTES, SnapshotFile};
 use crate::tree;
-use crate::types::{Epoch, Zxid};
+use crate::types::Zxid;
 
 /// How a directory is read.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +34,17 @@ pub(crate) struct RecoverOptions {
     pub(crate) on_mismatch: OnMismatch,
     /// Whether a log of this process goes on in these directories: nothing in them is changed then.
     pub(crate) is_live: bool,
+    /// What else counts for a member of an ensemble; `None` for a server by itself.
+    pub(crate) member: Option<MemberOptions>,
+}
+
+/// How a member of an ensemble reads its directories.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MemberOptions {
+    /// Whether a directory without any database is one with an empty database.
+    pub(crate) autocreate: bool,
+    /// How many of the last transactions are kept for learners that lack a few.
+    pub(crate) recent_max: usize,
 }
 
 /// A directory that cannot be served. Nothing in it has been changed.
@@ -45,6 +56,10 @@ pub(crate) struct Recovered {
     /// The snapshot it was loaded from.
     pub(crate) snapshot: Option<Zxid>,
     pub(crate) watermark: Option<Watermark>,
+    /// The last transactions, with their payloads: of a member of an ensemble.
+    pub(crate) recent: Recent,
+    /// What a member of an ensemble may say of itself; `None` of a server by itself.
+    pub(crate) standing: Option<Standing>,
     /// How long reading the snapshot took, and the logs after it.
     pub(crate) snapshot_took: Duration,
     pub(crate) replay_took: Duration,
@@ -57,18 +72,27 @@ pub(crate) fn recover(
 ) -> Result<Recovered, RecoverError> {
     let began = Instant::now();
     let mut files = Disk::new();
-    let RecoverOptions { tree, trust_empty, on_mismatch, is_live } = options;
+    let RecoverOptions { tree, trust_empty, on_mismatch, is_live, member } = options;
     let options = Options {
         data_dir: directories.data_dir(),
         data_log_dir: directories.data_log_dir(),
         settings: RestoreSettings { tree, on_mismatch },
         trust_empty,
         is_live,
+        is_member: member.is_some(),
+        recent_max: member.map_or(0, |member| member.recent_max),
         #[cfg(feature = "mutants")]
         mutant: None,
     };
-    let recovered = recovery::recover::<_, Restore>(&mut files, &options)?;
-    let recovery::Recovered { state, snapshot, watermark, replayed } = recovered;
+    let (recovered, standing) = match member {
+        Some(MemberOptions { autocreate, .. }) => {
+            let (recovered, standing) =
+                recover_member::<_, Restore>(&mut files, &options, autocreate)?;
+            (recovered, Some(standing))
+        }
+        None => (recovery::recover::<_, Restore>(&mut files, &options)?, None),
+    };
+    let recovery::Recovered { state, snapshot, watermark, replayed, recent } = recovered;
     let (snapshot_took, replay_took) = (files.loaded - began, files.loaded.elapsed());
     let mut state = state.finish();
     state.highest_sessions.note_all(&replayed.sessions_before);
@@ -91,55 +115,7 @@ pub(crate) fn recover(
         snapshot_took.as_millis(), state.last, state.tree.digest(), state.replayed,
         replay_took.as_millis(),
     );
-    Ok(Recovered { state, snapshot, watermark, snapshot_took, replay_took })
-}
-
-/// What a member of an ensemble has promised and taken part in, as its disk says. Where a file is
-/// missing, it is the epoch of the last transaction (`QuorumPeer.loadDataBase`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Epochs {
-    pub(crate) accepted: Epoch,
-    pub(crate) current: Epoch,
-}
-
-/// An epoch file that cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EpochFileError {
-    #[error("{}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{}: {source}", directory.display())]
-    Content { directory: PathBuf, source: EpochError },
-    #[error("{}: the current epoch, {current}, is below that of the last transaction, {last}", path.display())]
-    BelowLog { path: PathBuf, current: Epoch, last: Zxid },
-    #[error("{}: the accepted epoch, {accepted}, is below the current epoch, {current}", path.display())]
-    Order { path: PathBuf, accepted: Epoch, current: Epoch },
-}
-
-/// Reads the epochs of a directory whose last transaction is `last`.
-pub(crate) fn epochs(directories: &Directories, last: Zxid) -> Result<Epochs, EpochFileError> {
-    let directory = directories.snapshots();
-    let read = |name: &str| -> Result<Option<Epoch>, EpochFileError> {
-        let path = directory.join(name);
-        match fs::read(&path) {
-            Ok(bytes) => decode_epoch(name, &bytes).map_err(|source| EpochFileError::Content {
-                directory: directory.to_path_buf(),
-                source,
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(EpochFileError::Read { path, source }),
-        }
-    };
-    let current = read(CURRENT_EPOCH_NAME)?.unwrap_or(last.epoch());
-    let accepted = read(ACCEPTED_EPOCH_NAME)?.unwrap_or(current.max(last.epoch()));
-    if current < last.epoch() {
-        let path = directory.join(CURRENT_EPOCH_NAME);
-        return Err(EpochFileError::BelowLog { path, current, last });
-    }
-    if accepted < current {
-        let path = directory.join(ACCEPTED_EPOCH_NAME);
-        return Err(EpochFileError::Order { path, accepted, current });
-    }
-    Ok(Epochs { accepted, current })
+    Ok(Recovered { state, snapshot, watermark, recent, standing, snapshot_took, replay_took })
 }
 
 /// Real files.
@@ -329,6 +305,12 @@ impl Files for Disk {
                      lies behind the last sync that was recorded"
                 );
             }
+            Note::NotVouchedFor { why } => warn!(
+                why,
+                "this server has lost something that it may have acknowledged, or cannot tell: it \
+                 neither votes nor leads until a leader's snapshot has replaced its data; nothing has \
+                 been changed"
+            ),
             Note::Removed { leftover } => {
                 debug!(path = %leftover.display(), "a leftover is removed")
             }
@@ -396,6 +378,7 @@ mod tests {
         trust_empty: false,
         on_mismatch: OnMismatch::Refuse,
         is_live: false,
+        member: None,
     };
 
     const SNAPSHOTS: SnapshotOptions = SnapshotOptions {
@@ -719,5 +702,29 @@ mod tests {
         let refused = recover(&directories, OPTIONS).err().unwrap();
         assert!(matches!(refused, RecoverError::Replay(ReplayError::Gap { .. })), "{refused}");
         assert_eq!(fs::read(directories.logs().join("log.1")).unwrap(), log(1..=3));
+    }
+
+    #[test]
+    fn a_member_is_not_vouched_for_where_a_server_by_itself_does_not_start() {
+        let scratch = Scratch::new("recover-member");
+        let directories = begun(&scratch);
+        let path = directories.logs().join("log.1");
+        fs::write(&path, log(1..=5)).unwrap();
+        let member = Some(MemberOptions { autocreate: true, recent_max: 2 });
+        let as_member = RecoverOptions { member, ..OPTIONS };
+        let Recovered { state, recent, standing, .. } = recover(&directories, as_member).unwrap();
+        assert_eq!((state.last, standing.unwrap().doubt), (Zxid(5), None));
+        let zxids: Vec<_> = recent.txns.iter().map(|(zxid, _)| zxid.0).collect();
+        assert_eq!((recent.after, zxids), (Zxid(3), vec![4, 5]));
+        let mut damaged = log(1..=5);
+        let third = log(1..=2).len() + 30;
+        damaged[third] ^= 1;
+        fs::write(&path, &damaged).unwrap();
+        assert!(recover(&directories, OPTIONS).is_err());
+        let Recovered { state, standing, .. } = recover(&directories, as_member).unwrap();
+        let doubt = standing.unwrap().doubt.expect("a record is damaged");
+        assert!(doubt.contains("log.1"), "{doubt}");
+        assert_eq!(state.last, Zxid::ZERO);
+        assert_eq!(fs::read(&path).unwrap(), damaged);
     }
 }

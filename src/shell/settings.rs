@@ -12,7 +12,7 @@ use super::cores::Wishes;
 use super::directories::Directories;
 use super::disk::LogOptions;
 use super::links::LinkOptions;
-use super::recover::{Epochs, RecoverOptions};
+use super::recover::{MemberOptions, RecoverOptions};
 use super::ring::Ring;
 use crate::admin::Configuration;
 use crate::admin::four_letter::Whitelist;
@@ -27,9 +27,11 @@ use crate::shard::{self, ConnectThrottle, EarlyDrop};
 use crate::storage;
 use crate::storage::gathering::Shaping;
 use crate::storage::journal::{self, BackEnd};
+use crate::storage::standing::{Recent, Standing};
 use crate::tree::{self, ephemerals};
 use crate::types::{ServerId, Zxid};
 use crate::zab::history::{Cache, History};
+use crate::zab::proposals::Proposal;
 use crate::zab::voters::Voters;
 use crate::zab::{self, election, peer};
 
@@ -90,6 +92,10 @@ pub(crate) fn recover(config: &Config) -> RecoverOptions {
             DigestMismatch::Warn => pipeline::OnMismatch::Count,
         },
         is_live: false,
+        member: config.ensemble.as_ref().map(|ensemble| MemberOptions {
+            autocreate: config.snapshots.create_database,
+            recent_max: ensemble.commit_log_count,
+        }),
     }
 }
 
@@ -176,11 +182,20 @@ pub(crate) fn server_id(config: &Config) -> ServerId {
 pub(crate) fn member(
     config: &Config,
     ensemble: &EnsembleConfig,
-    epochs: Epochs,
+    standing: &Standing,
+    recent: Recent,
     last: Zxid,
 ) -> pipeline::MemberStart {
     let members = Arc::new(ensemble.members.clone());
+    let current = standing.current.unwrap_or(last.epoch());
     let cache = Cache { count_max: ensemble.commit_log_count, bytes_max: COMMITTED_LOG_BYTES_MAX };
+    // What a snapshot shows that is ahead of the log is no history of this log.
+    let is_whole = recent.txns.back().is_some_and(|(zxid, _)| *zxid == last);
+    let after = if is_whole { recent.after } else { last };
+    let mut history = History::new(cache, after);
+    for (zxid, payload) in recent.txns.into_iter().filter(|(zxid, _)| after < *zxid) {
+        history.push(Proposal { zxid, payload: payload.into() });
+    }
     pipeline::MemberStart {
         cache,
         config: members.to_string().into(),
@@ -200,10 +215,10 @@ pub(crate) fn member(
             },
             voters: Arc::new(Voters::new(members, None)),
             is_observer: ensemble.role == Role::Observer,
-            accepted: epochs.accepted,
-            current: epochs.current,
-            history: History::new(cache, last),
-            is_vouched_for: true,
+            accepted: standing.accepted.unwrap_or(current),
+            current,
+            history,
+            is_vouched_for: standing.doubt.is_none(),
         },
     }
 }

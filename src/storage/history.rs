@@ -121,6 +121,94 @@ pub fn find_replacement<F: Files>(
     })
 }
 
+/// What a learner lacks, and which logs are read for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wanted {
+    /// The learner has this one and all before it.
+    pub after: Zxid,
+    /// The last one that it is to get from the logs, committed and synced.
+    pub through: Zxid,
+    /// How long all logs but the first may be, as a part of the newest snapshot: beyond that, the
+    /// snapshot is the shorter way. Zero: as long as they are. Negative: none is read
+    /// (`zookeeper.snapshotSizeFactor`).
+    pub size_factor: f64,
+}
+
+/// Hands over what a learner lacks, each transaction with the payload of its record. False: the logs do
+/// not have all of it without a gap, or are too long; what was handed over by then is of no use. So
+/// it is asked twice: whether all is there, and then for it. `each` may end it early.
+///
+/// A server that took in a snapshot has no log of what that holds, and ZooKeeper would not notice
+/// (ZOOKEEPER-2846): here every transaction must follow the one before.
+pub fn read_logged<F: Files>(
+    files: &mut F,
+    places: &Places,
+    wanted: Wanted,
+    mut each: impl FnMut(Zxid, &[u8]) -> ControlFlow<()>,
+) -> Result<bool, HistoryError<F::Error>> {
+    let Wanted { after, through, size_factor } = wanted;
+    let listing = list(files, places)?;
+    if size_factor < 0.0 || is_too_long(files, places, &listing, wanted)? {
+        return Ok(false);
+    }
+    let (mut last, mut is_whole) = (None, true);
+    for log in listing.logs_after(after) {
+        if last == Some(through) || !is_whole {
+            break;
+        }
+        let path = &places.logs.join(&log.name);
+        // It may be the one being written. What is read of it is on the disk.
+        files.drop_clean_pages(path).map_err(failed(path))?;
+        let mut source = FileSource { files, path, len: whole(log.bytes) };
+        let stop = each_record(&mut source, |record| {
+            let zxid = record.zxid();
+            if zxid <= after || Some(zxid) == last {
+                last = Some(zxid);
+                return ControlFlow::Continue(());
+            }
+            is_whole = zxid <= through && follows(last, after, zxid);
+            if !is_whole {
+                return ControlFlow::Break(());
+            }
+            last = Some(zxid);
+            each(zxid, record.payload)?;
+            if zxid == through { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let has_stopped = stop.map_err(failed(path))?.is_none();
+        if has_stopped && last != Some(through) {
+            // Asked to, or by a gap.
+            return Ok(is_whole);
+        }
+    }
+    Ok(is_whole && last == Some(through))
+}
+
+/// Whether a transaction is the one after those that were read, or after the learner's last.
+fn follows(last: Option<Zxid>, after: Zxid, zxid: Zxid) -> bool {
+    let begins_epoch = |before: Zxid| before.epoch() < zxid.epoch() && zxid.counter() == 1;
+    match last {
+        Some(last) if after <= last => zxid == last.next() || begins_epoch(last),
+        // Whether the learner's last is the end of its epoch is not known here.
+        _ => zxid == after.next(),
+    }
+}
+
+fn is_too_long<F: Files>(
+    files: &mut F,
+    places: &Places,
+    listing: &Listing,
+    wanted: Wanted,
+) -> Result<bool, HistoryError<F::Error>> {
+    let later: u64 = listing.logs_after(wanted.after).iter().skip(1).map(|log| log.bytes).sum();
+    for snapshot in listing.snapshots() {
+        if looks_whole(files, places, snapshot)? {
+            let bytes_max = snapshot.bytes as f64 * wanted.size_factor;
+            return Ok(0.0 < bytes_max && bytes_max < later as f64);
+        }
+    }
+    Ok(false)
+}
+
 fn looks_whole<F: Files>(
     files: &mut F,
     places: &Places,
@@ -171,4 +259,175 @@ fn end_up_to<F: Files>(
         Some(Stop { cause, .. }) => end.is_damaged = !cause.is_end(),
     }
     Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::damage::{empty_log, history};
+    use super::super::memory::*;
+    use super::*;
+
+    fn places() -> Places {
+        Places::new(Path::new("/data"), Some(Path::new("/logs")))
+    }
+
+    fn truncation(memory: &mut Memory, zxid: i64) -> Option<Truncation> {
+        find_truncation(memory, &places(), Zxid(zxid)).unwrap()
+    }
+
+    fn cut(log: i64, through: i64) -> Option<LogCut> {
+        let offset = history(log..=through).len() as u64;
+        Some(LogCut { name: super::super::log_name(Zxid(log)), log: Zxid(log), offset })
+    }
+
+    #[test]
+    fn a_truncation_ends_with_the_last_transaction_up_to_there() {
+        let padded = [history(1..=4), vec![0; 9_000]].concat();
+        let later = epoch(1, 1);
+        let mut memory = Memory::with(&[
+            ("snapshot.0", snapshot(0)),
+            ("snapshot.6", snapshot(6)),
+            ("log.1", padded),
+            ("log.5", history(5..=8)),
+            ("log.9", empty_log()),
+            ("log.100000001", history(later..=epoch(1, 4))),
+        ]);
+        for (zxid, end, kept, logs, snapshots) in [
+            (3, 3, cut(1, 3), 3, 1),
+            (4, 4, cut(1, 4), 3, 1),
+            (5, 5, cut(5, 5), 2, 1),
+            (7, 7, cut(5, 7), 2, 0),
+            // There is no such transaction: the epoch ends before.
+            (0x77, 8, cut(5, 8), 2, 0),
+            (epoch(1, 2), epoch(1, 2), cut(later, epoch(1, 2)), 0, 0),
+            // Back to the beginning.
+            (0, 0, None, 4, 1),
+        ] {
+            let found = truncation(&mut memory, zxid).unwrap();
+            assert_eq!((found.zxid.0, &found.cut), (end, &kept), "to {zxid:x}");
+            assert_eq!(found.later_logs.len(), logs, "to {zxid:x}: {found:?}");
+            assert_eq!(found.later_snapshots.len(), snapshots, "to {zxid:x}: {found:?}");
+            assert!(found.later_logs.is_sorted_by_key(|name| name.len()));
+        }
+    }
+
+    #[test]
+    fn a_snapshot_ends_what_is_in_no_log() {
+        // Joined by a leader's snapshot, or ahead of its own log.
+        let mut memory = Memory::with(&[
+            ("snapshot.9", snapshot(9)),
+            ("log.1", history(1..=4)),
+            ("log.c", history(12..=14)),
+        ]);
+        for zxid in [9, 10, 11] {
+            let found = truncation(&mut memory, zxid).unwrap();
+            assert_eq!((found.zxid, found.cut), (Zxid(9), None));
+            assert_eq!(found.later_logs, ["log.c"]);
+        }
+        assert_eq!(truncation(&mut memory, 13).unwrap().cut, cut(12, 13));
+        // Without one, only the leader's helps.
+        assert_eq!(truncation(&mut memory, 8), None);
+        let mut unfinished = Memory::with(&[("snapshot.1", half(snapshot(1)))]);
+        assert_eq!(truncation(&mut unfinished, 8), None);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_cut() {
+        let mut log = history(1..=6);
+        let at = history(1..=3).len() + 40;
+        log[at] ^= 1;
+        let mut memory = Memory::with(&[("snapshot.0", snapshot(0)), ("log.1", log)]);
+        assert_eq!(truncation(&mut memory, 5), None);
+        assert_eq!(truncation(&mut memory, 2).unwrap().cut, cut(1, 2));
+    }
+
+    #[test]
+    fn a_replacement_names_all_that_is_there() {
+        let mut memory = Memory::with(&[
+            ("snapshot.0", snapshot(0)),
+            ("snapshot.5", snapshot(5)),
+            ("snapshot.5.gz", snapshot(5)),
+            ("snapshot.7", snapshot(7)),
+            ("snapshot.8", snapshot(8)),
+            ("log.1", history(1..=3)),
+            ("log.4", history(4..=6)),
+            ("log.7", history(7..=8)),
+        ]);
+        let found = find_replacement(&mut memory, &places(), Zxid(5)).unwrap();
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let expected = Replacement {
+            zxid: Zxid(5),
+            cut: cut(4, 5),
+            later_logs: names(&["log.7"]),
+            later_snapshots: names(&["snapshot.8", "snapshot.7"]),
+            earlier_logs: names(&["log.1", "log.4"]),
+            earlier_snapshots: names(&["snapshot.5.gz", "snapshot.0"]),
+        };
+        assert_eq!(found, expected);
+        // What the disk has lost is replaced as well.
+        memory.broken.insert(Memory::path("log.4"));
+        assert_eq!(find_replacement(&mut memory, &places(), Zxid(5)).unwrap().cut, None);
+        let found = find_replacement(&mut memory, &places(), Zxid(99)).unwrap();
+        assert_eq!((found.cut, found.later_logs.len(), found.earlier_logs.len()), (None, 0, 3));
+    }
+
+    fn logged(memory: &mut Memory, after: i64, through: i64, size_factor: f64) -> Option<Vec<i64>> {
+        // Nothing of a log that is being written is synced for this.
+        memory.synced.extend(memory.files.keys().cloned());
+        let wanted = Wanted { after: Zxid(after), through: Zxid(through), size_factor };
+        let mut zxids = Vec::new();
+        let is_whole = read_logged(memory, &places(), wanted, |zxid, payload| {
+            assert!(!payload.is_empty());
+            zxids.push(zxid.0);
+            ControlFlow::Continue(())
+        });
+        is_whole.unwrap().then_some(zxids)
+    }
+
+    #[test]
+    fn a_learner_gets_what_the_logs_have_without_a_gap_or_nothing() {
+        let (first, last) = (epoch(1, 1), epoch(1, 2));
+        let mut memory = Memory::with(&[
+            ("snapshot.0", snapshot(0)),
+            ("log.3", history(3..=5)),
+            ("log.6", [history(6..=8), vec![0; 9_000]].concat()),
+            ("log.100000001", history(first..=last)),
+        ]);
+        let mut of = |after, through| logged(&mut memory, after, through, 0.0);
+        assert_eq!(of(3, 7), Some(vec![4, 5, 6, 7]));
+        assert_eq!(of(2, 4), Some(vec![3, 4]), "it is the next");
+        assert_eq!(of(5, 6), Some(vec![6]));
+        assert_eq!(of(7, last), Some(vec![8, first, last]));
+        assert_eq!(of(8, first), Some(vec![first]));
+        // Where an epoch ends, only its last transaction tells.
+        assert_eq!(of(9, last), None);
+        assert_eq!(of(1, 4), None, "it lacks one before");
+        assert_eq!(of(4, 9), None, "it ends before");
+        assert_eq!(of(4, epoch(1, 9)), None);
+    }
+
+    #[test]
+    fn a_hole_that_a_snapshot_has_left_is_not_passed_over() {
+        let mut memory = Memory::with(&[
+            ("snapshot.9", snapshot(9)),
+            ("log.1", history(1..=4)),
+            ("log.a", history(10..=12)),
+        ]);
+        assert_eq!(logged(&mut memory, 2, 11, 0.0), None);
+        assert_eq!(logged(&mut memory, 9, 11, 0.0), Some(vec![10, 11]));
+    }
+
+    #[test]
+    fn logs_that_are_longer_than_a_snapshot_is_worth_are_not_read() {
+        let long = [history(6..=8), vec![0; 9_000]].concat();
+        let mut memory = Memory::with(&[
+            ("snapshot.0", snapshot(0)),
+            ("log.3", history(3..=5)),
+            ("log.6", long),
+        ]);
+        assert_eq!(logged(&mut memory, 3, 7, 0.33), None);
+        assert_eq!(logged(&mut memory, 3, 7, -1.0), None);
+        assert_eq!(logged(&mut memory, 6, 7, 0.33), Some(vec![7]), "the first one does not count");
+        assert_eq!(logged(&mut memory, 3, 7, 1_000.0), Some(vec![4, 5, 6, 7]));
+    }
 }

@@ -1305,4 +1305,66 @@ mod tests {
             assert_eq!(synced(&round(&mut journal).unwrap().1), Some(Zxid(2)));
         }
     }
+
+    #[test]
+    fn a_replacement_becomes_the_newest_in_one_step_and_the_watermark_follows() {
+        for back_end in BACK_ENDS {
+            for shields in [false, true] {
+                let mut journal = begun(back_end);
+                journal.append(NOW, append(false, 2..=5, 10));
+                while round(&mut journal).is_some() {}
+                let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+                let replacement = Replacement {
+                    zxid: Zxid(3),
+                    cut: Some(LogCut { name: "log.1".to_owned(), log: Zxid(1), offset: 99 }),
+                    later_logs: names(&["log.5", "log.7"]),
+                    later_snapshots: if shields { names(&["snapshot.6"]) } else { Vec::new() },
+                    earlier_logs: names(&["log.1"]),
+                    earlier_snapshots: names(&["snapshot.0"]),
+                };
+                journal.replace(replacement.clone());
+                let (Round::Steps(steps), orders) = round(&mut journal).unwrap() else {
+                    panic!("a replacement is steps")
+                };
+                assert!(matches!(&orders[..], [Order::Stored(Storing::Replacement(stored))]
+                    if *stored == replacement));
+                let named = [Step::NameSnapshot { zxid: Zxid(3) }, Step::SyncSnapshots];
+                let log = |name: &str| Step::SetAsideLog { name: name.to_owned() };
+                let snapshot = |name: &str| Step::SetAsideSnapshot { name: name.to_owned() };
+                let mut expected = Vec::new();
+                expected.extend(named.iter().filter(|_| shields).cloned());
+                expected.extend([log("log.7"), Step::SyncDirectory]);
+                expected.extend([log("log.5"), Step::SyncDirectory]);
+                expected.push(Step::CutLog { name: "log.1".to_owned(), len: 99 });
+                match shields {
+                    true => expected.extend([snapshot("snapshot.6"), Step::SyncSnapshots]),
+                    false => expected.extend(named),
+                }
+                assert!(matches!(steps[..2], [Step::Cut { .. }, Step::SyncCut]));
+                let (before, after) = steps[2..].split_at(expected.len());
+                assert_eq!(before, expected);
+                let [Step::TakeBackWatermark { watermark, .. }, aside @ ..] = after else {
+                    panic!("{after:?}")
+                };
+                assert_eq!(watermark.snapshot(), Some(Zxid(3)));
+                let expected = [
+                    log("log.1"),
+                    snapshot("snapshot.0"),
+                    Step::SyncDirectory,
+                    Step::SyncSnapshots,
+                ];
+                assert_eq!(aside, expected);
+                // History goes on from there, in a new file.
+                journal.append(NOW, append(true, 4..=4, 10));
+                let (Round::Steps(steps), _) = round(&mut journal).unwrap() else {
+                    panic!("steps")
+                };
+                let Some(Step::StoreWatermark { watermark, .. }) = steps.last() else {
+                    panic!("{steps:?}")
+                };
+                assert_eq!((watermark.log, watermark.zxid), (Zxid(4), Zxid(3)));
+                assert_eq!(synced(&round(&mut journal).unwrap().1), Some(Zxid(4)));
+            }
+        }
+    }
 }

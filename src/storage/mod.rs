@@ -12,9 +12,11 @@
 //! | `blocks.rs` | `Blocks`, `Extent` | one log as whole blocks |
 //! | `watermark.rs` | `Watermark` | how far the log is durable |
 //! | `recovery.rs` | `recover`, `Files`, `State` | a restart: what is read, in which order, and what it means |
+//! | `standing.rs` | `recover_member`, `Standing` | the same of a member of an ensemble: what it may say of itself |
+//! | `history.rs` | `find_truncation`, `find_replacement`, `read_logged` | what a leader and a learner ask of the files |
 //! | `window.rs` | `Window`, `Source` | a file read piece by piece |
 //! | `replay.rs` | `Replay`, `replay`, `LogReader` | logs back into transactions; torn or damaged |
-//! | `snapshot.rs` | `SnapshotWriter`, `SnapshotReader` | a snapshot, written and read in chunks |
+//! | `snapshot.rs` | `SnapshotWriter`, `BodyWriter`, `SnapshotReader` | a snapshot, written and read in chunks |
 //! | `compression.rs` | `Encoder`, `Decoder` | gzip and snappy around a snapshot |
 //! | `epoch.rs` | `decode_epoch`, `encode_epoch` | acceptedEpoch and currentEpoch |
 //! | this one | `Listing`, `FileName`, `is_quick_valid` | names; what is needed; what may go |
@@ -28,7 +30,9 @@
 //! - A log is synced before the next one is created.
 //! - The watermark is stored after the sync it tells of, never before, and need not be synced
 //!   except as above. It is told the end of each epoch (`Watermark::end_epoch`).
-//! - Truncation moves the watermark back (`Watermark::truncate`), durably, before it cuts.
+//! - Truncation moves the watermark back (`Watermark::truncate`), durably, before it cuts. A snapshot
+//!   that replaces everything is named by the watermark (`Watermark::of_snapshot`), durably, once
+//!   nothing newer is left beside it.
 
 pub mod blocks;
 pub mod compression;
@@ -38,10 +42,13 @@ pub mod epoch;
 pub mod gathering;
 pub mod history;
 pub mod journal;
+#[cfg(test)]
+mod memory;
 pub mod recovery;
 pub mod replay;
 pub mod segment;
 pub mod snapshot;
+pub mod standing;
 pub mod txnlog;
 pub mod watermark;
 pub mod window;

@@ -34,7 +34,7 @@
 //! | nothing (digest of zeros, or none), and `z` is not beyond the watermark | yes |
 //! | nothing, and a log holds a record at or after `z` | yes; the next record must be `z`+1 or begin an epoch |
 //! | nothing, and there is no log, or no watermark | yes: restored from a copy, purged, or ZooKeeper's |
-//! | nothing, and there are epoch files | yes: sent by a leader, beyond the logs here |
+//! | nothing, and it is a member of an ensemble, or has epoch files | yes: sent by a leader, or committed by a quorum, beyond the logs here |
 //! | nothing, and `z` is beyond the watermark and beyond every log | no: nothing is in a snapshot that was not logged |
 //!
 //! Of a snapshot that says nothing and is named within the logs, only digests can contradict the name:
@@ -53,6 +53,10 @@
 //! | is absent, and an older one is there: a purge takes the oldest first | refused |
 //! | is absent, and the oldest one begins behind the first record that the snapshot lacks | refused |
 //! | is absent, and later ones go on from within the snapshot: ZooKeeper has purged it | served |
+//!
+//! A watermark that names a leader's snapshot instead (`Watermark::of_snapshot`) says that nothing of
+//! before counts: that snapshot or a newer one has to load, and logs that begin at or before it are not
+//! read.
 //!
 //! What cannot be told: a directory that is another server's from end to end, and begins later than
 //! our watermark, looks like the last line. Of a log that is cut behind the watermark nobody knows
@@ -79,10 +83,11 @@ use crate::types::Zxid;
 
 use super::Compression;
 use super::compression::Decoder;
-use super::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME};
+use super::epoch::{ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME, EpochError};
 use super::journal::{EPOCH_TEMPORARY_NAME, RECEIVED_NAME, TEMPORARY_NAME as LOG_TEMPORARY_NAME};
 use super::replay::{self, Claim, Cut, NEXT_STEP, Record, Replay, ReplayError, Replayed};
 use super::snapshot::{SnapshotReader, Trailer};
+use super::standing::Recent;
 use super::watermark::{WATERMARK_NAME, Watermark, WatermarkDamaged, is_of_another_time};
 use super::window::{Source, Window};
 use super::{FileName, Listing, QUICK_BYTES, SnapshotFile, is_quick_valid};
@@ -177,6 +182,11 @@ pub trait State: Sized {
     /// Whether it can be served as it is, now that all was read: the last that is asked before
     /// anything is changed.
     fn accept(&self) -> Result<(), Self::Error>;
+
+    /// Whether it is the state after the last transaction, and shows nothing of what came later.
+    fn is_settled(&self) -> bool {
+        true
+    }
 }
 
 /// What to go by.
@@ -191,6 +201,11 @@ pub struct Options<'a, T> {
     /// Whether a log of this process goes on in these directories, or is about to: nothing in them is
     /// changed then. What is half made is being made.
     pub is_live: bool,
+    /// Whether the server is a member of an ensemble: a quorum may commit what is not synced here yet,
+    /// so a snapshot may be ahead of the log.
+    pub is_member: bool,
+    /// How many of the last transactions are handed out for learners that lack a few.
+    pub recent_max: usize,
     #[cfg(feature = "mutants")]
     pub mutant: Option<Mutant>,
 }
@@ -244,13 +259,22 @@ pub enum Note<'a> {
         leftover: &'a Path,
         error: &'a dyn Display,
     },
+    /// A member of an ensemble has lost something, or may have.
+    NotVouchedFor {
+        why: &'a str,
+    },
 }
 
 /// Directories that cannot be served. Nothing in them has been changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError<E: Error + 'static, S: Error> {
     #[error("{}: {source}", path.display())]
-    Io { path: PathBuf, source: E },
+    Io {
+        path: PathBuf,
+        source: E,
+        /// Rather than a directory.
+        is_file: bool,
+    },
     #[error(
         "{}: the name says a zxid that no history comes to, so no server has written it; move it \
          away", path.display()
@@ -292,6 +316,13 @@ pub enum RecoveryError<E: Error + 'static, S: Error> {
         path.display()
     )]
     SnapshotMissing { path: PathBuf, zxid: Zxid },
+    #[error("{}: {error}", path.display())]
+    Epoch { path: PathBuf, error: EpochError },
+    #[error(
+        "{}: the accepted epoch, {accepted}, is less than the current epoch, {current}: what this \
+         server has promised is forgotten; restore the file", path.display()
+    )]
+    Promise { path: PathBuf, accepted: i64, current: i64 },
     #[error("{}: the snapshot that the leader has sent cannot be used: {why}", path.display())]
     Received { path: PathBuf, why: String },
     #[error(transparent)]
@@ -329,13 +360,15 @@ pub struct Recovered<S> {
     pub snapshot: Option<Zxid>,
     pub watermark: Option<Watermark>,
     pub replayed: Replayed,
+    /// The last transactions, as many as were asked for.
+    pub recent: Recent,
 }
 
 /// Where everything is.
 #[derive(Clone, Debug)]
 pub struct Places {
-    data_dir: PathBuf,
-    data_log_dir: PathBuf,
+    pub(super) data_dir: PathBuf,
+    pub(super) data_log_dir: PathBuf,
     are_apart: bool,
     pub(super) snapshots: PathBuf,
     pub(super) logs: PathBuf,
@@ -379,13 +412,45 @@ impl Places {
 }
 
 /// What recovery ends with when it fails.
-type Failure<F, S> = RecoveryError<<F as Files>::Error, <S as State>::Error>;
+pub(super) type Failure<F, S> = RecoveryError<<F as Files>::Error, <S as State>::Error>;
 
 /// Reads the newest snapshot that can be believed, and all transactions after it.
 pub fn recover<F: Files, S: State>(
     files: &mut F,
     options: &Options<'_, S::Settings>,
 ) -> Result<Recovered<S>, Failure<F, S>> {
+    read(files, options)?.accept(files, options)
+}
+
+/// What was read, before anything is changed.
+pub(super) struct Reading<S> {
+    pub(super) recovered: Recovered<S>,
+    pub(super) listing: Listing,
+    places: Places,
+}
+
+impl<S: State> Reading<S> {
+    /// Puts the directories in order.
+    pub(super) fn accept<F: Files>(
+        self,
+        files: &mut F,
+        options: &Options<'_, S::Settings>,
+    ) -> Result<Recovered<S>, Failure<F, S>> {
+        let Reading { recovered, listing, places } = self;
+        let Recovered { replayed, watermark, .. } = &recovered;
+        replayed.torn.iter().for_each(|cut| files.tell(Note::TornBefore { cut }));
+        if !options.is_live {
+            change(files, &places, &listing, replayed, watermark.map(|watermark| watermark.log))?;
+        }
+        Ok(recovered)
+    }
+}
+
+/// Reads all, and refuses what a server by itself must not serve.
+pub(super) fn read<F: Files, S: State>(
+    files: &mut F,
+    options: &Options<'_, S::Settings>,
+) -> Result<Reading<S>, Failure<F, S>> {
     let places = Places::new(options.data_dir, options.data_log_dir);
     let names = list(files, &places)?;
     let listing = Listing::new(names.iter().cloned());
@@ -395,9 +460,10 @@ pub fn recover<F: Files, S: State>(
     let found = read_watermarks(files, &places)?;
     check_logs_are_there::<F, S>(&places, &listing, options, &found)?;
     let watermark = found.newest.as_ref().map(|(_, watermark)| *watermark);
-    let is_member = names
-        .iter()
-        .any(|(name, _)| [ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME].contains(&name.as_str()));
+    let is_member = options.is_member
+        || names
+            .iter()
+            .any(|(name, _)| [ACCEPTED_EPOCH_NAME, CURRENT_EPOCH_NAME].contains(&name.as_str()));
     let Base { mut state, snapshot, passed } =
         load::<F, S>(files, &places, &listing, watermark.filter(|_| !is_member), options)?;
     files.tell(Note::Loaded { zxid: snapshot });
@@ -412,6 +478,10 @@ pub fn recover<F: Files, S: State>(
         check_log_is_there::<F, S>(&places, &listing, options, claim, from)?;
     }
     let mut replay = Replay::new(replay::Options { from, watermark });
+    if options.is_member {
+        replay.expect_snapshot_ahead();
+    }
+    let mut recent = Recent { after: from, ..Recent::default() };
     #[cfg(feature = "mutants")]
     if options.mutant == Some(Mutant::EvidenceIgnored) {
         replay.ignore_evidence();
@@ -436,7 +506,11 @@ pub fn recover<F: Files, S: State>(
             state.replay(record).map_err(|error| {
                 let (path, offset) = (path.clone(), record.offset as u64);
                 RecoveryError::Transaction { path, offset, error }
-            })
+            })?;
+            if 0 < options.recent_max {
+                recent.push(record.zxid(), record.payload, options.recent_max);
+            }
+            Ok(())
         })?;
     }
     let replayed = replay.finish()?;
@@ -449,12 +523,8 @@ pub fn recover<F: Files, S: State>(
     state
         .accept()
         .map_err(|error| RecoveryError::NotAccepted { data_dir: data_dir.clone(), error })?;
-    replayed.torn.iter().for_each(|cut| files.tell(Note::TornBefore { cut }));
-    if options.is_live {
-        return Ok(Recovered { state, snapshot, watermark, replayed });
-    }
-    change(files, &places, &listing, &replayed, watermark.map(|watermark| watermark.log))?;
-    Ok(Recovered { state, snapshot, watermark, replayed })
+    let recovered = Recovered { state, snapshot, watermark, replayed, recent };
+    Ok(Reading { recovered, listing, places })
 }
 
 /// Loads the snapshot that was received from a leader, before it replaces anything. `zxid` is what the
@@ -466,7 +536,7 @@ pub fn load_received<F: Files, S: State>(
     zxid: Zxid,
 ) -> Result<S, Failure<F, S>> {
     let path = places.snapshots.join(RECEIVED_NAME);
-    let names = places.list(files).map_err(|(path, source)| io_error(&path, source))?;
+    let names = list(files, places)?;
     let found = names.into_iter().find(|(name, _)| name == RECEIVED_NAME);
     let (name, bytes) = found.unwrap_or_default();
     let file = SnapshotFile { name, zxid, compression: Compression::None, bytes };
@@ -476,8 +546,16 @@ pub fn load_received<F: Files, S: State>(
     Ok(state)
 }
 
-fn io_error<E: Error + 'static, S: Error>(path: &Path, source: E) -> RecoveryError<E, S> {
-    RecoveryError::Io { path: path.to_path_buf(), source }
+/// Of a file.
+pub(super) fn io_error<E: Error + 'static, S: Error>(
+    path: &Path,
+    source: E,
+) -> RecoveryError<E, S> {
+    RecoveryError::Io { path: path.to_path_buf(), source, is_file: true }
+}
+
+fn directory_error<E: Error + 'static, S: Error>(path: &Path, source: E) -> RecoveryError<E, S> {
+    RecoveryError::Io { path: path.to_path_buf(), source, is_file: false }
 }
 
 pub(super) fn whole(bytes: u64) -> usize {
@@ -489,7 +567,7 @@ fn list<F: Files, E: Error>(
     files: &mut F,
     places: &Places,
 ) -> Result<Names, RecoveryError<F::Error, E>> {
-    places.list(files).map_err(|(path, source)| io_error(&path, source))
+    places.list(files).map_err(|(path, source)| directory_error(&path, source))
 }
 
 /// What the watermark and its copy say.
@@ -875,7 +953,7 @@ fn change<F: Files, E: Error>(
     if let Some(written) = written {
         cut_zeros(files, places, listing, replayed, written)?;
     }
-    let failed = |source| io_error(&places.logs, source);
+    let failed = |source| directory_error(&places.logs, source);
     // At the very first start it is not made yet.
     if files.list(&places.logs).map_err(failed)?.is_some() {
         files.sync_directory(&places.logs).map_err(failed)?;
@@ -890,7 +968,7 @@ fn keep_copies<F: Files, E: Error>(
     cuts: &[Cut],
 ) -> Result<Vec<Option<PathBuf>>, RecoveryError<F::Error, E>> {
     let (mut copies, mut made) = (Vec::new(), Vec::new());
-    let taken = files.list(&places.torn).map_err(|source| io_error(&places.torn, source))?;
+    let taken = files.list(&places.torn).map_err(|source| directory_error(&places.torn, source))?;
     let taken = taken.unwrap_or_default();
     for cut in cuts {
         if cut.end <= cut.offset {
@@ -1013,7 +1091,7 @@ fn remove_leftovers<F: Files, E: Error>(
 ) -> Result<(), RecoveryError<F::Error, E>> {
     let directories = [&places.snapshots, &places.logs];
     for directory in &directories[..1 + usize::from(places.are_apart)] {
-        let listed = files.list(directory).map_err(|source| io_error(directory, source))?;
+        let listed = files.list(directory).map_err(|source| directory_error(directory, source))?;
         for (name, _) in listed.unwrap_or_default() {
             let is_half = name.ends_with(".tmp")
                 && (name.starts_with("log.") || name.starts_with("snapshot."));
@@ -1041,300 +1119,12 @@ pub fn needless_copies<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use super::super::damage::{empty_log, history};
-    use super::super::snapshot::{OPEN_ACL_ID, SnapshotDigest, SnapshotError, SnapshotWriter};
+    use super::super::memory::*;
+    use super::super::txnlog;
     use super::super::watermark::WATERMARK_FILE_BYTES;
-    use super::super::{compression::Encoder, txnlog};
     use super::*;
-    use crate::record::data::StatPersisted;
     use crate::record::txn::{Txn, TxnHeader};
-    use crate::types::Epoch;
-
-    const LOGS: &str = "/logs/version-2";
-    const DATA: &str = "/data/version-2";
-
-    /// A disk in memory, which sees to it that a file is read only once it was synced and its pages
-    /// are dropped.
-    #[derive(Clone, Debug, Default)]
-    struct Memory {
-        files: BTreeMap<PathBuf, Vec<u8>>,
-        unreadable: BTreeSet<PathBuf>,
-        is_full: bool,
-        synced: BTreeSet<PathBuf>,
-        dropped: BTreeSet<PathBuf>,
-        /// What was changed, in order.
-        steps: Vec<String>,
-        /// What was told, by its first word.
-        notes: Vec<String>,
-        is_one_directory: bool,
-        trusts_empty: bool,
-    }
-
-    impl Memory {
-        fn with(files: &[(&str, Vec<u8>)]) -> Memory {
-            let named = |(name, bytes): &(&str, Vec<u8>)| (Memory::path(name), bytes.clone());
-            Memory { files: files.iter().map(named).collect(), ..Memory::default() }
-        }
-
-        /// Where a file of this name lies; one with a slash says so itself.
-        fn path(name: &str) -> PathBuf {
-            match name {
-                _ if name.starts_with('/') => name.into(),
-                _ if name.starts_with("log.") => Path::new(LOGS).join(name),
-                _ if name == WATERMARK_NAME => Path::new("/logs").join(name),
-                _ => Path::new(DATA).join(name),
-            }
-        }
-
-        fn step(&mut self, name: &str, path: &Path) -> io::Result<()> {
-            if self.is_full && matches!(name, "create" | "append") {
-                return Err(io::Error::from(io::ErrorKind::StorageFull));
-            }
-            self.steps.push(format!("{name} {}", path.display()));
-            Ok(())
-        }
-
-        fn bytes(&mut self, path: &Path) -> io::Result<&mut Vec<u8>> {
-            if self.unreadable.contains(path) {
-                return Err(io::Error::from(io::ErrorKind::PermissionDenied));
-            }
-            self.files.get_mut(path).ok_or(io::Error::from(io::ErrorKind::NotFound))
-        }
-
-        fn recover(&mut self) -> Result<Recovered<Seen>, String> {
-            let options = Options {
-                data_dir: Path::new("/data"),
-                data_log_dir: (!self.is_one_directory).then_some(Path::new("/logs")),
-                settings: (),
-                trust_empty: self.trusts_empty,
-                is_live: false,
-                #[cfg(feature = "mutants")]
-                mutant: None,
-            };
-            let before = self.files.clone();
-            let recovered = recover(self, &options).map_err(|error| error.to_string());
-            if let Err(error) = &recovered {
-                assert_eq!(self.files, before, "a start that was refused ({error}) changed files");
-            }
-            recovered
-        }
-
-        /// Served: up to where, and from which snapshot's content.
-        fn served(&mut self) -> (i64, i64) {
-            let Recovered { state, .. } = self.recover().unwrap();
-            (state.last.0, state.of_snapshot)
-        }
-
-        fn refused(&mut self) -> String {
-            match self.recover() {
-                Ok(recovered) => panic!("served: {recovered:?}"),
-                Err(error) => error,
-            }
-        }
-    }
-
-    impl Files for Memory {
-        type Error = io::Error;
-
-        fn list(&mut self, directory: &Path) -> io::Result<Option<Names>> {
-            let inside = |path: &&PathBuf| path.parent() == Some(directory);
-            let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
-            let names = self.files.keys().filter(inside);
-            let names: Vec<_> =
-                names.map(|path| (name(path), self.files[path].len() as u64)).collect();
-            Ok((!names.is_empty()).then_some(names))
-        }
-
-        fn read(&mut self, path: &Path) -> io::Result<Option<Vec<u8>>> {
-            Ok(self.files.get(path).cloned())
-        }
-
-        fn sync(&mut self, path: &Path) -> io::Result<()> {
-            self.bytes(path)?;
-            self.synced.insert(path.into());
-            if !self.steps.is_empty() {
-                self.step("sync", path)?;
-            }
-            Ok(())
-        }
-
-        fn drop_clean_pages(&mut self, path: &Path) -> io::Result<()> {
-            assert!(self.synced.contains(path), "{} is dropped unsynced", path.display());
-            self.dropped.insert(path.into());
-            Ok(())
-        }
-
-        fn read_at(&mut self, path: &Path, offset: u64, target: &mut [u8]) -> io::Result<usize> {
-            assert!(self.dropped.contains(path), "{} is read from the cache", path.display());
-            let mut bytes = self.bytes(path)?.as_slice();
-            let Ok(count) = bytes.read_at(offset as usize, target);
-            Ok(count)
-        }
-
-        fn make_directory(&mut self, path: &Path) -> io::Result<()> {
-            self.step("make", path)
-        }
-
-        fn create(&mut self, path: &Path) -> io::Result<()> {
-            self.step("create", path)?;
-            self.files.insert(path.into(), Vec::new());
-            Ok(())
-        }
-
-        fn append(&mut self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-            self.step("append", path)?;
-            self.bytes(path)?.extend_from_slice(bytes);
-            Ok(())
-        }
-
-        fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-            self.step("rename", to)?;
-            let bytes = self.files.remove(from).unwrap();
-            self.files.insert(to.into(), bytes);
-            Ok(())
-        }
-
-        fn set_len(&mut self, path: &Path, len: u64) -> io::Result<()> {
-            self.step("cut", path)?;
-            self.bytes(path)?.resize(len as usize, 0);
-            Ok(())
-        }
-
-        fn remove(&mut self, path: &Path) -> io::Result<()> {
-            self.step("remove", path)?;
-            self.files.remove(path);
-            Ok(())
-        }
-
-        fn sync_directory(&mut self, path: &Path) -> io::Result<()> {
-            self.step("sync names in", path)
-        }
-
-        fn is_loss(error: &io::Error) -> bool {
-            error.raw_os_error() == Some(5)
-        }
-
-        fn tell(&mut self, note: Note<'_>) {
-            self.notes.push(match note {
-                Note::Reading { snapshot } => format!("reading {}", snapshot.display()),
-                Note::PassedOver { snapshot, why } => {
-                    format!("passed over {}: {why}", snapshot.display())
-                }
-                Note::Loaded { zxid } => format!("loaded {zxid:?}"),
-                Note::Rebuilding { first_log } => {
-                    format!("rebuilding from {}", first_log.display())
-                }
-                Note::TornBefore { cut } => format!("torn before: {}", cut.path.display()),
-                Note::Torn { cut, copy } => format!("torn: {} {copy:?}", cut.path.display()),
-                Note::Removed { leftover } | Note::NotRemoved { leftover, .. } => {
-                    format!("leftover {}", leftover.display())
-                }
-            });
-        }
-    }
-
-    /// Knows what it has seen, and which snapshot it is from by a number that each has inside.
-    #[derive(Debug)]
-    struct Seen {
-        last: Zxid,
-        of_snapshot: i64,
-    }
-
-    impl State for Seen {
-        type Settings = ();
-        type Error = SnapshotError;
-
-        fn empty((): ()) -> Seen {
-            Seen { last: Zxid::ZERO, of_snapshot: -1 }
-        }
-
-        fn from_snapshot<R: Read>(
-            (): (),
-            zxid: Zxid,
-            snapshot: &mut SnapshotReader<R>,
-        ) -> Result<Seen, SnapshotError> {
-            let mut of_snapshot = -1;
-            while let Some(item) = snapshot.next()? {
-                if let super::super::snapshot::Item::Node { data: Some(data), .. } = item {
-                    of_snapshot = i64::from_be_bytes(data.try_into().unwrap());
-                }
-            }
-            Ok(Seen { last: zxid, of_snapshot })
-        }
-
-        fn replay(&mut self, record: &Record<'_>) -> Result<(), SnapshotError> {
-            assert!(self.last < record.zxid());
-            self.last = record.zxid();
-            Ok(())
-        }
-
-        fn last(&self) -> Zxid {
-            self.last
-        }
-
-        fn accept(&self) -> Result<(), SnapshotError> {
-            Ok(())
-        }
-    }
-
-    const SILENT: Trailer = Trailer { digest: None, last_processed: None };
-
-    fn finished(zxid: i64) -> Trailer {
-        Trailer { last_processed: Some(Zxid(zxid)), ..SILENT }
-    }
-
-    fn digested(zxid: i64) -> Trailer {
-        let digest = SnapshotDigest { zxid: Zxid(zxid), version: 2, digest: 0 };
-        Trailer { digest: Some(digest), last_processed: None }
-    }
-
-    fn snapshot_as(compression: Compression, inside: i64, trailer: Trailer) -> Vec<u8> {
-        let mut writer = SnapshotWriter::new(Encoder::new(Vec::new(), compression));
-        writer.sessions([].into_iter()).unwrap();
-        writer.acls([].into_iter()).unwrap();
-        let stat = StatPersisted::default();
-        writer.node("", Some(&inside.to_be_bytes()), OPEN_ACL_ID, &stat).unwrap();
-        writer.finish(trailer).unwrap().finish().unwrap()
-    }
-
-    /// A snapshot of the state after `zxid`, as a server of ours writes it.
-    fn snapshot(zxid: i64) -> Vec<u8> {
-        snapshot_as(Compression::None, zxid, finished(zxid))
-    }
-
-    fn silent(zxid: i64) -> Vec<u8> {
-        snapshot_as(Compression::None, zxid, SILENT)
-    }
-
-    fn damaged(mut bytes: Vec<u8>) -> Vec<u8> {
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        bytes
-    }
-
-    fn half(mut bytes: Vec<u8>) -> Vec<u8> {
-        bytes.truncate(bytes.len() / 2);
-        bytes
-    }
-
-    fn mark(sequence: u64, watermark: Watermark) -> Vec<u8> {
-        let mut file = vec![0; WATERMARK_FILE_BYTES];
-        let slot = watermark.encode(sequence);
-        file[..slot.len()].copy_from_slice(&slot);
-        file
-    }
-
-    /// The watermark of a log that begins with `log` and is synced up to `zxid`, whole.
-    fn marked(log: i64, zxid: i64) -> Vec<u8> {
-        let offset = if zxid < log { empty_log() } else { history(log..=zxid) }.len() as u64;
-        mark(1, Watermark { offset, ..Watermark::new(Zxid(log), Zxid(zxid)) })
-    }
-
-    fn epoch(epoch: u32, counter: u32) -> i64 {
-        Zxid::new(Epoch(epoch), counter).0
-    }
 
     #[test]
     fn a_state_is_a_snapshot_and_what_was_logged_after_it() {

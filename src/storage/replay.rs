@@ -17,7 +17,7 @@
 //! |---|---|---|
 //! | below the watermark | damaged | damaged |
 //! | behind the watermark | torn, unless as below | as below |
-//! | behind the watermark, before the end of what the snapshot holds, a whole record behind the end | damaged | damaged |
+//! | behind the watermark, before the end of what the snapshot holds, a whole record behind the end; not of a member of an ensemble | damaged | damaged |
 //! | behind the watermark, whole records behind the end that are farther apart than `APART_BYTES` | damaged | damaged |
 //! | the watermark names it, and it is empty | damaged | damaged |
 //! | the watermark names it, and the record that it names is not where it was | damaged | damaged |
@@ -592,6 +592,8 @@ pub struct Replay {
     txns: u64,
     torn: Vec<Cut>,
     sessions_before: HighestSessions,
+    /// What the snapshot holds may not have been synced here.
+    is_snapshot_ahead: bool,
     #[cfg(feature = "mutants")]
     ignores_evidence: bool,
 }
@@ -753,6 +755,7 @@ impl Replay {
             txns: 0,
             torn: Vec::new(),
             sessions_before: HighestSessions::default(),
+            is_snapshot_ahead: false,
             #[cfg(feature = "mutants")]
             ignores_evidence: false,
         }
@@ -764,6 +767,12 @@ impl Replay {
         if zxid.counter() != 0 {
             self.known_of.push(zxid);
         }
+    }
+
+    /// A quorum may have committed what the snapshot holds before it was synced here: a log may be torn
+    /// before the end of that.
+    pub fn expect_snapshot_ahead(&mut self) {
+        self.is_snapshot_ahead = true;
     }
 
     /// A watermark that was found says this, and every log has to agree.
@@ -954,9 +963,9 @@ impl Replay {
         self.ended = Some((path.clone(), stop));
         if beyond != Beyond::Zeros || cause == Cause::NoHeader || is_covered {
             let is_bounded = own.is_some_and(|own| own.offset != UNBOUNDED);
-            // What a snapshot holds was synced before it was taken.
+            // What a snapshot holds was synced before it was taken, unless a quorum was quicker.
             let last = self.previous.unwrap_or(Zxid(start.0 - 1));
-            let may_be_torn = self.options.from <= last || !is_bounded;
+            let may_be_torn = self.is_snapshot_ahead || self.options.from <= last || !is_bounded;
             let unsynced = may_be_torn && own.is_some_and(|own| own.offset <= offset);
             let end =
                 End { path, log: start, stop, known, beyond, unsynced, is_bounded, is_covered };

@@ -8,6 +8,7 @@ use ringkeeper::record::data::{AclBytes, StatPersisted};
 use ringkeeper::record::txn::{CreateKind, Txn, TxnHeader};
 use ringkeeper::storage::replay::APART_BYTES;
 use ringkeeper::storage::snapshot::{OPEN_ACL_ID, SnapshotWriter, Trailer};
+use ringkeeper::storage::standing::Standing;
 use ringkeeper::storage::watermark::{UNBOUNDED, WATERMARK_FILE_BYTES, Watermark};
 use ringkeeper::storage::{Compression, log_name, snapshot_name, txnlog};
 use ringkeeper::tree;
@@ -16,7 +17,7 @@ use ringkeeper::types::Zxid;
 use crate::check::Marks;
 use crate::disk::Disk;
 use crate::log::{DiskMutant, Layout};
-use crate::recovery::{Failure, recover};
+use crate::recovery::{Failure, recover, recover_member};
 use crate::rng::Rng;
 
 const SEEDS: u64 = 100;
@@ -255,6 +256,15 @@ pub(crate) fn run(seed: u64, mutant: Option<DiskMutant>) -> Result<(), String> {
     }
     let before = content(&disk);
     let settings = tree::Settings::default();
+    let as_member = member_finds(disk.clone(), layout, mutant);
+    let as_member = as_member.map_err(|why| format!("{damage:?}, as a member: {why}"))?;
+    // A member may have such a snapshot from a leader.
+    let is_believed = damage == Damage::SnapshotMisnamed && !says;
+    if as_member.is_some_and(|found| found != Zxid(last) && !is_believed) {
+        return Err(format!(
+            "{damage:?}: a member has {as_member:?} of {last:#x}, without a doubt"
+        ));
+    }
     match recover(&mut disk, layout, settings, mutant, &mut Marks::new()) {
         Ok(mut recovered) => {
             let found = recovered.state.last;
@@ -273,6 +283,23 @@ pub(crate) fn run(seed: u64, mutant: Option<DiskMutant>) -> Result<(), String> {
         Err(Failure::Refused(why)) => Err(format!("{damage:?}: refused and changed: {why}")),
         Err(Failure::Setting) => Err(format!("{damage:?}: there are no TTLs")),
         Err(Failure::Disk(error)) => Err(format!("{damage:?}: {error:?}")),
+    }
+}
+
+/// What a member of an ensemble finds; `None`: it has lost something, or refuses logs of another
+/// history.
+fn member_finds(
+    mut disk: Disk,
+    layout: Layout,
+    mutant: Option<DiskMutant>,
+) -> Result<Option<Zxid>, String> {
+    let before = content(&disk);
+    match recover_member(&mut disk, layout, mutant) {
+        Ok((recovered, Standing { doubt: None, .. })) => Ok(Some(recovered.state.last)),
+        Ok(_) if content(&disk) == before => Ok(None),
+        Ok((_, standing)) => Err(format!("doubted and changed: {:?}", standing.doubt)),
+        Err(Failure::Refused(why)) if why.contains("of another history") => Ok(None),
+        Err(failure) => Err(format!("{failure:?}")),
     }
 }
 

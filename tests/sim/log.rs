@@ -114,6 +114,8 @@ pub(crate) enum DiskMutant {
     LaterLogsKept,
     /// A leader's snapshot leaves what a log holds beyond it.
     LogNotCut,
+    /// A leader's snapshot gets its name before what the logs hold beyond it is gone.
+    NamedTooEarly,
 }
 
 /// Where a record is.
@@ -369,7 +371,12 @@ impl LogWriter {
         self.round = Some(match round {
             Round::Sync => Running::Sync(None),
             Round::Write(extent) => Running::Write { extent, has_begun: false },
-            Round::Steps(steps) => Running::Steps { steps: steps.into(), syncing: None },
+            Round::Steps(mut steps) => {
+                if self.mutant == Some(DiskMutant::NamedTooEarly) {
+                    steps.sort_by_key(|step| !matches!(step, Step::NameSnapshot { .. }));
+                }
+                Running::Steps { steps: steps.into(), syncing: None }
+            }
         });
         true
     }

@@ -99,6 +99,7 @@ fn every_mutant_of_a_replacement_is_caught() {
         DiskMutant::CopyNotTakenBack,
         DiskMutant::LaterLogsKept,
         DiskMutant::LogNotCut,
+        DiskMutant::NamedTooEarly,
         DiskMutant::SnapshotNotSynced,
     ] {
         catch_one(mutant, replacement::run);

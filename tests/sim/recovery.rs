@@ -6,6 +6,7 @@ use std::path::Path;
 use ringkeeper::pipeline::{OnMismatch, Restore, RestoreError, RestoreSettings, Restored};
 use ringkeeper::storage::history::HistoryError;
 use ringkeeper::storage::recovery::{self, Files, Note, Options, Places, RecoveryError};
+use ringkeeper::storage::standing::{self, Standing};
 use ringkeeper::storage::{self, QUICK_BYTES, SnapshotFile};
 use ringkeeper::tree;
 use ringkeeper::types::Zxid;
@@ -58,12 +59,50 @@ pub(crate) fn recover(
     marks: &mut Marks,
 ) -> Result<Recovered, Failure> {
     let mut files = SimulatedFiles { disk, mutant, marks, failed: None, passed_over: false };
-    let options = Options {
+    let options = options(layout, tree, mutant, false);
+    let recovered = recovery::recover::<_, Restore>(&mut files, &options)?;
+    finish(recovered, files.failed)
+}
+
+/// The same as a member of an ensemble, which has a database already.
+pub(crate) fn recover_member(
+    disk: &mut Disk,
+    layout: Layout,
+    mutant: Option<DiskMutant>,
+) -> Result<(Recovered, Standing), Failure> {
+    let marks = &mut Marks::new();
+    let mut files = SimulatedFiles { disk, mutant, marks, failed: None, passed_over: false };
+    let options = options(layout, tree::Settings::default(), mutant, true);
+    let (recovered, standing) =
+        standing::recover_member::<_, Restore>(&mut files, &options, false)?;
+    let (recent, end) = (recovered.recent.clone(), recovered.replayed.last);
+    let recovered = finish(recovered, files.failed)?;
+    // What is handed out is the end of the history, without a gap.
+    let mut last = recent.after;
+    for (zxid, _) in &recent.txns {
+        assert_eq!(*zxid, last.next());
+        last = *zxid;
+    }
+    assert!(standing.doubt.is_some() || last == end, "{last} is not the end, {end}");
+    Ok((recovered, standing))
+}
+
+fn options(
+    layout: Layout,
+    tree: tree::Settings,
+    mutant: Option<DiskMutant>,
+    is_member: bool,
+) -> Options<'static, RestoreSettings> {
+    #[cfg(not(feature = "mutants"))]
+    let _ = mutant;
+    Options {
         data_dir: Path::new(""),
         data_log_dir: layout.data_log_dir().map(Path::new),
         settings: RestoreSettings { tree, on_mismatch: OnMismatch::Refuse },
         trust_empty: false,
         is_live: false,
+        is_member,
+        recent_max: if is_member { 5 } else { 0 },
         #[cfg(feature = "mutants")]
         mutant: match mutant {
             Some(DiskMutant::EvidenceIgnored) => Some(recovery::Mutant::EvidenceIgnored),
@@ -74,9 +113,14 @@ pub(crate) fn recover(
             Some(DiskMutant::ForeignLogsTaken) => Some(recovery::Mutant::ForeignLogsTaken),
             _ => None,
         },
-    };
-    let recovered = recovery::recover::<_, Restore>(&mut files, &options)?;
-    if let Some(error) = files.failed {
+    }
+}
+
+fn finish(
+    recovered: recovery::Recovered<Restore>,
+    failed: Option<DiskError>,
+) -> Result<Recovered, Failure> {
+    if let Some(error) = failed {
         return Err(error.into());
     }
     let recovery::Recovered { state, snapshot, replayed, .. } = recovered;
@@ -204,6 +248,9 @@ impl Files for SimulatedFiles<'_> {
                 self.marks.insert("leftover removed");
             }
             Note::NotRemoved { .. } => self.failed = Some(DiskError::Crashed),
+            Note::NotVouchedFor { .. } => {
+                self.marks.insert("not vouched for");
+            }
             Note::Reading { .. }
             | Note::Rebuilding { .. }
             | Note::Loaded { .. }

@@ -4,18 +4,20 @@
 //! ZooKeeper. What the old history has beyond the new state may be gone before the rest is; this
 //! server then knows that it has lost something.
 
+use std::time::Duration;
+
 use ringkeeper::record::data::StatPersisted;
 use ringkeeper::storage::history::find_replacement;
 use ringkeeper::storage::replay::LogReader;
 use ringkeeper::storage::snapshot::{Item, OPEN_ACL_ID, SnapshotReader, SnapshotWriter, Trailer};
 use ringkeeper::storage::{Listing, is_quick_valid};
-use ringkeeper::tree;
 use ringkeeper::types::Zxid;
 
 use crate::check::Marks;
+use crate::damage::put;
 use crate::disk::DiskError;
 use crate::log::{DiskMutant, LogWriter, received_path};
-use crate::recovery::{Failure, look, recover};
+use crate::recovery::{look, recover_member};
 use crate::truncation::{Stage, append};
 
 const SEEDS: u64 = 40;
@@ -29,13 +31,13 @@ const THEIRS: u8 = 2;
 type Found = (i64, u8);
 
 /// The snapshot that a leader sends: a znode's data say where it ends, and which branch it is of.
-fn sent(zxid: i64) -> Vec<u8> {
+fn sent(zxid: i64, branch: u8) -> Vec<u8> {
     let mut writer = SnapshotWriter::new(Vec::new());
     writer.sessions([].into_iter()).unwrap();
     writer.acls([].into_iter()).unwrap();
     writer.node("", Some(b""), OPEN_ACL_ID, &StatPersisted::default()).unwrap();
     let stat = StatPersisted { czxid: 1, mzxid: zxid, ..StatPersisted::default() };
-    let data = [&zxid.to_be_bytes()[..], &[THEIRS; 40]].concat();
+    let data = [&zxid.to_be_bytes()[..], &[branch; 40]].concat();
     writer.node("/a", Some(&data), OPEN_ACL_ID, &stat).unwrap();
     writer.finish(Trailer::default()).unwrap()
 }
@@ -49,7 +51,7 @@ fn branch_of(data: &[u8]) -> Found {
 impl Stage {
     fn replace(&mut self, writer: &mut LogWriter, zxid: i64) -> Result<(), DiskError> {
         let file = self.disk.create(&received_path())?;
-        self.disk.write_new(file, 0, &sent(zxid))?;
+        self.disk.write_new(file, 0, &sent(zxid, THEIRS))?;
         if self.mutant != Some(DiskMutant::SnapshotNotSynced) {
             self.disk.sync(file)?;
         }
@@ -109,21 +111,19 @@ impl Stage {
 
     /// What a start of ours finds; `None`: that it has lost something.
     fn started(&mut self) -> Result<Option<Found>, String> {
-        let (settings, mut marks) = (tree::Settings::default(), Marks::new());
-        match recover(&mut self.disk, self.layout, settings, self.mutant, &mut marks) {
-            Ok(mut recovered) => {
-                let last = recovered.state.last.0;
-                let reader = recovered.state.tree.reader();
-                let found = reader.get("/a").ok_or("the znode is gone")?;
-                let (zxid, branch) = branch_of(found.data().ok_or("the data are gone")?);
-                if zxid != last {
-                    return Err(format!("served up to {last:#x} with the data of {zxid:x?}"));
-                }
-                Ok(Some((last, branch)))
-            }
-            Err(Failure::Refused(_)) => Ok(None),
-            Err(other) => Err(format!("{other:?}")),
+        let recovered = recover_member(&mut self.disk, self.layout, self.mutant);
+        let (mut recovered, standing) = recovered.map_err(|failure| format!("{failure:?}"))?;
+        if standing.doubt.is_some() {
+            return Ok(None);
         }
+        let last = recovered.state.last.0;
+        let reader = recovered.state.tree.reader();
+        let found = reader.get("/a").ok_or("the znode is gone")?;
+        let (zxid, branch) = branch_of(found.data().ok_or("the data are gone")?);
+        if zxid != last {
+            return Err(format!("served up to {last:#x} with the data of {zxid:x?}"));
+        }
+        Ok(Some((last, branch)))
     }
 }
 
@@ -188,5 +188,54 @@ pub(crate) fn run(seed: u64, mutant: Option<DiskMutant>) -> Result<(), String> {
 fn a_replacement_may_crash_at_every_step() {
     for seed in 0..SEEDS {
         run(seed, None).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    }
+}
+
+/// What a member finds that has logged transactions and not synced them, while a quorum has committed
+/// them and it has written a snapshot that goes beyond all it had: that snapshot, or more.
+fn snapshot_ahead(seed: u64) -> Result<(), String> {
+    let mut stage = Stage::new(seed, None);
+    let (mut writer, synced) = stage.live();
+    let logged = synced + stage.rng.between(1, 12);
+    let crashed = |error: DiskError| format!("{error:?} without a fault");
+    for zxid in synced + 1..=logged {
+        writer
+            .append(Duration::ZERO, &mut stage.disk, append(false, zxid, zxid, 1))
+            .map_err(crashed)?;
+        if stage.rng.coin() {
+            stage.disk.write_back_some(&mut stage.rng);
+        }
+    }
+    if stage.rng.coin() && writer.begin_round(Duration::ZERO) {
+        for _ in 0..stage.rng.below(4) {
+            let advanced = writer.advance(Duration::ZERO, &mut stage.disk, &mut Marks::new());
+            if advanced.map_err(crashed)?.is_some() {
+                break;
+            }
+        }
+    }
+    let ahead = stage.rng.between(synced + 1, logged + 3);
+    put(&mut stage.disk, &format!("version-2/snapshot.{ahead:x}"), &sent(ahead, 1));
+    drop(writer);
+    stage.disk.lose_power(&mut stage.rng);
+    let place = |what: String| format!("{what}; {synced:#x} synced, {ahead:#x} in the snapshot");
+    let end = match stage.started().map_err(place)? {
+        Some((last, 1)) if (ahead..=logged.max(ahead)).contains(&last) => last,
+        found => return Err(place(format!("{found:x?} is found"))),
+    };
+    let mut writer = stage.writer(end).map_err(crashed)?;
+    stage.log(&mut writer, append(true, end + 1, end + 3, 1)).map_err(crashed)?;
+    drop(writer);
+    stage.disk.lose_power(&mut stage.rng);
+    match stage.started().map_err(place)? {
+        Some((last, 1)) if last == end + 3 => Ok(()),
+        found => Err(place(format!("{found:x?} is found after {end:#x} went on"))),
+    }
+}
+
+#[test]
+fn a_members_snapshot_may_be_ahead_of_its_own_log() {
+    for seed in 0..10 * SEEDS {
+        snapshot_ahead(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     }
 }
