@@ -153,9 +153,12 @@ pub enum Outcome {
     Connected { session: SessionId, timeout_ms: i32, password: [u8; 16] },
     /// There is no such session (any more): a refusing ConnectResponse, then the end.
     Refused,
-    /// The connection ends without a word: its session expired, or came back elsewhere, or the
-    /// client has seen more than this server.
+    /// Instead of an answer to a request, the connection ends without a word: the client has seen
+    /// more than this server, or the session has come back over another connection.
     Dropped,
+    /// The connection ends without a word because its session expired or came back over another
+    /// connection. This answers no request: what the connection has asked is answered as well.
+    Ended,
 }
 
 /// One outcome, for one connection of one shard.

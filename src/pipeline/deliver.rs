@@ -173,7 +173,7 @@ impl Pipeline {
             member.forward.forget(session);
         }
         if let Some(client) = owner.and_then(Owner::client) {
-            self.gathered.reply(client, zxid, Outcome::Dropped);
+            self.gathered.reply(client, zxid, Outcome::Ended);
         }
     }
 

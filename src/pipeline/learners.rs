@@ -6,7 +6,7 @@ use super::forward::identities;
 use super::member::{Agreement, send};
 use super::tracker::Owner;
 use super::{Asker, Output, Pipeline};
-use crate::exchange::{ConnectionId, Request, Want};
+use crate::exchange::{ConnectionId, Outcome, Request, Want};
 use crate::jute::Reader;
 use crate::record::code::Code;
 use crate::record::op::code;
@@ -33,7 +33,7 @@ impl Pipeline {
                 let client = before.and_then(Owner::client);
                 if let Some(client) = client {
                     let zxid = self.zab.proposed();
-                    self.gathered.reply(client, zxid, crate::exchange::Outcome::Dropped);
+                    self.gathered.reply(client, zxid, Outcome::Ended);
                 }
                 let valid = before.is_some();
                 send(link, FromLeader::Revalidate { zxid, session, valid }, out);

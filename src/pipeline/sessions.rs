@@ -95,7 +95,7 @@ impl Pipeline {
             return;
         };
         if let Some(before) = before.client().filter(|before| *before != client) {
-            self.gathered.reply(before, zxid, Outcome::Dropped);
+            self.gathered.reply(before, zxid, Outcome::Ended);
         }
         let outcome = Outcome::Connected { session, timeout_ms, password: password(session) };
         self.gathered.reply(client, zxid, outcome);
@@ -127,7 +127,7 @@ impl Pipeline {
 
     fn drop_client(&mut self, zxid: Zxid, owner: Option<Owner>) {
         if let Some(client) = owner.and_then(Owner::client) {
-            self.gathered.reply(client, zxid, Outcome::Dropped);
+            self.gathered.reply(client, zxid, Outcome::Ended);
         }
     }
 

@@ -516,7 +516,7 @@ fn a_session_writes_over_its_newest_connection_only() {
         matches!(
             outcomes[..],
             [
-                (HERE, Outcome::Dropped),
+                (HERE, Outcome::Ended),
                 (_, Outcome::Connected { .. }),
                 (HERE, Outcome::Dropped),
                 (_, Outcome::Answer { err: Code::Ok, .. })
@@ -616,7 +616,7 @@ fn who_is_listed_for_may_leave_meanwhile() {
         matches!(
             outcomes[..],
             [
-                (HERE, Outcome::Dropped, _),
+                (HERE, Outcome::Ended, _),
                 (_, Outcome::Connected { .. }, _),
                 (HERE, Outcome::Dropped, _),
                 (_, Outcome::Answer { err: Code::Ok, .. }, 224)

@@ -183,7 +183,7 @@ impl Shard {
             return;
         }
         let id = reply.connection;
-        let (mut goes_on, mut is_late) = (false, true);
+        let (mut goes_on, mut is_late) = (false, reply.outcome != Outcome::Ended);
         self.step(now, id, out, |core, step| {
             if step.connection.is_closing() {
                 return;
@@ -216,7 +216,7 @@ impl Shard {
                     core.answered(step);
                     core.on_refused(step);
                 }
-                Outcome::Dropped => core.end(step, Close::AfterFlush),
+                Outcome::Dropped | Outcome::Ended => core.end(step, Close::AfterFlush),
             }
             goes_on = !step.connection.is_closing();
         });

@@ -2418,6 +2418,32 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_session_is_no_answer_to_a_get_ephemerals() {
+        for has_gone_before in [true, false] {
+            let mut bench = Bench::new(with_small_turns());
+            let ids = bench.crowd(2);
+            let ask = request(code::GET_EPHEMERALS, &[0; 4]);
+            bench.send(ids[0], &ask);
+            bench.send(ids[1], &ask);
+            let asked = mem::take(&mut bench.out.requests.requests);
+            assert_eq!(asked.len(), 1);
+            if has_gone_before {
+                bench.shard.on_closed(bench.now, ids[0]);
+            }
+            let (connection, zxid) = (ids[0], bench.zxid.next());
+            let reply = Reply { shard: SHARD, connection, zxid, outcome: Outcome::Ended };
+            bench.apply(vec![Item::Reply(reply)], String::new());
+            bench.turn();
+            assert!(bench.out.requests.is_empty(), "the pipeline still makes the answer");
+            bench.out.requests.requests = asked;
+            bench.agree();
+            bench.turn();
+            assert_eq!(bench.out.requests.requests[0].connection, ids[1]);
+            assert_eq!(bench.shard.broken_invariant(), None);
+        }
+    }
+
+    #[test]
     fn children_that_are_gone_count_as_long_as_they_are_gone_through() {
         let mut bench = Bench::new(with_small_turns());
         bench.load_many("/few", 3);

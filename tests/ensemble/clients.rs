@@ -179,7 +179,7 @@ impl Client {
                 self.forget_session();
                 None
             }
-            Outcome::Dropped => {
+            Outcome::Dropped | Outcome::Ended => {
                 self.lose_connection();
                 None
             }
