@@ -84,7 +84,7 @@ use crate::types::{Deadline, Now, SessionId};
 
 use buffer::Pool;
 use connection::{Connection, State, Traffic};
-use outbox::Outbox;
+use outbox::{Outbox, Spare};
 use places::Places;
 use slots::Connections;
 use throttle::TokenBucket;
@@ -262,6 +262,7 @@ struct Core {
     tree: TreeReader,
     watches: Watches,
     pool: Pool,
+    spare: Spare,
     connect_throttle: Option<TokenBucket>,
     /// Requests that the pipeline has not answered, of all connections.
     outstanding: usize,
@@ -357,6 +358,7 @@ impl Shard {
                 tree: if serves.is_some() { tree } else { TreeReader::of_nothing() },
                 watches: Watches::new(settings.hash_seed),
                 pool: Pool::default(),
+                spare: Spare::default(),
                 connect_throttle: settings
                     .connect_throttle
                     .map(|throttle| TokenBucket::new(throttle, settings.hash_seed)),
@@ -435,7 +437,7 @@ impl Shard {
             let was_read = wants_read(&core.settings, &step.connection.state, step.traffic);
             let traffic = &mut step.traffic;
             traffic.note_read(now, count);
-            traffic.output.use_up(count);
+            traffic.output.use_up(count, &mut core.spare);
             // Whoever waits for answers goes on with them.
             let has_room = traffic.output.len() < core.settings.output_bytes_max;
             if traffic.is_waiting && has_room && traffic.unanswered.is_empty() {
@@ -2414,6 +2416,37 @@ mod tests {
         bench.out.requests.requests.clear();
         bench.apply(vec![Item::Reply(reply)], String::new());
         assert_eq!(bench.shard.core.places.free(Place::Ephemerals), 1);
+        assert_eq!(bench.shard.broken_invariant(), None);
+    }
+
+    /// A reply to getData, made as small ones are.
+    fn data_reply(bench: &Bench, path: &str) -> Vec<u8> {
+        let znode = bench.shard.core.tree.get(path).unwrap();
+        let mut reply = Vec::new();
+        frame::write(&mut reply, |out| {
+            connection::put_reply_header(out, 1, bench.shard.view(), Code::Ok);
+            read::put_data(&znode, out);
+        });
+        reply
+    }
+
+    #[test]
+    fn a_large_value_is_answered_like_a_small_one_in_pieces_that_are_used_again() {
+        let mut bench = Bench::new(with_small_turns());
+        let id = bench.crowd(1)[0];
+        let most = outbox::PIECE_BYTES;
+        for (number, bytes) in [1, most - 1, most, most + 1, 3 * most, 300_000].iter().enumerate() {
+            let path = format!("/{number}");
+            let data: Vec<u8> = (0..*bytes).map(|at| (at * 31 % 251) as u8).collect();
+            bench.load(&path, &data);
+            let expected = [data_reply(&bench, "/zookeeper"), data_reply(&bench, &path)].concat();
+            bench.send(id, &on_path(code::GET_DATA, "/zookeeper", false));
+            bench.send(id, &on_path(code::GET_DATA, &path, false));
+            bench.turn();
+            assert!(bench.shard.outgoing(id).unwrap().bytes.len() < 2 * most);
+            assert!(bench.read_bytes(id) == expected, "of {bytes} bytes");
+        }
+        assert_eq!(bench.shard.core.held, 0);
         assert_eq!(bench.shard.broken_invariant(), None);
     }
 

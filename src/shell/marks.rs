@@ -1,17 +1,18 @@
 //! The watermark's files: stored into a mapped page after every sync, and made durable a few times a
-//! second by a thread that does nothing else.
+//! second by threads that do nothing else.
 //!
 //! ```text
 //! core     --note-->  cached slots, through the map      survives the process
-//! thread   --store->  durable slots, durable writes      at most WATERMARK_EVERY later, on the disk
+//! keeper   --store->  durable slots, durable writes      at most WATERMARK_EVERY later, on the disk
 //! ```
 //!
-//! The thread has one deadline and no other work, so neither load nor the growth of a log delays it.
-//! What it cannot store it tries again after as long. What a process has left in cached slots alone,
-//! because it was killed, the next one makes durable first.
+//! Each file has a keeper, a thread with one deadline and no other work: neither load nor the growth
+//! of a log delays it. What it cannot store it tries again after as long. What a process has left in
+//! cached slots alone, because it was killed, the next one makes durable first.
 //! Where logs have a directory of their own, the data directory has a copy of the file: so it is known
-//! there that there were logs, and where history ended. Its durable slots are written by the thread
-//! alone, but for a truncation: its directory may be full, or slow, and no acknowledgement waits.
+//! there that there were logs, and where history ended. Only its keeper writes its durable slots, and
+//! a truncation does: the data directory may be full or slow, or its disk may hang, and then neither
+//! an acknowledgement nor the file beside the logs waits for it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -36,25 +37,26 @@ use crate::storage::watermark::{
 /// takes.
 const WATERMARK_EVERY: Duration = Duration::from_millis(100);
 
-/// A handle on the files and the thread; the thread ends when it is dropped.
+/// A handle on the files and the keepers; these end when it is dropped.
 pub(crate) struct Marks {
-    shared: Arc<Shared>,
+    /// The cached slots: of the file beside the logs, and of copies that can be mapped.
+    cached: Mutex<Vec<Cached>>,
+    /// Of the file beside the logs, which comes first, and of its copy.
+    keepers: Vec<Arc<Keeper>>,
     stop: Mutex<Option<channel::Sender<()>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
     /// The newest sequence that was found.
     found: u64,
 }
 
-struct Shared {
-    /// The cached slots: of the file beside the logs, and of copies that can be mapped.
-    cached: Mutex<Vec<Cached>>,
-    /// The newest watermark that is not in a durable slot.
+/// One file, and what its thread has to store there.
+struct Keeper {
+    /// The durable slots. A roll waits for those beside the logs, and never for the copy's.
+    file: Mutex<SlotFile>,
+    /// The newest watermark that is not in a durable slot of this file.
     noted: Mutex<Option<(u64, Watermark)>>,
     news: Condvar,
     stopping: AtomicBool,
-    /// The durable slots of the file beside the logs, which comes first, and of its copy. Each has a
-    /// lock of its own: a roll waits for the first, and must not wait for the directory of the other.
-    durable: Vec<Mutex<SlotFile>>,
     has_warned: AtomicBool,
 }
 
@@ -83,9 +85,8 @@ impl Marks {
     /// Opens the file beside the logs, which comes first, and its copy, and starts the thread.
     pub(crate) fn start(paths: &[PathBuf]) -> io::Result<Marks> {
         let (beside_logs, mut found) = SlotFile::open(&paths[0])?;
-        let mut is_behind = beside_logs.is_behind(found);
         let mut cached = vec![Cached::open(&beside_logs)?];
-        let mut durable = vec![Mutex::new(beside_logs)];
+        let mut files = vec![beside_logs];
         for path in &paths[1..] {
             let opened = SlotFile::open_copy(path).and_then(|(file, newest)| {
                 let map = Map::open(path, WATERMARK_FILE_BYTES as u64)?;
@@ -98,8 +99,7 @@ impl Marks {
                     if sequence(found) < sequence(newest) {
                         found = newest;
                     }
-                    is_behind |= durable[0].get_mut().is_behind(found) || file.is_behind(found);
-                    durable.push(Mutex::new(file));
+                    files.push(file);
                 }
                 Err(error) => {
                     let path = path.display();
@@ -107,21 +107,22 @@ impl Marks {
                 }
             }
         }
-        let shared = Arc::new(Shared {
-            cached: Mutex::new(cached),
-            noted: Mutex::new(found.filter(|_| is_behind)),
-            news: Condvar::new(),
-            stopping: AtomicBool::new(false),
-            durable,
-            has_warned: AtomicBool::new(false),
-        });
+        let keepers: Vec<Arc<Keeper>> =
+            files.into_iter().map(|file| Arc::new(Keeper::new(file, found))).collect();
         let (stop, stopped) = channel::bounded(1);
-        let thread = thread::Builder::new().name("watermark".to_owned()).spawn({
-            let shared = Arc::clone(&shared);
-            move || shared.run(&stopped)
-        })?;
+        let threads = keepers.iter().map(|keeper| {
+            let (keeper, stopped) = (Arc::clone(keeper), stopped.clone());
+            thread::Builder::new().name("watermark".to_owned()).spawn(move || keeper.run(&stopped))
+        });
+        let threads = threads.collect::<io::Result<Vec<_>>>()?;
         let found = found.map_or(0, |(sequence, _)| sequence);
-        Ok(Marks { shared, stop: Mutex::new(Some(stop)), thread: Mutex::new(Some(thread)), found })
+        Ok(Marks {
+            cached: Mutex::new(cached),
+            keepers,
+            stop: Mutex::new(Some(stop)),
+            threads: Mutex::new(threads),
+            found,
+        })
     }
 
     /// The newest sequence in the files before anything was stored.
@@ -133,20 +134,19 @@ impl Marks {
     pub(crate) fn note(&self, sequence: u64, watermark: Watermark) {
         let slot = watermark.encode(sequence);
         let offset = cached_offset(sequence);
-        for cached in &mut *self.shared.cached.lock() {
+        for cached in &mut *self.cached.lock() {
             cached.store(offset, &slot);
         }
-        *self.shared.noted.lock() = Some((sequence, watermark));
-        self.shared.news.notify_one();
+        for keeper in &self.keepers {
+            keeper.note(sequence, watermark);
+        }
     }
 
     /// Stores a watermark into a durable slot of the file beside the logs, now, and soon into the copy.
     pub(crate) fn store(&self, sequence: u64, watermark: Watermark) -> io::Result<()> {
-        self.shared.durable[0].lock().store(sequence, watermark)?;
-        let mut noted = self.shared.noted.lock();
-        if noted.is_none_or(|(newest, _)| newest < sequence) {
-            *noted = Some((sequence, watermark));
-            self.shared.news.notify_one();
+        self.keepers[0].file.lock().store(sequence, watermark)?;
+        for copy in &self.keepers[1..] {
+            copy.note(sequence, watermark);
         }
         Ok(())
     }
@@ -154,23 +154,25 @@ impl Marks {
     /// Stores a watermark that says less than those before into durable slots, now, of the copy as well:
     /// nothing may say more than a truncation leaves.
     pub(crate) fn take_back(&self, sequence: u64, watermark: Watermark) -> io::Result<()> {
-        let mut files = self.shared.durable.iter().rev();
-        files.try_for_each(|file| file.lock().store(sequence, watermark))
+        let mut keepers = self.keepers.iter().rev();
+        keepers.try_for_each(|keeper| keeper.file.lock().store(sequence, watermark))
     }
 
-    /// Stores what is left to store, and ends the thread.
+    /// Stores what is left to store, and ends the keepers.
     pub(crate) fn stop(&self) {
-        self.shared.stopping.store(true, Ordering::Relaxed);
         *self.stop.lock() = None;
-        {
+        for keeper in &self.keepers {
+            keeper.stopping.store(true, Ordering::Relaxed);
             // The thread looks at the flag with this locked, and cannot miss the notice.
-            let _noted = self.shared.noted.lock();
-            self.shared.news.notify_one();
+            let _noted = keeper.noted.lock();
+            keeper.news.notify_one();
         }
-        if let Some(thread) = self.thread.lock().take() {
+        for thread in self.threads.lock().drain(..) {
             let _ = thread.join();
         }
-        self.shared.store_noted();
+        for keeper in &self.keepers {
+            keeper.store_noted();
+        }
     }
 }
 
@@ -180,7 +182,26 @@ impl Drop for Marks {
     }
 }
 
-impl Shared {
+impl Keeper {
+    fn new(file: SlotFile, found: Option<(u64, Watermark)>) -> Keeper {
+        let noted = found.filter(|(sequence, _)| file.newest < *sequence);
+        Keeper {
+            file: Mutex::new(file),
+            noted: Mutex::new(noted),
+            news: Condvar::new(),
+            stopping: AtomicBool::new(false),
+            has_warned: AtomicBool::new(false),
+        }
+    }
+
+    fn note(&self, sequence: u64, watermark: Watermark) {
+        let mut noted = self.noted.lock();
+        if noted.is_none_or(|(newest, _)| newest < sequence) {
+            *noted = Some((sequence, watermark));
+            self.news.notify_one();
+        }
+    }
+
     fn run(&self, stopped: &channel::Receiver<()>) {
         loop {
             {
@@ -202,21 +223,16 @@ impl Shared {
 
     fn store_noted(&self) {
         let Some((sequence, watermark)) = self.noted.lock().take() else { return };
-        let has_warned = self.has_warned.load(Ordering::Relaxed);
-        let mut is_stored = true;
-        for file in &self.durable {
-            let mut file = file.lock();
-            let Err(error) = file.store(sequence, watermark) else { continue };
-            is_stored = false;
+        let mut file = self.file.lock();
+        let stored = file.store(sequence, watermark);
+        let has_warned = self.has_warned.swap(stored.is_err(), Ordering::Relaxed);
+        if let Err(error) = stored {
             if !has_warned {
                 // It only lags, and after a power cut recovery is less precise. A disk that cannot
                 // take it will not take the log either, and that is an error of the log.
                 let path = file.path.display();
                 warn!(%path, %error, "the watermark cannot be stored durably");
             }
-        }
-        self.has_warned.store(!is_stored, Ordering::Relaxed);
-        if !is_stored {
             // Tried again, unless there is a newer one by now.
             self.noted.lock().get_or_insert((sequence, watermark));
         }
@@ -280,11 +296,6 @@ impl SlotFile {
             OpenOptions::new().write(true).truncate(true).open(path)?;
         }
         SlotFile::open(path)
-    }
-
-    /// Whether a watermark that was found is newer than its durable slots.
-    fn is_behind(&self, found: Option<(u64, Watermark)>) -> bool {
-        found.is_some_and(|(sequence, _)| self.newest < sequence)
     }
 
     /// Stores a watermark durably, unless a newer one is there.
@@ -389,14 +400,19 @@ mod tests {
         let scratch = Scratch::new("marks-slow");
         let paths = ["marks", "copy"].map(|name| scratch.path().join(name));
         let marks = Marks::start(&paths).unwrap();
-        let hangs = marks.shared.durable[1].lock();
+        let hangs = marks.keepers[1].file.lock();
         marks.note(1, Watermark::new(Zxid(1), Zxid(1)));
         await_that(|| durable(&paths[0]) == Some(1));
-        // The thread is with the copy now, or will be.
+        // The copy's keeper waits for its disk now, or will.
         marks.store(2, Watermark::new(Zxid(2), Zxid(1))).unwrap();
         assert_eq!((durable(&paths[0]), durable(&paths[1])), (Some(2), None));
+        for sequence in 3..6 {
+            marks.note(sequence, Watermark::new(Zxid(2), Zxid(1)));
+            await_that(|| durable(&paths[0]) == Some(sequence));
+        }
+        assert_eq!(durable(&paths[1]), None);
         drop(hangs);
-        await_that(|| durable(&paths[1]) == Some(2));
+        await_that(|| durable(&paths[1]) == Some(5));
     }
 
     #[test]
@@ -406,11 +422,11 @@ mod tests {
         let marks = Marks::start(std::slice::from_ref(&path)).unwrap();
         // A file that cannot be written to, as a disk that is full for a while.
         let broken = File::open(&path).unwrap();
-        let working = std::mem::replace(&mut marks.shared.durable[0].lock().file, broken);
+        let working = std::mem::replace(&mut marks.keepers[0].file.lock().file, broken);
         marks.note(1, Watermark::new(Zxid(1), Zxid(2)));
-        await_that(|| marks.shared.has_warned.load(Ordering::Relaxed));
+        await_that(|| marks.keepers[0].has_warned.load(Ordering::Relaxed));
         assert_eq!(durable(&path), None);
-        marks.shared.durable[0].lock().file = working;
+        marks.keepers[0].file.lock().file = working;
         await_that(|| durable(&path) == Some(1));
     }
 
@@ -422,7 +438,7 @@ mod tests {
         marks.note(5, Watermark::new(Zxid(1), Zxid(9)));
         marks.take_back(6, Watermark::new(Zxid(1), Zxid(4))).unwrap();
         assert!(paths.iter().all(|path| durable(path) == Some(6)));
-        marks.shared.durable[1].lock().file = File::open(&paths[1]).unwrap();
+        marks.keepers[1].file.lock().file = File::open(&paths[1]).unwrap();
         assert!(marks.take_back(7, Watermark::new(Zxid(1), Zxid(3))).is_err());
     }
 
