@@ -1,10 +1,10 @@
 //! Answers that list: connections, sessions, ephemerals or watches, of which there may be millions.
 //!
-//! Their parts are handed in as they come, in any number, and are text from then on. So how long the
-//! answer will be is known while it grows, and whoever gathers it can stop.
+//! The shell gathers a list in parts and hands them in one after the other. Each part becomes text at
+//! once, so the length of the answer is known while it grows, and the shell can stop gathering.
 //!
-//! What comes twice, because it has changed its place while the parts were gathered, is shown once
-//! where that is the answer's sense: a session once, a path of `wchp` once.
+//! The server goes on while the parts are gathered, so a session or a watched path may move and be in
+//! two parts. `dump` shows each session once, and `wchp` each path once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::{self, Write as _};

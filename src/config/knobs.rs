@@ -789,10 +789,11 @@ knobs! {
     ANSWER_BYTES_MAX: i64 = ours("ringkeeper.connection.answerBytesMax", 256 << 20)
         .unit("bytes").between(2 << 20, 1 << 30)
         .trades("More lets clients list more children at once, whose jute.maxbuffer has room for it; each may hold so much memory.");
-    /// What the answers and events of all connections may take that their clients have not read, and
-    /// those that are being made. Beyond, the connection is closed that has held much for long. Each
-    /// core may hold an equal part; what it needs of that while others hold more than theirs is over
-    /// the bound until they have closed some. At least ringkeeper.connection.answerBytesMax.
+    /// How much memory all connections together may hold: events and answers that their clients have
+    /// not read, and answers that are being made. Above this, the server closes those connections
+    /// that have held the most for the longest time. Each core may always use an equal part. If the
+    /// other cores hold more than their parts at that moment, the bound is exceeded until they have
+    /// closed connections. At least ringkeeper.connection.answerBytesMax.
     ANSWERS_BYTES_MAX: i64 = ours("ringkeeper.answersBytesMax", 1 << 30)
         .unit("bytes").between(2 << 20, INT_MAX)
         .trades("More serves more large answers to slow clients at once; so much memory may be held by clients that do not read.");

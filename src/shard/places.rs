@@ -5,9 +5,10 @@
 //! Ephemerals  getEphemerals with the pipeline: its answer may be long
 //! ```
 //!
-//! Who finds no place waits in line, and is not looked at until it has one. A place that is given
-//! back goes to the first in line, who goes on in the next turn. Who ends, or turns out not to need
-//! it, gives the place back, or leaves the line: so no place is lost, and nobody is passed over.
+//! A connection that finds no free place waits in line, and the shard does not look at it until it
+//! has one. A place that becomes free goes to the first connection in line, which continues in the
+//! next turn. When a connection ends, or its request turns out to need no place, it gives its place
+//! back or leaves the line. So no place is lost, and every connection in line gets one.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +30,7 @@ pub(super) const LONG_MAX: usize = 8;
 /// Its answer is made whole by the pipeline.
 const EPHEMERALS_MAX: usize = 1;
 
-/// A connection is in line for a place, or has come to the front and has not taken it yet.
+/// A connection waits in line for a place, or a place is reserved for it that it has not taken yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wait {
     place: Place,

@@ -1,11 +1,12 @@
 //! The data directories: checked, locked, made.
 //!
-//! What is missing is made once the server is sure to serve, for a start that is refused changes
-//! nothing: until then, what is not there is empty. Nor is the lock file written before.
+//! A start that is refused changes nothing. So missing directories are created, and the lock file is
+//! written, only once it is certain that the server will serve. Until then, a missing directory
+//! counts as an empty one.
 //!
-//! What keeps a second server away is a lock on the directory itself (`flock`): nobody can delete
-//! it and go on using the directory. The lock file says which process holds it, and is locked as
-//! well, for versions of this server that lock nothing else.
+//! A lock on the directory itself (`flock`) keeps a second server away. A lock file can be deleted
+//! while the directory is in use; the directory cannot. The lock file tells people which process
+//! holds the lock. It is locked as well, because older versions of this server lock only that file.
 //!
 //! ```text
 //! <dataDir>                               locked for as long as the server runs
@@ -54,7 +55,7 @@ pub enum DirectoryError {
          a directory of its own", path.display(), Holder(holder)
     )]
     Locked { path: PathBuf, holder: Option<u32> },
-    /// What has the name of the lock file cannot be it, and is left as it is.
+    /// Something else has the name of the lock file, and is left as it is.
     #[error(
         "{} {what}: move it away, once no server runs on this directory", path.display()
     )]
@@ -84,12 +85,12 @@ pub(crate) struct Directories {
     logs: PathBuf,
     watermark: PathBuf,
     are_apart: bool,
-    /// Of those that are there. Let go when the process ends, however it does.
+    /// Of the directories that exist. The kernel releases the locks when the process ends.
     locks: Vec<Lock>,
 }
 
 impl Directories {
-    /// Locks what is there of both. What is not may be made later, if that is allowed.
+    /// Locks those of the two directories that exist. With `create`, a missing one is created later.
     pub(crate) fn open(
         data_dir: &Path,
         data_log_dir: &Path,
@@ -104,7 +105,7 @@ impl Directories {
             }
             lock_if_there(directory, &mut locks)?;
         }
-        // What is not there is no other name of what is.
+        // A missing directory cannot be another name of one that exists.
         let is_one_missing = is_missing(data_dir) || is_missing(data_log_dir);
         let are_apart = locks.len() == 2 || (is_one_missing && data_dir != data_log_dir);
         if are_apart {
@@ -115,12 +116,12 @@ impl Directories {
         Ok(Directories { snapshots, logs, watermark, are_apart, locks })
     }
 
-    /// Makes what is missing, and says in the lock files that we are here.
+    /// Creates the missing directories, and writes the number of this process into the lock files.
     pub(crate) fn made(mut self) -> Result<Directories, DirectoryError> {
         let directory = |version: &PathBuf| {
             version.parent().expect("it was joined to its directory").to_path_buf()
         };
-        // To make one may make the other, too.
+        // Creating one directory may create the other: one may lie inside the other.
         let versions = [&self.snapshots, &self.logs];
         let were_missing = versions.map(|version| is_missing(&directory(version)));
         for (version, was_missing) in versions.into_iter().zip(were_missing) {
@@ -132,7 +133,7 @@ impl Directories {
             let is_ours = |locks: &[Lock]| locks.iter().any(|lock| lock.identity == identity);
             if was_missing && !is_ours(&self.locks) {
                 lock_if_there(directory, &mut self.locks)?;
-                // Whoever was quicker with the lock may even have come and gone.
+                // Another server may have locked it first, created its files and ended again.
                 if !is_missing(version) {
                     return Err(DirectoryError::Appeared { path: directory.to_path_buf() });
                 }
@@ -188,8 +189,8 @@ impl Directories {
     }
 }
 
-/// Deletes all that a server keeps in these directories, and makes them anew; not while one runs
-/// on them.
+/// Deletes all that a server keeps in these directories, and creates them again. Fails while a server
+/// runs on them.
 pub(super) fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), DirectoryError> {
     let mut locks = Vec::new();
     for directory in [data_dir, data_log_dir] {
@@ -202,7 +203,7 @@ pub(super) fn begin_anew(data_dir: &Path, data_log_dir: &Path) -> Result<(), Dir
     for directory in [data_dir, data_log_dir] {
         let [version, watermark, torn] =
             [VERSION_NAME, WATERMARK_NAME, TORN_NAME].map(|name| directory.join(name));
-        // The watermark goes last: as long as it is there, missing logs are noticed.
+        // The watermark is deleted last: while it exists, a start notices that logs are missing.
         fs::remove_dir_all(&torn)
             .or_else(unless_missing)
             .and_then(|()| fs::remove_dir_all(&version).or_else(unless_missing))
@@ -227,20 +228,20 @@ fn unless_missing(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-/// What tells a directory from every other, whichever path led to it.
+/// Identifies a directory, whichever path leads to it.
 fn identity(path: &Path) -> Result<(u64, u64), DirectoryError> {
     let found = fs::metadata(path)
         .map_err(|source| DirectoryError::Read { path: path.to_path_buf(), source })?;
     Ok((found.dev(), found.ino()))
 }
 
-/// Whether there is nothing of this name. What cannot be looked at is something.
+/// Whether nothing has this name. Something that cannot be examined counts as existing.
 fn is_missing(path: &Path) -> bool {
     fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
-/// Makes a directory, 0700, that was not there, and by nobody else until now. It is for what will be
-/// at `wanted`, in it or itself.
+/// Creates a directory with mode 0700; fails if somebody else has created it in the meantime. Errors
+/// name `wanted`: the directory itself, or one inside it that is to be created next.
 fn make_new(path: &Path, wanted: &Path) -> Result<(), DirectoryError> {
     let failed = |source| DirectoryError::Create { path: wanted.to_path_buf(), source };
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -252,22 +253,22 @@ fn make_new(path: &Path, wanted: &Path) -> Result<(), DirectoryError> {
         }
         _ => failed(error),
     })?;
-    // Its entry must outlive a power loss as surely as what will be in it.
+    // The directory's own entry must survive a power loss, as the files in it will.
     sync_directory(parent).map_err(failed)
 }
 
-/// What keeps other servers away from a directory, for as long as it lives.
+/// Keeps other servers away from a directory until it is dropped.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
     identity: (u64, u64),
     /// `None` where the file system cannot lock a directory.
     _directory: Option<File>,
-    /// `None` as long as there is none.
+    /// The lock file; `None` while it does not exist.
     file: Option<File>,
 }
 
-/// Locks a directory, unless it is missing or locked by one of these.
+/// Locks a directory, unless it is missing or one of `locks` has locked it already.
 fn lock_if_there(path: &Path, locks: &mut Vec<Lock>) -> Result<(), DirectoryError> {
     if !is_missing(path) {
         let identity = identity(path)?;
@@ -303,7 +304,7 @@ fn lock(path: &Path, identity: (u64, u64)) -> Result<Lock, DirectoryError> {
     Ok(Lock { path: path.to_path_buf(), identity, _directory: directory, file })
 }
 
-/// Locks the lock file, made if it is missing.
+/// Locks the lock file, and creates it if it is missing.
 fn lock_file(path: &Path) -> Result<File, DirectoryError> {
     let file_path = path.join(LOCK_NAME);
     let file = open_lock_file(&file_path)?;
@@ -320,7 +321,8 @@ fn lock_file(path: &Path) -> Result<File, DirectoryError> {
 }
 
 impl Lock {
-    /// Writes into the lock file whose it is. For people; who holds the locks is what counts.
+    /// Writes the number of this process into the lock file, for people to read. Servers go by the
+    /// locks alone.
     fn sign(&mut self) -> Result<(), DirectoryError> {
         let failed = |source| DirectoryError::Unwritable { path: self.path.clone(), source };
         let file = match &mut self.file {
@@ -331,8 +333,8 @@ impl Lock {
     }
 }
 
-/// Opens the lock file, made if it is missing. Nothing else is opened: what a link leads to is not
-/// ours to write to, and a pipe would have us wait.
+/// Opens the lock file, and creates it if it is missing. Opens no links and waits for no pipes: the
+/// target of a link is not ours to write to, and opening a pipe would block.
 fn open_lock_file(path: &Path) -> Result<File, DirectoryError> {
     let refused = |what: String| DirectoryError::LockFile { path: path.to_path_buf(), what };
     let mut options = OpenOptions::new();
@@ -352,7 +354,7 @@ fn open_lock_file(path: &Path) -> Result<File, DirectoryError> {
     }
 }
 
-/// Who has locked this file or directory, as far as the kernel tells. It tells nothing of
+/// The process that has locked this file or directory, if the kernel shows it. It does not show
 /// processes of other containers.
 fn flock_holder(file: &File) -> Option<u32> {
     let found = file.metadata().ok()?;
@@ -365,7 +367,7 @@ fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
     locks.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
-            // A line of somebody who waits for a lock has an arrow before the word.
+            // In the line of a process that waits for a lock, an arrow comes before the word.
             [_, "FLOCK", _, _, pid, at, ..] if at == place => {
                 pid.parse().ok().filter(|&pid| 0 < pid)
             }
@@ -374,7 +376,7 @@ fn holder_in(locks: &str, device: u64, inode: u64) -> Option<u32> {
     })
 }
 
-/// Who says in the lock file that it holds the lock.
+/// The process whose number is in the lock file.
 fn written_holder(path: &Path) -> Option<u32> {
     let mut options = OpenOptions::new();
     let options = options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
@@ -383,7 +385,7 @@ fn written_holder(path: &Path) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// Longer than any number of a process.
+/// Longer than any process's number.
 const PID_BYTES_MAX: u64 = 32;
 
 fn refuse_misplaced(path: &Path, in_log_directory: bool) -> Result<(), DirectoryError> {
@@ -397,7 +399,8 @@ fn refuse_misplaced(path: &Path, in_log_directory: bool) -> Result<(), Directory
     }
 }
 
-/// The names in a directory and how long each file is. Names that are no text are none of ours.
+/// The names of the files in a directory, and their lengths. Names that are not UTF-8 are left out:
+/// this server makes none.
 pub(crate) fn names(path: &Path) -> Result<Vec<(String, u64)>, DirectoryError> {
     let failed = |source| DirectoryError::Read { path: path.to_path_buf(), source };
     let mut names = Vec::new();
@@ -407,7 +410,7 @@ pub(crate) fn names(path: &Path) -> Result<Vec<(String, u64)>, DirectoryError> {
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(metadata) => names.push((name, metadata.len())),
-            // Deleted since it was listed, by a purge.
+            // A purge has deleted it since the directory was listed.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(failed(source)),
         }
@@ -415,8 +418,8 @@ pub(crate) fn names(path: &Path) -> Result<Vec<(String, u64)>, DirectoryError> {
     Ok(names)
 }
 
-/// Makes names that were added, changed or removed in a directory durable. Not `fdatasync`: that
-/// may leave out an entry that did not change the directory's size.
+/// Makes durable which names a directory has. `fdatasync` would not do: it may leave out an entry
+/// that did not change the directory's size.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
