@@ -33,7 +33,7 @@ use crate::types::Zxid;
 use super::connection::{Answered, By, Traffic, put_reply_header};
 use super::outbox::{Outbox, PIECE_BYTES};
 use super::places::Place;
-use super::read::{children_bytes, next_read, put_children, put_data};
+use super::read::{LongData, children_bytes, next_read, put_children, put_data};
 use super::set_watches::SetWatches;
 use super::turns::REQUEST_STEPS;
 use super::{Core, Step};
@@ -356,7 +356,10 @@ impl Core {
                     let linked = znode.linked_children();
                     let bytes = children_bytes(linked);
                     if kind == code::GET_DATA {
-                        answer.append(|out| put_data(&znode, out));
+                        match LongData::of(&znode) {
+                            Some(long) => long.put(answer, &mut self.spare),
+                            None => answer.append(|out| put_data(&znode, out)),
+                        }
                     } else if linked.count <= self.turns.steps_at_once()
                         && bytes <= PIECE_BYTES
                         && self.may_grow(answer, bytes).is_ok()

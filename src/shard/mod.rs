@@ -2445,6 +2445,19 @@ mod tests {
             bench.turn();
             assert!(bench.shard.outgoing(id).unwrap().bytes.len() < 2 * most);
             assert!(bench.read_bytes(id) == expected, "of {bytes} bytes");
+            let asks = [(code::GET_DATA, &*path), (code::GET_DATA, "/zookeeper")];
+            bench.send(id, &multi_read(&asks));
+            (0..5).for_each(|_| bench.turn());
+            let mut expected = Vec::new();
+            frame::write(&mut expected, |out| {
+                connection::put_reply_header(out, 1, bench.shard.view(), Code::Ok);
+                for (kind, path) in asks {
+                    MultiHeader { kind, done: false, err: 0 }.write(out);
+                    read::put_data(&bench.shard.core.tree.get(path).unwrap(), out);
+                }
+                MULTI_END.write(out);
+            });
+            assert!(bench.read_bytes(id) == expected, "of {bytes} bytes in a multiRead");
         }
         assert_eq!(bench.shard.core.held, 0);
         assert_eq!(bench.shard.broken_invariant(), None);

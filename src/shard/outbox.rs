@@ -6,7 +6,9 @@
 //! ```
 //!
 //! Many small replies share a piece and so leave in one send. A large answer is many pieces: its
-//! bytes are never moved, and the memory goes back piece by piece as the client takes them.
+//! bytes are never moved, and the memory goes back piece by piece as the client takes them. The
+//! pieces of large values go back to the shard, which uses them again (`Spare`): memory that the
+//! kernel has to find, to zero and to map takes longer to write than to send.
 
 use std::collections::VecDeque;
 
@@ -26,6 +28,30 @@ pub(super) struct Outbox {
     len: usize,
     /// Of events, in all pieces.
     event_bytes: usize,
+}
+
+/// Empty pieces of `PIECE_BYTES`, to be used again by any connection of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Spare {
+    pieces: Vec<Vec<u8>>,
+}
+
+/// As much as a few connections have on their way that read one large value after the other.
+const SPARE_BYTES_MAX: usize = 4 << 20;
+
+impl Spare {
+    fn take(&mut self) -> Vec<u8> {
+        self.pieces.pop().unwrap_or_else(|| Vec::with_capacity(PIECE_BYTES))
+    }
+
+    /// Keeps a piece that is not needed any more, if it has the right size and there is room.
+    fn give_back(&mut self, mut piece: Vec<u8>) {
+        let has_room = self.pieces.len() < SPARE_BYTES_MAX / PIECE_BYTES;
+        if piece.capacity() == PIECE_BYTES && has_room {
+            piece.clear();
+            self.pieces.push(piece);
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +89,29 @@ impl Outbox {
         let count = piece.bytes.len() - before;
         self.len += count;
         result
+    }
+
+    /// Appends what is long, in pieces of `PIECE_BYTES` that none of it makes grow.
+    pub(super) fn append_long(&mut self, bytes: &[u8], spare: &mut Spare) {
+        let is_small = |piece: &Piece| piece.bytes.capacity() < PIECE_BYTES;
+        if self.is_empty() && self.pieces.back().is_some_and(is_small) {
+            self.pieces.clear();
+            self.written = 0;
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let room = |piece: &Piece| {
+                piece.bytes.capacity().min(PIECE_BYTES).saturating_sub(piece.bytes.len())
+            };
+            if self.pieces.back().is_none_or(|piece| room(piece) == 0) {
+                self.pieces.push_back(Piece { bytes: spare.take(), event_bytes: 0 });
+            }
+            let back = self.pieces.back_mut().expect("one was pushed if there was none");
+            let (some, behind) = rest.split_at(rest.len().min(room(back)));
+            back.bytes.extend_from_slice(some);
+            rest = behind;
+        }
+        self.len += bytes.len();
     }
 
     /// Appends an event, and counts it as one.
@@ -113,7 +162,7 @@ impl Outbox {
     }
 
     /// The first `count` bytes have been written.
-    pub(super) fn use_up(&mut self, count: usize) {
+    pub(super) fn use_up(&mut self, count: usize, spare: &mut Spare) {
         assert!(count <= self.len, "only what is there can be used up");
         self.len -= count;
         self.written += count;
@@ -125,7 +174,9 @@ impl Outbox {
                 return self.clear();
             }
             self.event_bytes -= front.event_bytes;
-            self.pieces.pop_front();
+            if let Some(piece) = self.pieces.pop_front() {
+                spare.give_back(piece.bytes);
+            }
         }
     }
 
@@ -156,26 +207,29 @@ mod tests {
     #[test]
     fn bytes_leave_in_the_order_in_which_they_came() {
         let mut outbox = Outbox::default();
+        let mut spare = Spare::default();
         let (mut sent, mut received) = (Vec::new(), Vec::new());
         for round in 0..400_usize {
             let count = if round % 37 == 0 { PIECE_BYTES + round } else { round % 17 };
             let bytes: Vec<u8> = (0..count).map(|at| (round * 7 + at) as u8).collect();
             sent.extend_from_slice(&bytes);
-            if round % 5 == 0 {
+            if round % 3 == 0 {
+                outbox.append_long(&bytes, &mut spare);
+            } else if round % 5 == 0 {
                 outbox.append_pieces(bytes.chunks(9_999).map(<[u8]>::to_vec).collect());
             } else {
                 outbox.append(|out| out.extend_from_slice(&bytes));
             }
             let count = outbox.front().len().min(round * 31 % 20_011);
             received.extend_from_slice(&outbox.front()[..count]);
-            outbox.use_up(count);
+            outbox.use_up(count, &mut spare);
             assert_eq!(outbox.len(), sent.len() - received.len());
         }
         while !outbox.is_empty() {
             let count = outbox.front().len();
             assert!(0 < count, "what is not written yet is in front");
             received.extend_from_slice(outbox.front());
-            outbox.use_up(count);
+            outbox.use_up(count, &mut spare);
         }
         assert!(sent == received);
         assert!(outbox.front().is_empty());
@@ -184,21 +238,22 @@ mod tests {
     #[test]
     fn events_are_counted_until_they_are_written() {
         let mut outbox = Outbox::default();
+        let use_up = |outbox: &mut Outbox, count| outbox.use_up(count, &mut Spare::default());
         for round in 1..=100 {
             outbox.append_event(&[1; 100]);
             outbox.append(|out| out.resize(out.len() + PIECE_BYTES, 2));
             assert_eq!(outbox.event_bytes(), round * 100);
         }
         // Whatever is behind them.
-        outbox.use_up(99 * (PIECE_BYTES + 100));
+        use_up(&mut outbox, 99 * (PIECE_BYTES + 100));
         outbox.append_event(&[1; 7]);
         assert_eq!(outbox.event_bytes(), 107);
-        outbox.use_up(PIECE_BYTES + 100);
+        use_up(&mut outbox, PIECE_BYTES + 100);
         assert_eq!(outbox.event_bytes(), 7);
         outbox.append_event(&[1; 100]);
-        outbox.use_up(57);
+        use_up(&mut outbox, 57);
         assert_eq!(outbox.event_bytes(), 50);
-        outbox.use_up(50);
+        use_up(&mut outbox, 50);
         assert_eq!(outbox.event_bytes(), 0);
     }
 
@@ -209,9 +264,40 @@ mod tests {
             outbox.append(|out| out.resize(out.len() + PIECE_BYTES, 1));
         }
         let whole = outbox.capacity();
-        outbox.use_up(99 * PIECE_BYTES);
+        let mut spare = Spare::default();
+        outbox.use_up(99 * PIECE_BYTES, &mut spare);
         assert!(outbox.capacity() <= whole / 50);
-        outbox.use_up(PIECE_BYTES);
+        outbox.use_up(PIECE_BYTES, &mut spare);
         assert!(outbox.is_empty() && outbox.capacity() < 2 * PIECE_BYTES);
+    }
+
+    #[test]
+    fn large_values_one_after_the_other_use_the_same_memory() {
+        let (mut outbox, mut spare) = (Outbox::default(), Spare::default());
+        let value = vec![7; 1_000_000];
+        let mut at = Vec::new();
+        for round in 0..100 {
+            outbox.append(|out| out.extend_from_slice(b"small"));
+            outbox.append_long(&value, &mut spare);
+            assert!(outbox.pieces.iter().all(|piece| piece.bytes.len() <= PIECE_BYTES));
+            let mut pieces: Vec<*const u8> =
+                outbox.pieces.iter().map(|piece| piece.bytes.as_ptr()).collect();
+            pieces.sort_unstable();
+            if round == 1 {
+                at = pieces;
+            } else if 1 < round {
+                assert_eq!(pieces, at, "the same pieces, in any order");
+            }
+            while !outbox.is_empty() {
+                outbox.use_up(outbox.front().len(), &mut spare);
+            }
+        }
+        // No more is kept than may be, and nothing of another size.
+        let many = SPARE_BYTES_MAX / PIECE_BYTES;
+        (0..2 * many).for_each(|_| spare.give_back(Vec::with_capacity(PIECE_BYTES)));
+        assert_eq!(spare.pieces.len(), many);
+        spare.pieces.clear();
+        spare.give_back(Vec::with_capacity(2 * PIECE_BYTES));
+        assert!(spare.pieces.is_empty());
     }
 }

@@ -8,16 +8,18 @@ use std::borrow::Cow;
 
 use crate::acl;
 use crate::jute::record::{Record, Text};
-use crate::jute::{Reader, Write as _};
+use crate::jute::{Reader, Write as _, frame};
 use crate::path;
 use crate::record::code::Code;
 use crate::record::data::{Acl, OPEN_ACL_BYTES, perms};
 use crate::record::op::{code, xid as special};
 use crate::record::proto::{MultiHeader, PathOnly, PathWatch};
 use crate::tree::{LinkedChildren, Znode};
+use crate::types::Zxid;
 
-use super::connection::{Answered, By};
+use super::connection::{Answered, By, put_reply_header};
 use super::long::Done;
+use super::outbox::{Outbox, PIECE_BYTES, Spare};
 use super::places::Place;
 use super::turns::Fit;
 use super::watch::Modes;
@@ -113,13 +115,30 @@ impl Core {
         if watch {
             self.room_to_watch(step.id.slot, &path)?;
         }
-        let znode = self.readable(step, &path)?;
+        let znode = self.tree.get(&path).ok_or(Code::NoNode)?;
+        self.check(znode.acl(), perms::READ, &step.connection.ids)?;
         self.may_answer(znode.data().map_or(0, <[u8]>::len))?;
-        self.put(step, xid, |out| put_data(&znode, out));
+        match LongData::of(&znode) {
+            Some(long) => Core::put_long(step, xid, self.tree.view(), &long, &mut self.spare),
+            None => self.put(step, xid, |out| put_data(&znode, out)),
+        }
         if watch {
             self.watches.add(step.id.slot, &path, Modes::DATA);
         }
         Ok(Done::Now)
+    }
+
+    /// Writes a reply with data that is long.
+    fn put_long(step: &mut Step<'_>, xid: i32, view: Zxid, long: &LongData<'_>, spare: &mut Spare) {
+        let mut header = Vec::new();
+        put_reply_header(&mut header, xid, view, Code::Ok);
+        let bytes = header.len() + long.bytes();
+        let prefix = frame::prefix(bytes).expect("an answer within `answer_bytes_max` is a frame");
+        let output = &mut step.traffic.output;
+        output.append_long(&prefix, spare);
+        output.append_long(&header, spare);
+        long.put(output, spare);
+        step.traffic.reply_bytes = bytes;
     }
 
     /// getChildren, and with the stat behind them getChildren2.
@@ -259,6 +278,35 @@ pub(super) fn next_read<'a>(body: &mut Reader<'a>) -> Result<Option<(i32, Cow<'a
 
 fn put_stat(znode: &Znode<'_>, out: &mut Vec<u8>) {
     znode.stat().write(out);
+}
+
+/// Data and stat of a znode whose data is long: it goes into pieces that are used again.
+pub(super) struct LongData<'t> {
+    count: Vec<u8>,
+    data: &'t [u8],
+    stat: Vec<u8>,
+}
+
+impl<'t> LongData<'t> {
+    /// `None` where the data is not long.
+    pub(super) fn of(znode: &Znode<'t>) -> Option<LongData<'t>> {
+        let data = znode.data().filter(|data| PIECE_BYTES <= data.len())?;
+        let (mut count, mut stat) = (Vec::new(), Vec::new());
+        count.put_count(Some(data.len()));
+        put_stat(znode, &mut stat);
+        Some(LongData { count, data, stat })
+    }
+
+    fn bytes(&self) -> usize {
+        self.count.len() + self.data.len() + self.stat.len()
+    }
+
+    /// Writes what `put_data` would.
+    pub(super) fn put(&self, output: &mut Outbox, spare: &mut Spare) {
+        for part in [&self.count, self.data, &self.stat] {
+            output.append_long(part, spare);
+        }
+    }
 }
 
 pub(super) fn put_data(znode: &Znode<'_>, out: &mut Vec<u8>) {
