@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 /// Since it was last asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Transactions of a leader that led to another tree here than there.
+    pub digest_mismatches: u64,
     pub ttl_created: u64,
     /// By the reaper, when their time was over.
     pub ttl_deleted: u64,

@@ -10,18 +10,20 @@ use super::{AuditResult, Output, Pipeline, Restored, password, prep_multi, write
 use crate::exchange::{Outcome, Request};
 use crate::record::code::Code;
 use crate::record::op::code;
-use crate::record::txn::{DIGEST_VERSION, Txn, TxnHeader};
+use crate::record::txn::{DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
 use crate::storage::replay::read_payload;
 use crate::types::{Now, SessionId, Zxid};
 use crate::zab::proposals::Proposal;
 
+#[cfg(feature = "mutants")]
+use super::Mutant;
 use super::audit;
 use super::forward::{Answer, Answered, What};
 use super::restore::{Mismatch, possible};
 
 /// Why a transaction of a leader cannot be applied here. Nothing of it is logged or acknowledged.
 #[derive(Debug, thiserror::Error)]
-pub enum Undeliverable {
+pub(super) enum Undeliverable {
     #[error("transaction {zxid} of the leader cannot be read: {cause}")]
     Unreadable { zxid: Zxid, cause: String },
     #[error("transaction {zxid} of the leader {what}")]
@@ -71,6 +73,7 @@ impl Pipeline {
         possible(&header, &txn).map_err(|what| impossible(what.to_string()))?;
         let session = SessionId(header.client_id);
         let asked = self.take_asked_of(session, header.cxid);
+        let mark = (self.tree.mark(), self.gathered.mark());
         let mut results = Vec::new();
         match (&asked, &txn) {
             (Some(asked), Txn::Multi(parts)) => {
@@ -80,21 +83,10 @@ impl Pipeline {
                 self.tree.apply(&header, &txn, &mut self.gathered.changes(zxid));
             }
         }
-        let Agreement::Member(member) = &mut self.zab else { unreachable!("a member delivers") };
-        let is_certain = member.certainty.holds_after(Zxid(zxid.0 - 1));
-        let irregular = self.tree.take_irregular();
-        if let Some(irregular) = irregular.filter(|_| is_certain) {
-            return Err(impossible(irregular.to_string()));
-        }
-        if let Some(digest) = digest.filter(|digest| digest.version == DIGEST_VERSION)
-            && self.settings.tree.digest
-        {
-            let (expected, found) = (digest.tree_digest as u64, self.tree.digest());
-            if expected == found {
-                member.certainty.after = Some(member.certainty.after.map_or(zxid, |a| a.min(zxid)));
-            } else if is_certain && !self.beyond_ascii(&txn) {
-                return Err(Undeliverable::Digest(Mismatch { zxid, expected, found }));
-            }
+        if let Err(fault) = self.compare(zxid, &txn, digest) {
+            self.tree.undo_to(mark.0);
+            self.gathered.truncate(mark.1);
+            return Err(fault);
         }
         self.log_payload(&proposal.payload, zxid, out);
         if let Some(asked) = &asked {
@@ -111,6 +103,33 @@ impl Pipeline {
             }
         }
         self.seal_open();
+        Ok(())
+    }
+
+    /// Holds what the tree has become against what the leader's became.
+    fn compare(
+        &mut self,
+        zxid: Zxid,
+        txn: &Txn<'_>,
+        digest: Option<TxnDigest>,
+    ) -> Result<(), Undeliverable> {
+        let Agreement::Member(member) = &mut self.zab else { unreachable!("a member delivers") };
+        let is_certain = member.certainty.holds_after(Zxid(zxid.0 - 1));
+        let irregular = self.tree.take_irregular();
+        if let Some(irregular) = irregular.filter(|_| is_certain) {
+            return Err(Undeliverable::Impossible { zxid, what: irregular.to_string() });
+        }
+        let digest = digest.filter(|digest| digest.version == DIGEST_VERSION);
+        #[cfg(feature = "mutants")]
+        let digest = digest.filter(|_| self.settings.mutant != Some(Mutant::DigestNotCompared));
+        let Some(digest) = digest.filter(|_| self.settings.tree.digest) else { return Ok(()) };
+        let (expected, found) = (digest.tree_digest as u64, self.tree.digest());
+        if expected == found {
+            let certain = member.certainty.after.map_or(zxid, |after| after.min(zxid));
+            member.certainty.after = Some(certain);
+        } else if is_certain && !self.beyond_ascii(txn) {
+            return Err(Undeliverable::Digest(Mismatch { zxid, expected, found }));
+        }
         Ok(())
     }
 

@@ -118,6 +118,18 @@ impl Forward {
         queue.get_mut(place_now)
     }
 
+    /// A seeded bug: what is answered goes before what waits.
+    #[cfg(feature = "mutants")]
+    fn bring_forward(&mut self, session: SessionId, cxid: i32) {
+        let Some(queue) = self.pending.get_mut(&session) else { return };
+        let is_it = |pending: &Pending| pending.xid.0 == cxid && pending.answer.is_some();
+        if let Some(place) = queue.iter().position(is_it)
+            && let Some(pending) = queue.remove(place)
+        {
+            queue.push_front(pending);
+        }
+    }
+
     /// The first request of a session, if it is answered.
     fn next_answered(&mut self, session: SessionId) -> Option<(Pending, Answer)> {
         let queue = self.pending.get_mut(&session)?;
@@ -238,8 +250,14 @@ impl Pipeline {
     /// Takes what a request came to, and answers it if it is its turn.
     pub(super) fn answer_pending(&mut self, session: SessionId, cxid: i32, answer: Answer) {
         let Agreement::Member(member) = &mut self.zab else { return };
+        #[cfg(feature = "mutants")]
+        let at_once = self.settings.mutant == Some(super::Mutant::AnsweredOutOfOrder);
         if let Some(pending) = member.forward.find(session, cxid) {
             pending.answer = Some(answer);
+            #[cfg(feature = "mutants")]
+            if at_once {
+                member.forward.bring_forward(session, cxid);
+            }
             self.answer_in_order(session);
         }
     }

@@ -53,8 +53,13 @@ impl Pipeline {
     fn on_forwarded(&mut self, now: Now, link: LinkId, forwarded: Forwarded<'_>, out: &mut Output) {
         let Forwarded { session, cxid, op, body, identities: ids } = forwarded;
         if op == code::SYNC {
+            let awaits = self.awaits_syncs();
             let Agreement::Member(member) = &mut self.zab else { return };
-            member.sync(link);
+            if awaits {
+                member.sync(link);
+            } else {
+                send(link, FromLeader::Sync, out);
+            }
             return;
         }
         if !self.has_zxid(now, out) {
@@ -76,6 +81,10 @@ impl Pipeline {
             body: Default::default(),
             ids: identities(ids),
         };
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(super::Mutant::OwnerNotChecked) {
+            self.tracker.set_owner(session, Owner::Learner(link));
+        }
         match self.tracker.owner(session) {
             // The end of a session that is over already: there is nothing to do, and whoever asked
             // waits for an answer.

@@ -15,6 +15,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+#[cfg(feature = "mutants")]
+use super::Mutant;
 use super::deliver::Certainty;
 use super::forward::Forward;
 use super::tracker::Tracker;
@@ -374,6 +376,15 @@ impl Pipeline {
     ) {
         let last = restored.last;
         let certainty = Certainty::of(&restored);
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(Mutant::CutStaysInTree)
+            && matches!(stored, Durable::Truncated(_))
+        {
+            if let Agreement::Member(member) = &mut self.zab {
+                member.call(|peer, asked| peer.on_stored(now, stored, asked));
+            }
+            return;
+        }
         out.dropped.push(self.replace(now, restored));
         if let Agreement::Member(member) = &mut self.zab {
             (member.proposed, member.committed, member.certainty) = (last, last, certainty);
@@ -411,8 +422,10 @@ impl Pipeline {
                 if self.zab.proposed() < proposal.zxid
                     && let Err(fault) = self.deliver(now, proposal, out)
                 {
-                    out.fault = Some(fault);
-                    return;
+                    tracing::error!(%fault, "this server's data is not the leader's");
+                    self.counts.digest_mismatches += 1;
+                    self.distrust(now);
+                    break;
                 }
             }
             out.stores.extend(asked.stores);
@@ -471,10 +484,21 @@ impl Pipeline {
         }
     }
 
+    /// Nothing more is built on what is here.
+    fn distrust(&mut self, now: Now) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        member.call(|peer, asked| peer.on_distrusted(now, asked));
+    }
+
     fn take_asked(&mut self) -> Option<peer::Output> {
         let Agreement::Member(member) = &mut self.zab else { return None };
         let asked = std::mem::take(&mut member.asked);
         (!asked.is_empty()).then_some(asked)
+    }
+
+    #[cfg(feature = "mutants")]
+    fn is_mutant(&self, mutant: Mutant) -> bool {
+        self.settings.mutant == Some(mutant)
     }
 
     fn commit(&mut self, committed: Zxid, out: &mut Output) {
@@ -485,6 +509,15 @@ impl Pipeline {
             send(link, FromLeader::Sync, out);
         }
         self.release(committed, out);
+    }
+
+    /// Whether a learner's sync waits.
+    pub(super) fn awaits_syncs(&self) -> bool {
+        #[cfg(feature = "mutants")]
+        if self.is_mutant(Mutant::SyncNotAwaited) {
+            return false;
+        }
+        true
     }
 
     /// Answers learners' syncs for which there is nothing to wait.

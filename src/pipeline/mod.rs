@@ -51,7 +51,6 @@ use audit::Audit;
 pub use audit::{AuditResult, Audited};
 use commit::Gathered;
 pub use counts::Counts;
-pub use deliver::Undeliverable;
 use listing::Listing;
 use member::{Agreement, Member};
 pub use member::{LinkInput, MemberStart, ToLink};
@@ -147,6 +146,18 @@ pub enum Mutant {
     StaleStat,
     /// A batch that runs over the end of an epoch is one append.
     RollNotSplit,
+    /// A learner shows what it has logged, committed or not.
+    ShownWhenLogged,
+    /// A learner answers a request when its transaction comes, whatever the session asked before.
+    AnsweredOutOfOrder,
+    /// A leader answers a learner's sync at once.
+    SyncNotAwaited,
+    /// A leader takes requests for a session from whichever learner sends them.
+    OwnerNotChecked,
+    /// What a leader has had cut is gone from the log and not from the tree.
+    CutStaysInTree,
+    /// A learner does not compare its tree with the leader's.
+    DigestNotCompared,
 }
 
 /// All that can happen to the pipeline. What is not listed cannot sway it.
@@ -205,8 +216,6 @@ pub struct Output {
     pub loads: Option<(LinkId, Zxid)>,
     /// Trees that are not used any more: to be dropped where that may take its time.
     pub dropped: Vec<TreeWriter>,
-    /// This server cannot go on.
-    pub fault: Option<Undeliverable>,
     /// To be written in the background.
     pub snapshot: Option<SnapshotJob>,
     /// Lines for the audit log.
@@ -770,6 +779,7 @@ impl Pipeline {
         #[cfg(feature = "mutants")]
         let committed = match self.settings.mutant {
             Some(Mutant::AnswerBeforeSync) => self.zab.proposed(),
+            Some(Mutant::ShownWhenLogged) if self.zab.forwards() => self.zab.proposed(),
             _ => committed,
         };
         self.release(committed, out);
@@ -892,7 +902,7 @@ impl Pipeline {
             return Some("no transaction is left open");
         }
         #[cfg(feature = "mutants")]
-        if self.settings.mutant == Some(Mutant::AnswerBeforeSync) {
+        if let Some(Mutant::AnswerBeforeSync | Mutant::ShownWhenLogged) = self.settings.mutant {
             return None;
         }
         if self.zab.serves() && self.tree.published() > self.zab.committed() {

@@ -103,6 +103,7 @@ pub(crate) fn publish(recorder: &Recorder, counters: &Counters, before: &Counter
 
 /// Adds what the pipeline has counted since the last time.
 pub(crate) fn publish_pipeline(recorder: &mut Recorder, counts: &pipeline::Counts) {
+    recorder.add(Counter::DigestMismatchesCount, counts.digest_mismatches);
     recorder.add(Counter::TtlNodeCreatedCount, counts.ttl_created);
     recorder.add(Counter::TtlNodeDeletedCount, counts.ttl_deleted);
     for (namespace, count) in &counts.quota_exceeded {

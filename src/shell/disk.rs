@@ -26,7 +26,6 @@ use super::marks::Marks;
 use super::ring::Ring;
 use super::whole_ms;
 use crate::metrics::{Counter, Recorder, Summary};
-use crate::pipeline::Undeliverable;
 use crate::storage::blocks::Extent;
 use crate::storage::epoch::encode_epoch;
 use crate::storage::journal::{
@@ -54,8 +53,6 @@ pub enum LogError {
     /// What the log was changed to cannot be loaded.
     #[error("the data directory cannot be loaded after the leader had it changed: {0}")]
     Reload(String),
-    #[error("{0}; this server ends rather than serve another history")]
-    Undeliverable(Undeliverable),
 }
 
 /// How the log is written.

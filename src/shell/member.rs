@@ -126,6 +126,7 @@ pub(crate) fn find_replacement(
 }
 
 /// What a learner lacks, from the logs (`storage::history`).
+#[cfg_attr(not(test), expect(dead_code, reason = "a leader sends a snapshot instead"))]
 pub(crate) fn read_logged(
     directories: &Directories,
     wanted: Wanted,

@@ -437,9 +437,6 @@ impl<C> State<C> {
                 side.load(link, zxid);
             }
         }
-        if let Some(fault) = self.out.fault.take() {
-            return Err(LogError::Undeliverable(fault));
-        }
         for audited in self.out.audited.drain(..) {
             audit(&audited);
         }

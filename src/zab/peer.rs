@@ -157,6 +157,8 @@ pub enum Ended {
     Unreachable,
     #[error("the leader's snapshot did not come whole")]
     SnapshotLost,
+    #[error("what the leader sent does not fit what is here: all of it is wanted anew")]
+    Distrusted,
 }
 
 #[derive(Debug)]
@@ -633,6 +635,14 @@ impl Peer {
             *history = on_disk;
         }
         self.look_if_settled(now, out);
+    }
+
+    /// What a leader sent cannot be applied to the state here, which is not the leader's then: nothing
+    /// more is built on it, and a leader's snapshot is to replace it. What was to be appended and was
+    /// not is forgotten.
+    pub fn on_distrusted(&mut self, now: Now, out: &mut Output) {
+        self.is_vouched_for = false;
+        self.give_up(now, Ended::Distrusted, out);
     }
 
     // ---- roles ------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringkeeper::record::txn::Txn;
+use ringkeeper::storage::replay::read_payload;
 use ringkeeper::types::{ServerId, Zxid};
 
 /// What a batch of seeds must have reached.
@@ -29,6 +31,8 @@ pub(crate) const MARKS: &[&str] = &[
 pub(crate) struct History {
     /// The record with this zxid that some server has shown as committed.
     records: BTreeMap<Zxid, Box<[u8]>>,
+    /// By session: the last of its requests that was done, and its transaction.
+    done: BTreeMap<i64, (i32, Zxid)>,
     pub(crate) marks: BTreeSet<&'static str>,
 }
 
@@ -39,8 +43,30 @@ impl History {
 
     /// A server counts a record as committed.
     pub(crate) fn committed(&mut self, server: ServerId, zxid: Zxid, payload: &[u8]) {
+        if !self.records.contains_key(&zxid) {
+            self.is_new(zxid, payload);
+        }
         let record = self.records.entry(zxid).or_insert_with(|| payload.into());
         assert_eq!(&record[..], payload, "{server} has committed another {zxid}");
+    }
+
+    /// What a session asks for is done in the order in which it asks, over whatever servers.
+    fn is_new(&mut self, zxid: Zxid, payload: &[u8]) {
+        let (header, txn, _) = read_payload(payload).unwrap();
+        if header.cxid == 0 || matches!(txn, Txn::Error { .. }) {
+            return;
+        }
+        let done = self.done.entry(header.client_id).or_insert((header.cxid, zxid));
+        if done.1 < zxid {
+            let (before, at) = *done;
+            assert!(
+                before < header.cxid,
+                "{:#x} asked for {} before {before}, which was done at {at}, and {zxid} does it",
+                header.client_id,
+                header.cxid
+            );
+            *done = (header.cxid, zxid);
+        }
     }
 
     /// Whether what was committed, up to `end`, is in a log that has these records.

@@ -65,16 +65,15 @@ impl Disk {
         jobs.into_iter().take(count).for_each(|job| self.take(job));
     }
 
-    pub(crate) fn restore(&self) -> Restored {
+    pub(crate) fn restore(&self, on_mismatch: OnMismatch) -> Restored {
         let settings = tree::Settings::default();
         let mut restore = match &self.snapshot {
-            None => Restore::empty(settings),
+            None => Restore::empty(settings).on_mismatch(on_mismatch),
             Some((zxid, file)) => {
                 let mut reader = SnapshotReader::new(Path::new("snapshot"), &file[..]);
-                Restore::from_snapshot(settings, *zxid, &mut reader).unwrap()
+                Restore::from_snapshot_with(settings, on_mismatch, *zxid, &mut reader).unwrap()
             }
         };
-        assert_eq!(OnMismatch::default(), OnMismatch::Refuse);
         for proposal in &self.log {
             let (header, txn, digest) = read_payload(&proposal.payload).unwrap();
             restore.replay(&header, &txn, digest.as_ref()).unwrap();

@@ -9,6 +9,8 @@
 mod check;
 mod clients;
 mod disk;
+#[cfg(feature = "mutants")]
+mod mutants;
 #[path = "../sim/rng.rs"]
 #[allow(dead_code, reason = "shared with the simulation of single servers")]
 mod rng;

@@ -5,10 +5,10 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use ringkeeper::ensemble::Ensemble;
-use ringkeeper::exchange::{Applied, ConnectionId, Item, Requests, Serves, ShardId, Touched};
+use ringkeeper::exchange::{Applied, ConnectionId, Item, Requests, Serves, ShardId, Touched, Want};
 use ringkeeper::pipeline::{
-    Input, LinkInput, MemberStart, Output, Pipeline, ReaperSettings, RollSettings, Settings,
-    SnapshotJob, ToLink,
+    Input, LinkInput, MemberStart, OnMismatch, Output, Pipeline, ReaperSettings, RollSettings,
+    Settings, SnapshotJob, ToLink,
 };
 use ringkeeper::record::code::Code;
 use ringkeeper::record::op::code;
@@ -19,7 +19,7 @@ use ringkeeper::storage::replay::read_payload;
 use ringkeeper::storage::snapshot::SnapshotWriter;
 use ringkeeper::storage::txnlog;
 use ringkeeper::tree;
-use ringkeeper::types::{Now, ServerId, Zxid};
+use ringkeeper::types::{Now, ServerId, Xid, Zxid};
 use ringkeeper::zab::election::{self, Notification};
 use ringkeeper::zab::history::Cache;
 use ringkeeper::zab::peer::Start;
@@ -151,6 +151,12 @@ struct World {
     history: History,
     digest: DefaultHasher,
     is_calm: bool,
+    /// The last zxid that any client was answered with.
+    answered: Zxid,
+    /// Of each client's sync: what any client had been answered with before it was asked.
+    before_sync: BTreeMap<(usize, Xid), Zxid>,
+    #[cfg(feature = "mutants")]
+    mutant: Option<ringkeeper::pipeline::Mutant>,
 }
 
 /// Runs a seed and says which marks it has reached.
@@ -159,7 +165,19 @@ pub(crate) fn run(seed: u64) -> BTreeSet<&'static str> {
 }
 
 pub(crate) fn run_with_digest(seed: u64) -> (BTreeSet<&'static str>, u64) {
-    let mut world = World::new(seed);
+    go_through(World::new(seed))
+}
+
+/// The same with a seeded bug in every server.
+#[cfg(feature = "mutants")]
+pub(crate) fn run_mutant(
+    seed: u64,
+    mutant: Option<ringkeeper::pipeline::Mutant>,
+) -> (BTreeSet<&'static str>, u64) {
+    go_through(World { mutant, ..World::new(seed) })
+}
+
+fn go_through(mut world: World) -> (BTreeSet<&'static str>, u64) {
     world.begin();
     world.go_on_until(|world| FAULTS_END_MS <= world.now.monotonic_ms);
     world.calm_down();
@@ -205,6 +223,10 @@ impl World {
             history: History::default(),
             digest: DefaultHasher::new(),
             is_calm: false,
+            answered: Zxid::ZERO,
+            before_sync: BTreeMap::new(),
+            #[cfg(feature = "mutants")]
+            mutant: None,
             rng,
         }
     }
@@ -350,8 +372,17 @@ impl World {
             audit: None,
             seed: 1,
             #[cfg(feature = "mutants")]
-            mutant: None,
+            mutant: self.mutant,
         }
+    }
+
+    /// A leader with a seeded bug writes digests that are not those of its tree.
+    fn on_mismatch(&self) -> OnMismatch {
+        #[cfg(feature = "mutants")]
+        if self.mutant == Some(ringkeeper::pipeline::Mutant::SequenceGoesBack) {
+            return OnMismatch::Count;
+        }
+        OnMismatch::Refuse
     }
 
     fn start(&mut self, id: ServerId) {
@@ -365,7 +396,7 @@ impl World {
         let cache = Cache { count_max: self.history_max, bytes_max: 1 << 20 };
         let mut history = zab::history::History::new(cache, before);
         disk.log[cached..].iter().for_each(|proposal| history.push(proposal.clone()));
-        let restored = disk.restore();
+        let restored = disk.restore(self.on_mismatch());
         let (last, log) = (restored.last, disk.log.clone());
         let start = MemberStart {
             peer: Start {
@@ -459,10 +490,10 @@ impl World {
 
     fn carry_out(&mut self, id: ServerId, out: Output) {
         let life = self.life(id);
-        if let Some(fault) = out.fault {
-            panic!("{id}: {fault}");
-        }
         let server = self.running.get_mut(&id).unwrap();
+        if 0 < server.pipeline.take_counts().digest_mismatches {
+            self.history.mark("a server distrusts its data");
+        }
         for append in out.appends {
             let mut records = &append.records[..];
             while !records.is_empty() {
@@ -721,7 +752,7 @@ impl World {
 
     fn reload(&mut self, id: ServerId, stored: Durable) {
         let disk = &self.disks[&id];
-        let (restored, log) = (disk.restore(), disk.log.clone());
+        let (restored, log) = (disk.restore(self.on_mismatch()), disk.log.clone());
         let server = self.running.get_mut(&id).unwrap();
         (server.log, server.shown) = (log, restored.last);
         self.step(id, Input::Replaced(Box::new(restored), stored));
@@ -770,6 +801,13 @@ impl World {
                 _ => {}
             }
             let Some((asked, err)) = answered else { continue };
+            self.answered = self.answered.max(reply.zxid);
+            if asked.op == code::SYNC
+                && err == Code::Ok
+                && let Some(before) = self.before_sync.remove(&(client, asked.xid))
+            {
+                assert!(before <= to, "a sync shows {to}, and {before} was answered before it");
+            }
             let is_write = asked.op != code::SYNC && asked.op != code::GET_EPHEMERALS;
             let is_local = matches!(err, Code::SessionExpired | Code::MarshallingError);
             if is_write && !is_local {
@@ -854,7 +892,11 @@ impl World {
                     let Some((life, _)) = self.clients[client].at else { break };
                     let mut rng = self.rng.fork();
                     let requests = self.clients[client].ask(&mut rng);
-                    let is_close = requests.requests[0].want == ringkeeper::exchange::Want::Close;
+                    let asked = &requests.requests[0];
+                    if asked.want == Want::Sync {
+                        self.before_sync.insert((client, asked.xid), self.answered);
+                    }
+                    let is_close = requests.requests[0].want == Want::Close;
                     self.ask(client, life, requests);
                     if is_close {
                         break;

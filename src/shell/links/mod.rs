@@ -325,11 +325,6 @@ impl Links {
         Ok(())
     }
 
-    /// The servers are these from now on. Links stay as they are.
-    pub(crate) fn set_ensemble(&mut self, ensemble: Arc<Ensemble>) {
-        self.ensemble = ensemble;
-    }
-
     // ---- waiting --------------------------------------------------------------------------------
 
     /// Whether there is anything to do without an event of the ring.
