@@ -923,11 +923,18 @@ knobs! {
     LEADER_SERVES: bool = property("leaderServes", true).off_only("no").ensemble();
     /// How long a connection for votes may take.
     CNX_TIMEOUT: i64 = property("cnxTimeout", 5000).unit("ms").ensemble();
-    /// How long a connection for votes may be silent. Default (-1): syncLimit.
+    /// How long a new connection to the quorum or election port may take to say which server it
+    /// is of. Default (-1): syncLimit.
     QUORUM_CNXN_TIMEOUT: i64 = property("quorumCnxnTimeoutMs", -1).unit("ms").ensemble();
     /// How often binding the election port is tried; 0 for ever.
     ELECTION_PORT_BIND_RETRY: i64 = property("electionPortBindRetry", 3).unit("times").ensemble();
-    /// Whether the kernel probes connections for votes.
+    /// What may wait to be sent to one server; beyond, its connection is closed, and it has to
+    /// synchronize again.
+    LINK_QUEUE_BYTES_MAX: i64 = ours("ringkeeper.link.queueBytesMax", 256 << 20)
+        .unit("bytes").between(1 << 20, 1 << 40)
+        .trades("More lets a learner lag further, as while it loads a snapshot; the lag is held in memory, once for all.")
+        .ensemble();
+    /// Whether the kernel probes connections between servers.
     TCP_KEEP_ALIVE: bool = property("tcpKeepAlive", false).ensemble();
     /// Sends small packets of the leader at once.
     LEADER_NODELAY: bool = bare("leader.nodelay", true).ensemble();

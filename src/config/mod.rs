@@ -345,6 +345,11 @@ pub struct EnsembleConfig {
     pub dynamic_file: Option<PathBuf>,
     /// `cnxTimeout`.
     pub connect_timeout_ms: i64,
+    /// How long a connection that another server has opened may be silent at its start.
+    pub hello_timeout_ms: i64,
+    pub tcp_keep_alive: bool,
+    /// What may wait to be sent to one server.
+    pub link_queue_bytes_max: usize,
     /// `electionPortBindRetry`; `None`: for ever.
     pub bind_tries: Option<u32>,
     /// Between two notifications of one round of an election.

@@ -416,11 +416,22 @@ impl Parser<'_> {
             sync_limit_ticks,
             connect_limit_ticks,
             dynamic_file: dynamic_file.map(Path::to_owned),
-            connect_timeout_ms: self.read(&knobs::CNX_TIMEOUT)?,
+            // Java takes its defaults for what is no time or number of tries.
+            connect_timeout_ms: match self.read(&knobs::CNX_TIMEOUT)? {
+                ..=0 => knobs::CNX_TIMEOUT.default,
+                timeout_ms => timeout_ms,
+            },
+            hello_timeout_ms: match self.read(&knobs::QUORUM_CNXN_TIMEOUT)? {
+                ..=0 => self.read(&knobs::TICK_TIME)?.saturating_mul(sync_limit_ticks),
+                timeout_ms => timeout_ms,
+            },
             bind_tries: match self.read(&knobs::ELECTION_PORT_BIND_RETRY)? {
                 0 => None,
-                tries => u32::try_from(tries).ok(),
+                ..0 => u32::try_from(knobs::ELECTION_PORT_BIND_RETRY.default).ok(),
+                tries => Some(u32::try_from(tries).unwrap_or(u32::MAX)),
             },
+            tcp_keep_alive: self.read(&knobs::TCP_KEEP_ALIVE)?,
+            link_queue_bytes_max: length(self.read(&knobs::LINK_QUEUE_BYTES_MAX)?),
             notification_ms_min: self.read(&knobs::MIN_NOTIFICATION)?,
             notification_ms_max: self.read(&knobs::MAX_NOTIFICATION)?,
             commit_log_count: length(self.read(&knobs::COMMIT_LOG_COUNT)?),
@@ -1243,15 +1254,36 @@ mod tests {
         "initLimit=5\nsyncLimit=2\nserver.1=a:1:2\nserver.2=b:1:2\nserver.3=c:1:2\n";
 
     #[test]
-    fn a_right_ensemble_is_understood_and_refused_last() {
+    fn a_right_ensemble_is_understood() {
         let world =
             World::with(&format!("dataDir=/d\nclientPort=1\n{THREE}")).file("/d/myid", " 3 \n");
         let config = world.parse().unwrap();
         let ensemble = config.ensemble.unwrap();
         assert_eq!((config.server_id, ensemble.role), (Some(ServerId(3)), Role::Participant));
         assert_eq!((ensemble.connect_limit_ticks, ensemble.members.members.len()), (5, 3));
-        assert_eq!(config.refusals.len(), 1);
-        assert!(config.refusals[0].contains("ensembles are not supported"));
+        assert!(config.refusals.is_empty());
+    }
+
+    #[test]
+    fn links_between_servers_are_told_what_java_is() {
+        let ensemble = |settings: &str| {
+            let world = World::with(&format!("dataDir=/d\nclientPort=1\n{settings}\n{THREE}"));
+            world.file("/d/myid", "3").parse().unwrap().ensemble.unwrap()
+        };
+        let default = ensemble("");
+        let read =
+            |of: &EnsembleConfig| (of.connect_timeout_ms, of.hello_timeout_ms, of.bind_tries);
+        assert_eq!(read(&default), (5000, 2 * 3000, Some(3)));
+        assert_eq!((default.tcp_keep_alive, default.link_queue_bytes_max), (false, 256 << 20));
+        let wrong = "cnxTimeout=0\nelectionPortBindRetry=-1";
+        assert_eq!(ensemble(wrong), default);
+        assert_eq!(ensemble("electionPortBindRetry=0").bind_tries, None);
+        let told = ensemble(
+            "tickTime=1000\ncnxTimeout=70\nquorumCnxnTimeoutMs=80\nelectionPortBindRetry=9\n\
+             tcpKeepAlive=true\nringkeeper.link.queueBytesMax=1048576",
+        );
+        assert_eq!(read(&told), (70, 80, Some(9)));
+        assert_eq!((told.tcp_keep_alive, told.link_queue_bytes_max), (true, 1 << 20));
     }
 
     #[test]

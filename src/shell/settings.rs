@@ -231,11 +231,11 @@ pub(crate) fn links(config: &Config, ensemble: &EnsembleConfig) -> LinkOptions {
         bind_tries: ensemble.bind_tries,
         election_call: milliseconds(ensemble.connect_timeout_ms),
         leader_call: milliseconds(tick_ms * ensemble.connect_limit_ticks),
-        hello_ms_max: ensemble.connect_timeout_ms,
-        keep_alive: config.connections.tcp_keep_alive,
+        hello_ms_max: ensemble.hello_timeout_ms,
+        keep_alive: ensemble.tcp_keep_alive,
         multi_address: ensemble.multi_address,
         field_bytes_max: record_bytes_max(config),
-        queue_bytes_max: QUEUE_BYTES_MAX,
+        queue_bytes_max: ensemble.link_queue_bytes_max,
     }
 }
 
@@ -243,8 +243,6 @@ pub(crate) fn links(config: &Config, ensemble: &EnsembleConfig) -> LinkOptions {
 const COMMITTED_LOG_BYTES_MAX: usize = 64 << 20;
 /// What a learner keeps of what its leader sends before it can be logged.
 const RECEIVED_BYTES_MAX: usize = 256 << 20;
-/// What may wait for one other server.
-const QUEUE_BYTES_MAX: usize = 256 << 20;
 
 pub(crate) fn pipeline(
     config: &Config,

@@ -162,11 +162,13 @@ pub(crate) enum Event<'a> {
         packet: FromLeader<'a>,
     },
     /// So many bytes of a snapshot have come.
+    #[cfg_attr(not(test), expect(dead_code, reason = "whoever loads it sees them come"))]
     SnapshotCame {
         link: LinkId,
         bytes: usize,
     },
     /// All of it has.
+    #[cfg_attr(not(test), expect(dead_code, reason = "whoever loads it sees its end"))]
     SnapshotEnded {
         link: LinkId,
     },
@@ -368,7 +370,8 @@ impl Links {
     }
 
     /// Whether there is an election connection with a server.
-    pub(crate) fn is_connected(&self, server: ServerId) -> bool {
+    #[cfg(test)]
+    fn is_connected(&self, server: ServerId) -> bool {
         self.election.is_connected(server)
     }
 
