@@ -428,6 +428,11 @@ impl Election {
         let (me, round) = (self.me, self.round);
         let Stage::Looking(looking) = &mut self.stage else { return };
         let leader = said.vote.leader;
+        // Who votes for nobody does not lead, not even where others have yet to notice that it has
+        // begun anew.
+        if leader == me && looking.first.leader == NOBODY {
+            return;
+        }
         let is_decided = |heard: &Heard, agrees: &dyn Fn(&Notification) -> bool| {
             self.voters.is_quorum(&senders(heard, agrees))
                 && leads_itself(heard, leader, me, round == said.vote.round)
@@ -660,6 +665,15 @@ mod tests {
             bench.says(from, Following, vote(2, 7, 1, 1));
         }
         assert_eq!(bench.decision(), Some((Leading, 2)));
+    }
+
+    #[test]
+    fn who_lost_its_history_does_not_lead_those_who_followed_it() {
+        let mut bench = Bench::new(Standing::Abstains);
+        for from in [1, 3, 4, 5] {
+            bench.says(from, Following, vote(2, 7, 1, 1));
+        }
+        assert_eq!(bench.decision(), None);
     }
 
     #[test]
