@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::history::History;
+use super::mutants::Mutant;
 use super::proposals::{Proposal, Proposals};
 use super::sync_plan::{Plan, plan};
 use super::voters::Voters;
@@ -360,7 +361,11 @@ impl Leader {
             }
         }
         out.appends.push(proposal.clone());
+        let zxid = proposal.zxid;
         self.proposals.propose(proposal, &self.voters);
+        if self.settings.is_mutant(Mutant::OwnAckBeforeSync) {
+            self.proposals.on_ack(self.me, zxid);
+        }
         self.commit(out);
     }
 
@@ -438,6 +443,7 @@ impl Leader {
     pub fn on_closed(&mut self, link: LinkId) {
         if let Some(seat) = self.seats.remove(&link)
             && !seat.is_observer
+            && !self.settings.is_mutant(Mutant::GoneCounted)
         {
             self.proposals.on_gone(seat.server);
         }
@@ -728,7 +734,8 @@ impl Leader {
         if self.history.end() <= self.synced {
             acked.insert(self.me);
         }
-        if !self.voters.is_quorum(acked) {
+        let is_early = self.settings.is_mutant(Mutant::EstablishedEarly);
+        if !self.voters.is_quorum(acked) && !is_early {
             return;
         }
         self.stage = Stage::Broadcast { epoch };

@@ -30,6 +30,7 @@ use std::collections::VecDeque;
 
 use super::history::History;
 use super::leader::NO_HISTORY;
+use super::mutants::Mutant;
 use super::proposals::Proposal;
 use super::{Durable, OwnState, Settings};
 use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION};
@@ -261,7 +262,7 @@ impl Learner {
     pub fn is_replaced(&self) -> bool {
         let Stage::Synchronization { joining, .. } = &self.stage else { return false };
         let is_early = matches!(joining.new_leader, NewLeader::Awaited | NewLeader::Logging);
-        is_early && joining.is_snapshot()
+        is_early && joining.is_snapshot() && !self.settings.is_mutant(Mutant::SnapshotKept)
     }
 
     /// Bytes of the leader's snapshot have come.
@@ -373,6 +374,9 @@ impl Learner {
         } else {
             self.stage = Stage::Accepting { epoch };
             out.stores.push(Durable::AcceptedEpoch(epoch));
+            if self.settings.is_mutant(Mutant::AckEpochBeforeAccepted) {
+                self.agree(epoch, Some(self.current), out);
+            }
         }
         Ok(())
     }
@@ -415,6 +419,9 @@ impl Learner {
             }
             // Its zxid is the leader's, and says nothing of this server (ZOOKEEPER-2355).
             FromLeader::Diff { .. } => joining.operation = Operation::Done(None),
+            FromLeader::Trunc { .. } if self.settings.is_mutant(Mutant::TruncSkipped) => {
+                joining.operation = Operation::Done(None);
+            }
             FromLeader::Trunc { zxid } => {
                 joining.operation = Operation::Wanted(Durable::Truncated(zxid));
             }
@@ -484,7 +491,10 @@ impl Learner {
         while let Some(found) = joining.next_of_history() {
             let end = self.history.end();
             let is_new = end < found;
-            if is_new && self.current < found.epoch() && !joining.is_snapshot() {
+            let is_raised = self.settings.is_mutant(Mutant::EpochNotRaised)
+                || found.epoch() <= self.current
+                || joining.is_snapshot();
+            if is_new && !is_raised {
                 if joining.rising_to.is_none() && end <= self.synced {
                     joining.rising_to = Some(found.epoch());
                     out.stores.push(Durable::CurrentEpoch(found.epoch()));
@@ -513,7 +523,8 @@ impl Learner {
         }
         let is_logged = matches!(joining.operation, Operation::Done(_))
             && joining.next_of_history().is_none()
-            && self.history.end() <= self.synced;
+            && (self.history.end() <= self.synced
+                || self.settings.is_mutant(Mutant::EpochBeforeHistory));
         if joining.new_leader != NewLeader::Logging || !is_logged {
             return;
         }
@@ -522,6 +533,9 @@ impl Learner {
         } else {
             joining.new_leader = NewLeader::Storing;
             out.stores.push(Durable::CurrentEpoch(*epoch));
+            if self.settings.is_mutant(Mutant::NewLeaderBeforeEpoch) {
+                self.accept_new_leader(now, out);
+            }
         }
     }
 
@@ -613,6 +627,9 @@ impl Learner {
         }
         out.appends.push(proposal.clone());
         self.logged.push_back(proposal);
+        if self.settings.is_mutant(Mutant::AckBeforeSync) {
+            self.acknowledge(out);
+        }
     }
 
     fn on_commit(&mut self, zxid: Zxid, out: &mut Output) -> Result<(), Fault> {
@@ -639,7 +656,8 @@ impl Learner {
     /// ACKs go out one by one: a leader of Java counts each zxid for itself.
     fn acknowledge(&mut self, out: &mut Output) {
         let Stage::Broadcast { unacked } = &mut self.stage else { return };
-        while let Some(zxid) = unacked.pop_front_if(|zxid| *zxid <= self.synced) {
+        let early = self.settings.is_mutant(Mutant::AckBeforeSync);
+        while let Some(zxid) = unacked.pop_front_if(|zxid| early || *zxid <= self.synced) {
             out.sends.push(ToLeader::Ack { zxid });
         }
     }

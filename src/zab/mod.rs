@@ -11,6 +11,7 @@ pub mod election_links;
 pub mod history;
 pub mod leader;
 pub mod learner;
+pub mod mutants;
 pub mod peer;
 pub mod proposals;
 pub mod standalone;
@@ -68,6 +69,8 @@ pub struct Settings {
     /// What a learner keeps of what its leader sends before it can be logged, at most: while a
     /// snapshot is loaded, and between NEWLEADER and UPTODATE. More ends the join.
     pub received_bytes_max: usize,
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<mutants::Mutant>,
 }
 
 impl Settings {

@@ -23,6 +23,7 @@ use super::election::{self, Election, Notification, Standing};
 use super::history::{Cache, History};
 use super::leader::{self, Leader, LiveLearner, ToLearner};
 use super::learner::{self, Kind, Learner, ToLeader};
+use super::mutants::Mutant;
 use super::proposals::Proposal;
 use super::vote::PeerState;
 use super::voters::Voters;
@@ -224,7 +225,8 @@ impl Peer {
         let mut votes = election::Output::default();
         let synced = history.end();
         let parked_ms_max = PARKED_FINALIZE_WAITS * election.finalize_wait_ms;
-        let standing = standing(is_observer, is_vouched_for, synced, current);
+        let may_vote = is_vouched_for || settings.is_mutant(Mutant::LossVotes);
+        let standing = standing(is_observer, may_vote, synced, current);
         let own = Voters::clone(&voters);
         let election = Election::new(now, me, election, own, standing, &mut votes);
         let role = Role::Looking { history };
@@ -397,7 +399,8 @@ impl Peer {
             }
         } else {
             out.closes.extend(parked.iter().map(|parked| parked.link));
-            self.call(now, decision.leader, history, !self.is_vouched_for, out);
+            let hides = self.settings.is_mutant(Mutant::LossHidden);
+            self.call(now, decision.leader, history, !self.is_vouched_for && !hides, out);
         }
     }
 
@@ -740,11 +743,13 @@ impl Peer {
 
     fn look_if_settled(&mut self, now: Now, out: &mut Output) {
         let Role::Settling { history } = &mut self.role else { return };
-        if !self.pending.is_empty() || self.is_dropping {
+        let is_hasty = self.settings.is_mutant(Mutant::ElectionNotAwaited);
+        if (!self.pending.is_empty() && !is_hasty) || self.is_dropping {
             return;
         }
         let history = history.take();
-        let standing = standing(self.is_observer, self.is_vouched_for, history.end(), self.current);
+        let may_vote = self.is_vouched_for || self.settings.is_mutant(Mutant::LossVotes);
+        let standing = standing(self.is_observer, may_vote, history.end(), self.current);
         self.role = Role::Looking { history };
         self.elect(now, out, |election, votes| election.look(now, standing, votes));
     }
@@ -755,8 +760,8 @@ impl Peer {
     }
 }
 
-fn standing(is_observer: bool, is_vouched_for: bool, zxid: Zxid, epoch: Epoch) -> Standing {
-    match (is_observer, is_vouched_for) {
+fn standing(is_observer: bool, may_vote: bool, zxid: Zxid, epoch: Epoch) -> Standing {
+    match (is_observer, may_vote) {
         (true, _) => Standing::Observer,
         (false, true) => Standing::Participant { zxid, epoch },
         (false, false) => Standing::Abstains,

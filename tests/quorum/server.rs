@@ -38,8 +38,14 @@ use ringkeeper::zab::{Durable, LinkId, Settings};
 
 const FIELD_BYTES_MAX: usize = 1 << 21;
 
-pub(crate) const SETTINGS: Settings =
-    Settings { tick_ms: 500, init_limit: 20, sync_limit: 10, received_bytes_max: 1 << 24 };
+pub(crate) const SETTINGS: Settings = Settings {
+    tick_ms: 500,
+    init_limit: 20,
+    sync_limit: 10,
+    received_bytes_max: 1 << 24,
+    #[cfg(feature = "mutants")]
+    mutant: None,
+};
 const CACHE: Cache = Cache { count_max: 500, bytes_max: 1 << 24 };
 
 /// What outlives the process.

@@ -1,13 +1,15 @@
 //! Whole ensembles of the pure half of Zab: elections, leaders, learners, and disks that forget what
 //! was not synced.
 //!
-//! What has to hold at every step: what is committed anywhere is one history, that every established
-//! leader has from its first moment on and that a quorum has on its disks; one epoch has one leader;
-//! no disk has a transaction above its currentEpoch; who has lost what it had votes for nobody, and
-//! nobody votes with a snapshot that is not whole. And once the faults are over, everybody serves and
-//! has the same.
+//! What has to hold at every step: what is committed anywhere is one history, that a quorum has on its
+//! disks and that every leader of a later epoch has from its first moment on; one epoch has one
+//! leader; no disk has a transaction above its currentEpoch; who has lost what it had votes for
+//! nobody, and nobody votes with a snapshot that is not whole. And once the faults are over, everybody
+//! serves and has the same.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+#[cfg(feature = "mutants")]
+use std::panic::catch_unwind;
 use std::sync::Arc;
 
 use ringkeeper::ensemble::Ensemble;
@@ -17,8 +19,9 @@ use ringkeeper::record::txn::TxnHeader;
 use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
 use ringkeeper::zab::election::{self, Notification};
 use ringkeeper::zab::history::{Cache, History};
-use ringkeeper::zab::leader::ToLearner;
+use ringkeeper::zab::leader::{NO_HISTORY, ToLearner};
 use ringkeeper::zab::learner::{Kind, ToLeader};
+use ringkeeper::zab::mutants::Mutant;
 use ringkeeper::zab::peer::{Output, Peer, Start};
 use ringkeeper::zab::proposals::Proposal;
 use ringkeeper::zab::vote::{NOBODY, PeerState};
@@ -28,8 +31,14 @@ use ringkeeper::zab::{Durable, LinkId, Settings};
 use crate::for_each_seed;
 use crate::rng::Rng;
 
-const SETTINGS: Settings =
-    Settings { tick_ms: 200, init_limit: 10, sync_limit: 5, received_bytes_max: 1 << 20 };
+const SETTINGS: Settings = Settings {
+    tick_ms: 200,
+    init_limit: 10,
+    sync_limit: 5,
+    received_bytes_max: 1 << 20,
+    #[cfg(feature = "mutants")]
+    mutant: None,
+};
 const FAULTS_END_MS: i64 = 20_000;
 const CALM_MS_MAX: i64 = 80_000;
 
@@ -153,12 +162,15 @@ struct World {
     rng: Rng,
     now: Now,
     is_traced: bool,
+    settings: Settings,
     voters: Arc<Voters>,
     observers: BTreeSet<ServerId>,
     disks: BTreeMap<ServerId, Disk>,
     running: BTreeMap<ServerId, Server>,
     lives: BTreeMap<ServerId, u32>,
     links: BTreeMap<LinkId, Link>,
+    /// The epoch that a leader has offered over a link.
+    offers: BTreeMap<LinkId, Epoch>,
     events: BTreeMap<(i64, u64), Event>,
     made: u64,
     told_ms: BTreeMap<(ServerId, ServerId), i64>,
@@ -185,7 +197,8 @@ struct World {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    #[cfg_attr(not(feature = "mutants"), expect(unused_variables, reason = "there are none"))]
+    fn new(seed: u64, mutant: Option<Mutant>) -> World {
         let mut rng = Rng::new(seed);
         let count = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]);
         let observer_count = rng.between(0, 2);
@@ -201,12 +214,18 @@ impl World {
         World {
             now: Now { monotonic_ms: 1000, wall_ms: 0 },
             is_traced: std::env::var("TRACE").is_ok(),
+            settings: Settings {
+                #[cfg(feature = "mutants")]
+                mutant,
+                ..SETTINGS
+            },
             voters: Arc::new(Voters::new(Arc::new(ensemble), None)),
             observers: (count + 1..=count + observer_count).map(ServerId).collect(),
             disks: (1..=count + observer_count).map(|id| (ServerId(id), Disk::default())).collect(),
             running: BTreeMap::new(),
             lives: BTreeMap::new(),
             links: BTreeMap::new(),
+            offers: BTreeMap::new(),
             events: BTreeMap::new(),
             made: 0,
             told_ms: BTreeMap::new(),
@@ -270,7 +289,7 @@ impl World {
         let mut out = Output::default();
         let start = Start {
             me: id,
-            settings: SETTINGS,
+            settings: self.settings,
             election: election::Settings::default(),
             voters: Arc::clone(&self.voters),
             is_observer: self.observers.contains(&id),
@@ -370,6 +389,7 @@ impl World {
             self.marks.insert("called again");
         }
         self.check_vote(id);
+        self.check_said(id, &out);
         for to in out.tell {
             let to_life = self.life(to);
             if self.is_cut(id, to) {
@@ -725,6 +745,9 @@ impl World {
                     ToLearner::Inform(_) if is_observer => "INFORM",
                     _ => "other packet",
                 });
+                if let ToLearner::LeaderInfo { epoch } = &packet {
+                    self.offers.insert(link, *epoch);
+                }
                 let server = self.at(at).unwrap();
                 server.peer.on_packet_of_leader(now, link, packet.packet(None), out);
             }
@@ -762,9 +785,11 @@ impl World {
         if server.peer.state() == PeerState::Leading {
             let other = self.leaders.insert(epoch, id);
             assert_eq!(other, None, "two leaders of epoch {epoch}");
-            let log = &server.log;
-            assert!(self.committed.len() <= log.len(), "{id} leads without what is committed");
-            assert_eq!(log[..self.committed.len()], self.committed);
+            // One that was stalled may be late, and those that follow the next one have gone on.
+            let before = |proposal: &&Proposal| proposal.zxid.epoch() < epoch;
+            let count = self.committed.iter().take_while(before).count();
+            assert!(count <= server.log.len(), "{id} leads without what is committed");
+            assert_eq!(server.log[..count], self.committed[..count]);
             self.marks.insert("leader established");
         }
     }
@@ -777,6 +802,32 @@ impl World {
         }
     }
 
+    /// What a server says is on its disk before.
+    fn check_said(&self, id: ServerId, out: &Output) {
+        let offered = |link: &LinkId| self.offers.get(link).copied().unwrap_or_default();
+        let disk = &self.disks[&id];
+        let synced = end_of(disk.beside.as_ref().unwrap_or(&disk.log));
+        for (link, packet) in &out.to_leader {
+            let is_so = match packet {
+                ToLeader::AckEpoch { last, .. } => {
+                    offered(link) <= disk.accepted && (!disk.is_damaged || *last == NO_HISTORY)
+                }
+                ToLeader::Ack { zxid } if zxid.counter() == 0 => zxid.epoch() <= disk.current,
+                ToLeader::Ack { zxid } => *zxid <= synced,
+                ToLeader::Info { .. } | ToLeader::Ping { .. } => true,
+            };
+            assert!(is_so, "{id} says {packet:?} before it is so");
+        }
+        for (_, packet) in &out.to_learners {
+            let is_so = match packet {
+                ToLearner::LeaderInfo { epoch } => *epoch <= disk.accepted,
+                ToLearner::NewLeader { epoch } => *epoch <= disk.current,
+                _ => true,
+            };
+            assert!(is_so, "{id} says {packet:?} before it is so");
+        }
+    }
+
     /// Who has lost something votes for nobody, and nobody votes with a snapshot that is not whole.
     fn check_vote(&self, id: ServerId) {
         let said = self.running[&id].peer.notification();
@@ -786,6 +837,8 @@ impl World {
             assert!(!votes && said.state != PeerState::Leading, "{id} votes without its history");
         }
         assert!(!votes || disk.beside.is_none(), "{id} votes with half a snapshot");
+        let is_stored = self.running[&id].stores.is_empty();
+        assert!(!votes || is_stored, "{id} votes before the disk has done what was asked");
     }
 
     // ---- what happens -----------------------------------------------------------------------
@@ -981,56 +1034,61 @@ impl Disk {
     }
 }
 
+/// A time with faults, and one without. Says what has happened.
+fn run(seed: u64, mutant: Option<Mutant>) -> BTreeSet<&'static str> {
+    let mut world = World::new(seed, mutant);
+    let ids: Vec<ServerId> = world.disks.keys().copied().collect();
+    ids.iter().for_each(|id| world.start(*id));
+    let fault_per_mille = *world.rng.pick(&[0, 1, 2, 5]);
+    let propose_per_mille = *world.rng.pick(&[5, 50, 300]);
+    while world.now.monotonic_ms < FAULTS_END_MS {
+        if world.rng.chance(fault_per_mille) {
+            world.fault();
+        }
+        if world.rng.chance(propose_per_mille) {
+            world.propose();
+        }
+        world.tick();
+    }
+    world.trace(|| "calm".to_owned());
+    world.cuts.clear();
+    world.refused_per_mille = 0;
+    ids.iter().for_each(|id| world.reset(*id));
+    for id in ids {
+        if !world.running.contains_key(&id) {
+            world.start(id);
+        }
+    }
+    let end_ms = world.now.monotonic_ms + CALM_MS_MAX;
+    let before = world.committed.len();
+    loop {
+        world.tick();
+        if before == world.committed.len() && world.rng.chance(5) {
+            world.propose();
+        }
+        if before < world.committed.len() && world.is_settled() {
+            break;
+        }
+        if end_ms <= world.now.monotonic_ms {
+            for (id, server) in &world.running {
+                world.trace(|| format!("{id}: {:?} {}", server.peer, server.committed));
+            }
+            panic!("not everybody serves the same");
+        }
+    }
+    let count = world.running.values().next().unwrap().committed;
+    for server in world.running.values() {
+        assert_eq!(server.log[..count], world.committed[..count]);
+    }
+    world.marks
+}
+
 #[test]
 fn no_committed_transaction_is_lost_whatever_happens_and_all_agree_in_the_end() {
     let mut marks = BTreeSet::new();
     let marks_of = std::cell::RefCell::new(&mut marks);
     for_each_seed(|seed| {
-        let mut world = World::new(seed);
-        let ids: Vec<ServerId> = world.disks.keys().copied().collect();
-        ids.iter().for_each(|id| world.start(*id));
-        let fault_per_mille = *world.rng.pick(&[0, 1, 2, 5]);
-        let propose_per_mille = *world.rng.pick(&[5, 50, 300]);
-        while world.now.monotonic_ms < FAULTS_END_MS {
-            if world.rng.chance(fault_per_mille) {
-                world.fault();
-            }
-            if world.rng.chance(propose_per_mille) {
-                world.propose();
-            }
-            world.tick();
-        }
-        world.trace(|| "calm".to_owned());
-        world.cuts.clear();
-        world.refused_per_mille = 0;
-        ids.iter().for_each(|id| world.reset(*id));
-        for id in ids {
-            if !world.running.contains_key(&id) {
-                world.start(id);
-            }
-        }
-        let end_ms = world.now.monotonic_ms + CALM_MS_MAX;
-        let before = world.committed.len();
-        loop {
-            world.tick();
-            if before == world.committed.len() && world.rng.chance(5) {
-                world.propose();
-            }
-            if before < world.committed.len() && world.is_settled() {
-                break;
-            }
-            if end_ms <= world.now.monotonic_ms {
-                for (id, server) in &world.running {
-                    world.trace(|| format!("{id}: {:?} {}", server.peer, server.committed));
-                }
-                panic!("not everybody serves the same");
-            }
-        }
-        let count = world.running.values().next().unwrap().committed;
-        for server in world.running.values() {
-            assert_eq!(server.log[..count], world.committed[..count]);
-        }
-        marks_of.borrow_mut().append(&mut world.marks);
+        marks_of.borrow_mut().append(&mut run(seed, None));
     });
     let expected = ["DIFF", "INFORM", "SNAP", "TRUNC", "leader established", "log truncated"];
     let expected = expected.into_iter().chain([
@@ -1051,4 +1109,22 @@ fn no_committed_transaction_is_lost_whatever_happens_and_all_agree_in_the_end() 
     if std::env::var("SEED").is_err() && std::env::var("SEEDS").is_err() {
         assert!(missed.is_empty(), "never happened: {missed:?}");
     }
+}
+
+/// So many seeds may pass before a mutant is caught.
+#[cfg(feature = "mutants")]
+const SEEDS_MAX: u64 = 150;
+
+#[cfg(feature = "mutants")]
+#[test]
+fn every_mutant_is_caught() {
+    let mut survivors = Vec::new();
+    for mutant in Mutant::ALL {
+        let is_caught = |seed: &u64| catch_unwind(|| run(*seed, Some(mutant))).is_err();
+        match (0..SEEDS_MAX).find(is_caught) {
+            Some(seed) => println!("{mutant:?}: seed {seed}"),
+            None => survivors.push(mutant),
+        }
+    }
+    assert!(survivors.is_empty(), "not caught in {SEEDS_MAX} seeds: {survivors:?}");
 }

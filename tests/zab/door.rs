@@ -38,8 +38,14 @@ use ringkeeper::zab::{Durable, LinkId, Settings};
 
 use crate::script::{self, Stage};
 
-const SETTINGS: Settings =
-    Settings { tick_ms: 1000, init_limit: 10, sync_limit: 4, received_bytes_max: 200 };
+const SETTINGS: Settings = Settings {
+    tick_ms: 1000,
+    init_limit: 10,
+    sync_limit: 4,
+    received_bytes_max: 200,
+    #[cfg(feature = "mutants")]
+    mutant: None,
+};
 const CACHE: Cache = Cache { count_max: 500, bytes_max: 1 << 20 };
 /// The link to the leader.
 const TO_LEADER: LinkId = LinkId(0);
