@@ -339,6 +339,8 @@ mod tests {
         memory.files.get_mut(&Memory::path(WATERMARK_NAME)).unwrap()[30] ^= 1;
         for _ in 0..2 {
             assert!(standing(&mut memory).doubt.is_some());
+            let watermark = Watermark::decode(&memory.files[&Memory::path(WATERMARK_NAME)]);
+            assert!(watermark.is_ok(), "the log can go on with it");
         }
         memory.files.insert(Memory::path("snapshot.9"), snapshot(9));
         let replaced = Watermark::of_snapshot(Zxid(9));
