@@ -358,6 +358,8 @@ pub struct EnsembleConfig {
     /// How many transactions are kept in memory for learners that lack them.
     pub commit_log_count: usize,
     pub multi_address: bool,
+    /// Whether a leader has clients of its own.
+    pub leader_serves: bool,
     pub quorum_listen_on_all_ips: bool,
     pub observer_sync: bool,
     pub observer_master_port: Option<u16>,

@@ -436,6 +436,7 @@ impl Parser<'_> {
             notification_ms_max: self.read(&knobs::MAX_NOTIFICATION)?,
             commit_log_count: length(self.read(&knobs::COMMIT_LOG_COUNT)?),
             multi_address: self.read(&knobs::MULTI_ADDRESS)?,
+            leader_serves: self.read(&knobs::LEADER_SERVES)?,
             quorum_listen_on_all_ips: self.read(&knobs::QUORUM_LISTEN_ON_ALL_IPS)?,
             observer_sync: match self.text(&knobs::OBSERVER_SYNC_ENABLED.about) {
                 Some(_) => self.read(&knobs::OBSERVER_SYNC_ENABLED)?,
@@ -812,6 +813,38 @@ impl Parser<'_> {
         })
     }
 
+    /// The same of an ensemble: what goes between its servers unprotected against the operator's will
+    /// is worse than no server, and so is one that observers wait for in vain.
+    fn refuse_of_an_ensemble(&mut self) -> Result<(), Reason> {
+        for (knob, what) in [
+            (&knobs::SSL_QUORUM, "TLS between servers is"),
+            (&knobs::PORT_UNIFICATION, "TLS between servers is"),
+            (&knobs::QUORUM_SASL, "SASL between servers is"),
+        ] {
+            if self.read(knob)? {
+                let key = knob.about.key;
+                self.refusals.push(format!("{key}: {what} not supported by this version"));
+            }
+        }
+        if 0 < self.read(&knobs::OBSERVER_MASTER_PORT)? {
+            self.refusals.push(
+                "observerMasterPort: observers of followers are not supported by this version"
+                    .to_owned(),
+            );
+        }
+        for (knob, effect) in [
+            (&knobs::READ_ONLY_MODE, "without a quorum nobody is served"),
+            (&knobs::LOCAL_SESSIONS, "every session is a global one"),
+        ] {
+            if self.read(knob)? {
+                let key = knob.about.key;
+                self.warnings
+                    .push(format!("{key} is not supported yet and has no effect: {effect}"));
+            }
+        }
+        Ok(())
+    }
+
     /// Right configurations that this version cannot serve. To start without what they ask for
     /// (a closed port, a check of who one is) would be worse than not to start.
     fn refuse_what_is_not_served(&mut self, config: &Config) -> Result<(), Reason> {
@@ -833,7 +866,7 @@ impl Parser<'_> {
             (Some(ensemble), Some(id)) if !ensemble.members.members.contains_key(&id) => {
                 refuse(format!("My id {id} not in the peer list"));
             }
-            (Some(_), _) => {}
+            (Some(_), _) => self.refuse_of_an_ensemble()?,
             (None, _) if config.listener.is_none() && config.secure_listener.is_none() => {
                 refuse("clientPort is not set: no client could reach this server".to_owned());
             }

@@ -90,6 +90,8 @@ pub struct MemberStart {
     pub config_version: i64,
     /// Of the history that `peer` has.
     pub cache: Cache,
+    /// `leaderServes`: whether this server has clients of its own while it leads.
+    pub leader_serves: bool,
 }
 
 /// How this server agrees with others on one order.
@@ -110,6 +112,7 @@ enum Role {
 pub(super) struct Member {
     peer: Peer,
     cache: Cache,
+    leader_serves: bool,
     /// The leader's snapshot is on its way here.
     is_loading: bool,
     /// It is not wanted any more.
@@ -216,7 +219,7 @@ impl Agreement {
 
 impl Member {
     pub(super) fn new(now: Now, start: MemberStart, last: Zxid, certainty: Certainty) -> Member {
-        let MemberStart { peer, config, config_version, cache } = start;
+        let MemberStart { peer, config, config_version, cache, leader_serves } = start;
         let kind = Kind::of(peer.is_observer);
         let info = LearnerInfo::new(peer.me, config_version);
         let mut asked = peer::Output::default();
@@ -224,6 +227,7 @@ impl Member {
         Member {
             peer,
             cache,
+            leader_serves,
             is_loading: false,
             is_dropped: false,
             asked,
@@ -389,6 +393,11 @@ impl Pipeline {
         if let Agreement::Member(member) = &mut self.zab {
             (member.proposed, member.committed, member.certainty) = (last, last, certainty);
             member.is_loading = false;
+            if let Durable::Snapshot(_) = stored {
+                // What a leader sends has no digest, and may show what comes after it: one of our
+                // own follows as soon as the tree is certain.
+                self.roll.ask_for_snapshot();
+            }
             let is_dropped = std::mem::take(&mut member.is_dropped);
             let history = History::new(member.cache, last);
             member.call(|peer, asked| match stored {
@@ -533,13 +542,16 @@ impl Pipeline {
     fn serve(&mut self, now: Now, out: &mut Output) {
         let Agreement::Member(member) = &mut self.zab else { return };
         let leads = member.peer.leader().is_some();
+        let has_clients = !leads || member.leader_serves;
         member.role = if leads { Role::Leads } else { Role::Learns };
         if leads {
             self.commit(self.zab.proposed(), out);
         }
         self.tracker.restart(now);
-        let readers = (0..self.settings.shards).map(|_| self.tree.reader()).collect();
-        out.serves = Some(Serves::Clients { mode: Mode::ReadWrite, readers });
+        if has_clients {
+            let readers = (0..self.settings.shards).map(|_| self.tree.reader()).collect();
+            out.serves = Some(Serves::Clients { mode: Mode::ReadWrite, readers });
+        }
         if leads {
             self.close_orphans(now, out);
             self.seal_open();

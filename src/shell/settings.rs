@@ -198,6 +198,7 @@ pub(crate) fn member(
     }
     pipeline::MemberStart {
         cache,
+        leader_serves: ensemble.leader_serves,
         config: members.to_string().into(),
         config_version: members.version,
         peer: peer::Start {
@@ -207,6 +208,8 @@ pub(crate) fn member(
                 init_limit: ensemble.init_limit_ticks,
                 sync_limit: ensemble.sync_limit_ticks,
                 received_bytes_max: RECEIVED_BYTES_MAX,
+                #[cfg(feature = "mutants")]
+                mutant: None,
             },
             election: election::Settings {
                 interval_ms_min: ensemble.notification_ms_min,

@@ -807,7 +807,9 @@ mod tests {
             bench.says(from, Looking, vote(2, 7, 1, 1));
         }
         bench.says(1, Looking, vote(1, 7, 1, 1));
-        [1, 9].map(|server| bench.election.on_gone(ServerId(server)));
+        for server in [1, 9] {
+            bench.election.on_gone(ServerId(server));
+        }
         bench.told();
         bench.election.on_established(Epoch(2), &mut bench.out);
         assert_eq!(bench.told(), vec![1]);

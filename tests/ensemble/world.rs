@@ -32,8 +32,14 @@ use crate::clients::{Client, State};
 use crate::disk::{Disk, Job};
 use crate::rng::Rng;
 
-const ZAB: zab::Settings =
-    zab::Settings { tick_ms: 200, init_limit: 10, sync_limit: 5, received_bytes_max: 1 << 20 };
+const ZAB: zab::Settings = zab::Settings {
+    tick_ms: 200,
+    init_limit: 10,
+    sync_limit: 5,
+    received_bytes_max: 1 << 20,
+    #[cfg(feature = "mutants")]
+    mutant: None,
+};
 const TICK_MS: i64 = 200;
 const FAULTS_END_MS: i64 = 15_000;
 /// After the last fault, all is at rest within this.
@@ -411,6 +417,7 @@ impl World {
                 is_vouched_for: true,
             },
             cache,
+            leader_serves: true,
             config: "version=0".into(),
             config_version: 0,
         };

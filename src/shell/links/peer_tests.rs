@@ -21,8 +21,14 @@ use crate::zab::proposals::Proposal;
 use crate::zab::voters::Voters;
 use crate::zab::{Durable, Settings};
 
-const SETTINGS: Settings =
-    Settings { tick_ms: 500, init_limit: 20, sync_limit: 10, received_bytes_max: 1 << 20 };
+const SETTINGS: Settings = Settings {
+    tick_ms: 500,
+    init_limit: 20,
+    sync_limit: 10,
+    received_bytes_max: 1 << 20,
+    #[cfg(feature = "mutants")]
+    mutant: None,
+};
 /// So few are kept in memory for learners that lack them.
 const CACHE: Cache = Cache { count_max: 5, bytes_max: 1 << 20 };
 
