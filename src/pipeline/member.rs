@@ -23,6 +23,7 @@ use super::tracker::Tracker;
 use super::{Output, Pipeline, Restored};
 use crate::exchange::{Mode, Serves};
 use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, TouchTable};
+use crate::tree::TreeWriter;
 use crate::types::{Deadline, Now, ServerId, SessionId, Zxid};
 use crate::zab::election::Notification;
 use crate::zab::history::{Cache, History};
@@ -243,6 +244,12 @@ impl Member {
             heard: BTreeMap::new(),
             certainty,
         }
+    }
+
+    /// Writes what the ensemble is into a tree that nobody reads yet.
+    pub(super) fn write_config(&self, now: Now, tree: &mut TreeWriter) {
+        let version = self.info.config_version.unwrap_or_default();
+        tree.set_config(&self.config, version, now.wall_ms);
     }
 
     /// Sessions that clients of this server have spoken for.

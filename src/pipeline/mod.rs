@@ -302,6 +302,9 @@ impl Pipeline {
     fn with(now: Now, settings: Settings, restored: Restored, zab: Agreement) -> Pipeline {
         let Restored { mut tree, sessions, highest_sessions, last, beyond_ascii, .. } = restored;
         tree.publish(last);
+        if let Agreement::Member(member) = &zab {
+            member.write_config(now, &mut tree);
+        }
         tree.seal(last);
         let known = sessions.iter().map(|(&session, &timeout_ms)| (session, timeout_ms));
         let Settings { tick_ms, server, shards, .. } = settings;
@@ -325,11 +328,10 @@ impl Pipeline {
 
     /// Another state, and nobody who waits. Returns the tree that was.
     fn replace(&mut self, now: Now, restored: Restored) -> TreeWriter {
-        let zab = Agreement::Alone(Standalone::new(restored.last));
-        let settings = self.settings.clone();
-        let replaced = Pipeline::with(now, settings, restored, zab);
+        let alone = Agreement::Alone(Standalone::new(restored.last));
+        let zab = std::mem::replace(&mut self.zab, alone);
+        let replaced = Pipeline::with(now, self.settings.clone(), restored, zab);
         let old = std::mem::replace(self, replaced);
-        self.zab = old.zab;
         self.counts = old.counts;
         self.roll = old.roll;
         // The log goes on in a file of its own.
@@ -611,7 +613,10 @@ impl Pipeline {
         let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &request.ids };
         let mut scratch = std::mem::take(&mut self.scratch);
         let request_body = body;
-        let audited = self.audit.as_ref().and_then(|_| audit::asked(op, request_body));
+        // What a client of a learner does is in the learner's audit log.
+        let is_own = matches!(asker, Asker::Client(_));
+        let audited =
+            self.audit.as_ref().filter(|_| is_own).and_then(|_| audit::asked(op, request_body));
         let mut body = whole(body);
         let txn = match op {
             code::CREATE | code::CREATE2 | code::CREATE_CONTAINER | code::CREATE_TTL => {

@@ -216,7 +216,9 @@ impl Pipeline {
             audited = vec![audit::MULTI_FAILED];
         }
         let result = if is_done { AuditResult::Success } else { AuditResult::Failure };
-        self.audit(zxid, request, audited, result);
+        if let Asker::Client(_) = asker {
+            self.audit(zxid, request, audited, result);
+        }
         self.log(now, &header, true, |out| out.extend_from_slice(&record), out);
         if let Asker::Client(client) = asker {
             let body = self.gathered.body(|out| out.extend_from_slice(&results));

@@ -592,6 +592,19 @@ impl TreeWriter {
         }
     }
 
+    /// What `/zookeeper/config` says: each server of an ensemble writes it at its start, without a
+    /// transaction, and its digest is nobody's (`ZKDatabase.initConfigInZKDatabase`). `version` is that
+    /// of the configuration. Nobody reads the tree yet.
+    pub fn set_config(&mut self, config: &str, version: i64, time: i64) {
+        let node = self.store.find(CONFIG_PATH).expect("it is there from the start");
+        let before = node.live().expect("what is found lives");
+        let stat = StatPersisted { mzxid: version, mtime: time, version: -1, ..before.stat() };
+        let (children, acl) = (before.child_count(), before.acl().cloned());
+        let data = NextData::Bytes(Some(config.as_bytes()));
+        self.push(node, self.store.published(), stat, children, data, acl);
+        self.settle();
+    }
+
     /// The open transaction stands.
     pub fn settle(&mut self) {
         if self.open.len() > 2 {
