@@ -84,9 +84,13 @@ impl Pipeline {
             }
         }
         if let Err(fault) = self.compare(zxid, &txn, digest) {
-            self.tree.undo_to(mark.0);
-            self.gathered.truncate(mark.1);
-            return Err(fault);
+            self.counts.digest_mismatches += 1;
+            if !self.goes_on_all_the_same() {
+                self.tree.undo_to(mark.0);
+                self.gathered.truncate(mark.1);
+                return Err(fault);
+            }
+            tracing::error!(%fault, "this server's data is not the leader's, again");
         }
         self.log_payload(&proposal.payload, zxid, out);
         if let Some(asked) = &asked {
@@ -104,6 +108,15 @@ impl Pipeline {
         }
         self.seal_open();
         Ok(())
+    }
+
+    /// Whether a tree that differs is served, because it has differed before. Nothing is certain then.
+    fn goes_on_all_the_same(&mut self) -> bool {
+        let Agreement::Member(member) = &mut self.zab else { return false };
+        if member.has_distrusted {
+            member.certainty.after = None;
+        }
+        member.has_distrusted
     }
 
     /// Holds what the tree has become against what the leader's became.

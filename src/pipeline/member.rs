@@ -136,6 +136,9 @@ pub(super) struct Member {
     /// Sessions that were heard from since the last PING, and their timeouts.
     heard: BTreeMap<SessionId, i32>,
     pub(super) certainty: Certainty,
+    /// Its tree has differed from a leader's once. If it does again, that is counted and no more, as
+    /// ZooKeeper does: to take everything anew did not help.
+    pub(super) has_distrusted: bool,
 }
 
 impl Agreement {
@@ -243,6 +246,7 @@ impl Member {
             syncs: VecDeque::new(),
             heard: BTreeMap::new(),
             certainty,
+            has_distrusted: false,
         }
     }
 
@@ -439,7 +443,6 @@ impl Pipeline {
                     && let Err(fault) = self.deliver(now, proposal, out)
                 {
                     tracing::error!(%fault, "this server's data is not the leader's");
-                    self.counts.digest_mismatches += 1;
                     self.distrust(now);
                     break;
                 }
@@ -500,10 +503,12 @@ impl Pipeline {
         }
     }
 
-    /// Nothing more is built on what is here.
+    /// What is here is not to be built on.
     fn distrust(&mut self, now: Now) {
         let Agreement::Member(member) = &mut self.zab else { return };
-        member.call(|peer, asked| peer.on_distrusted(now, asked));
+        member.has_distrusted = true;
+        let history = History::new(member.cache, member.proposed);
+        member.call(|peer, asked| peer.on_distrusted(now, history, asked));
     }
 
     fn take_asked(&mut self) -> Option<peer::Output> {

@@ -174,6 +174,8 @@ pub struct Peer {
     current: Epoch,
     synced: Zxid,
     is_vouched_for: bool,
+    /// The next leader is asked for all that it has, once.
+    wants_all: bool,
     /// Asked of the disk, and not answered.
     pending: Vec<Durable>,
     /// `drop_snapshot` is not answered.
@@ -241,6 +243,7 @@ impl Peer {
             current,
             synced,
             is_vouched_for,
+            wants_all: false,
             pending: Vec::new(),
             is_dropping: false,
             parked: VecDeque::new(),
@@ -400,7 +403,8 @@ impl Peer {
         } else {
             out.closes.extend(parked.iter().map(|parked| parked.link));
             let hides = self.settings.is_mutant(Mutant::LossHidden);
-            self.call(now, decision.leader, history, !self.is_vouched_for && !hides, out);
+            let wants_all = self.wants_all || !self.is_vouched_for;
+            self.call(now, decision.leader, history, wants_all && !hides, out);
         }
     }
 
@@ -582,7 +586,10 @@ impl Peer {
                 self.current = epoch.max(self.current);
                 self.is_vouched_for = true;
             }
-            Durable::Truncated(zxid) | Durable::Snapshot(zxid) => self.synced = zxid,
+            Durable::Truncated(zxid) | Durable::Snapshot(zxid) => {
+                self.synced = zxid;
+                self.wants_all = false;
+            }
         }
         match &mut self.role {
             Role::Leading(_) => {
@@ -640,12 +647,14 @@ impl Peer {
         self.look_if_settled(now, out);
     }
 
-    /// What a leader sent cannot be applied to the state here, which is not the leader's then: nothing
-    /// more is built on it, and a leader's snapshot is to replace it. What was to be appended and was
-    /// not is forgotten.
-    pub fn on_distrusted(&mut self, now: Now, out: &mut Output) {
-        self.is_vouched_for = false;
-        self.give_up(now, Ended::Distrusted, out);
+    /// What a leader sent does not fit the state here, which is not the leader's then. The history is
+    /// sound, and this server votes with it as before; but it asks the next leader for a snapshot,
+    /// once: a leader that depends on this server's agreement cannot be established by one that says
+    /// it has nothing, and an ensemble must not stand still for it.
+    ///
+    /// What was to be appended in this step and was not is forgotten: `on_disk` is what there is.
+    pub fn on_distrusted(&mut self, now: Now, on_disk: History, out: &mut Output) {
+        self.give_up_with(now, Ended::Distrusted, Some(on_disk), out);
     }
 
     // ---- roles ------------------------------------------------------------------------------
@@ -717,6 +726,12 @@ impl Peer {
 
     /// Ends the role: all that is logged is history until a leader says otherwise.
     fn give_up(&mut self, now: Now, ended: Ended, out: &mut Output) {
+        self.give_up_with(now, ended, None, out);
+    }
+
+    /// With `on_disk`, that is the history; and it is not to be built on.
+    fn give_up_with(&mut self, now: Now, ended: Ended, on_disk: Option<History>, out: &mut Output) {
+        self.wants_all = on_disk.is_some();
         let nothing = Role::Settling { history: Peer::no_history() };
         let (mut history, logged) = match std::mem::replace(&mut self.role, nothing) {
             Role::Leading(leader) => {
@@ -733,7 +748,10 @@ impl Peer {
             | Role::Looking { history }
             | Role::Settling { history } => (history, Vec::new()),
         };
-        logged.into_iter().for_each(|proposal| history.push(proposal));
+        match on_disk {
+            Some(on_disk) => history = on_disk,
+            None => logged.into_iter().for_each(|proposal| history.push(proposal)),
+        }
         self.role = Role::Settling { history };
         self.election.suspend();
         out.ended = Some(ended);

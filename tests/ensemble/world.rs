@@ -98,7 +98,6 @@ enum Event {
     ClientWakes(usize),
     /// A client's bytes arrive.
     Asked {
-        client: usize,
         to: Life,
         requests: Requests,
     },
@@ -342,9 +341,12 @@ impl World {
                 }
             }
             Event::ClientWakes(client) => self.on_client_wakes(client),
-            Event::Asked { client, to, requests } => {
-                let is_its = self.clients[client].at.is_some_and(|(at, _)| at == to);
-                if is_its && self.is_alive(to) && self.running[&to.0].serves {
+            Event::Asked { to, requests } => {
+                // Also over a connection that the client has given up meanwhile.
+                let slot = requests.requests[0].connection.slot;
+                let is_open =
+                    |server: &Server| server.serves && server.connections.contains_key(&slot);
+                if self.is_alive(to) && is_open(&self.running[&to.0]) {
                     self.step(to.0, Input::Requests(&requests));
                 }
             }
@@ -917,7 +919,7 @@ impl World {
         let after_ms = self.client_ms.get(&client).copied().unwrap_or(0);
         let at_ms = self.in_order(after_ms);
         self.client_ms.insert(client, at_ms);
-        self.at_ms(at_ms, Event::Asked { client, to, requests });
+        self.at_ms(at_ms, Event::Asked { to, requests });
     }
 
     // ---- faults -----------------------------------------------------------------------------
