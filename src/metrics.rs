@@ -391,6 +391,12 @@ impl Tally {
         let count = &mut self.0[bucket_of(value)];
         *count = count.wrapping_add(1);
     }
+
+    /// A value that came so many times.
+    pub fn add_many(&mut self, value: u64, times: u64) {
+        let count = &mut self.0[bucket_of(value)];
+        *count = count.wrapping_add(times as u32);
+    }
 }
 
 /// One core's hand on its cells: there is one per core, and it does not leave its thread.

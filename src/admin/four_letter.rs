@@ -21,7 +21,10 @@
 use std::fmt::{self, Display, Write as _};
 
 use super::lists::{Lists, Text};
-use super::{Connection, DoubleText, Mode, RemoteText, Serving, State};
+use super::{
+    Connection, DoubleText, Gauges, LeaderGauges, LearnerKind, Mode, ProposalBytes, QuorumGauges,
+    RemoteText, Serving, State,
+};
 use crate::metrics::{Counter, Reading, Summary};
 
 /// A word that ZooKeeper knows.
@@ -265,7 +268,7 @@ fn write_answer(out: &mut Text, word: Word, state: &State, lists: Lists) -> fmt:
             writeln!(out, "datadir_size: {}", serving.sizes.data_dir_bytes)?;
             writeln!(out, "logdir_size: {}", serving.sizes.data_log_dir_bytes)
         }
-        (Word::Dump, Ok(serving)) => lists.write_dump(out, &serving.zone),
+        (Word::Dump, Ok(serving)) => lists.write_dump(out, &serving.zone, serving.mode),
         (Word::Hash, Ok(serving)) => serving
             .digests
             .iter()
@@ -313,7 +316,23 @@ fn write_statistics(out: &mut Text, serving: &Serving) -> fmt::Result {
     writeln!(out, "Outstanding: {}", gauges.outstanding_requests)?;
     writeln!(out, "Zxid: {}", serving.zxid)?;
     writeln!(out, "Mode: {}", serving.mode)?;
-    writeln!(out, "Node count: {}", gauges.znodes)
+    writeln!(out, "Node count: {}", gauges.znodes)?;
+    if let Some(leader) = leader_of(gauges) {
+        let [last, min, max] = proposal_bytes(leader);
+        writeln!(out, "Proposal sizes last/min/max: {last}/{min}/{max}")?;
+    }
+    Ok(())
+}
+
+fn leader_of(gauges: &Gauges) -> Option<&LeaderGauges> {
+    gauges.quorum.as_ref()?.leader.as_ref()
+}
+
+/// The last, the least and the greatest; all -1 before the first proposal.
+fn proposal_bytes(leader: &LeaderGauges) -> [i64; 3] {
+    leader.proposal_bytes.map_or([-1; 3], |ProposalBytes { last, min, max }| {
+        [last, min, max].map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
+    })
 }
 
 /// A port without a listener is -1.
@@ -334,7 +353,19 @@ fn write_configuration(out: &mut Text, serving: &Serving) -> fmt::Result {
     writeln!(out, "minSessionTimeout={}", configuration.min_session_timeout_ms)?;
     writeln!(out, "maxSessionTimeout={}", configuration.max_session_timeout_ms)?;
     writeln!(out, "clientPortListenBacklog={}", configuration.client_port_listen_backlog)?;
-    writeln!(out, "serverId={}", configuration.server_id)
+    writeln!(out, "serverId={}", configuration.server_id)?;
+    let Some(quorum) = &configuration.quorum else { return Ok(()) };
+    let ports = |ports: &[u16]| ports.iter().map(u16::to_string).collect::<Vec<_>>().join("|");
+    writeln!(out, "initLimit={}", quorum.init_limit_ticks)?;
+    writeln!(out, "syncLimit={}", quorum.sync_limit_ticks)?;
+    writeln!(out, "electionAlg=3")?;
+    writeln!(out, "electionPort={}", ports(&quorum.election_ports))?;
+    writeln!(out, "quorumPort={}", ports(&quorum.quorum_ports))?;
+    writeln!(out, "peerType={}", i32::from(quorum.is_observer))?;
+    if serving.mode != Mode::ReadOnly {
+        write!(out, "membership: \n{}", quorum.membership)?;
+    }
+    Ok(())
 }
 
 /// The part of a connection's line that all of them have, without its closing bracket.
@@ -364,6 +395,9 @@ fn write_monitor(out: &mut Text, version: &str, serving: &Serving) -> fmt::Resul
     let Serving { gauges, readings, .. } = serving;
     write_value(out, "version", version)?;
     write_value(out, "server_state", serving.mode)?;
+    if let Some(quorum) = &gauges.quorum {
+        write_quorum(out, serving.mode, quorum)?;
+    }
 
     write_value(out, "ephemerals_count", gauges.ephemerals)?;
     write_value(out, "num_alive_connections", gauges.connections)?;
@@ -424,6 +458,46 @@ fn write_monitor(out: &mut Text, version: &str, serving: &Serving) -> fmt::Resul
     Ok(())
 }
 
+/// What a server of an ensemble shows besides, and how far a leader's learners are. ZooKeeper does not
+/// show the latter.
+fn write_quorum(out: &mut Text, mode: Mode, quorum: &QuorumGauges) -> fmt::Result {
+    let state = match mode {
+        Mode::Leader => "leading - broadcast",
+        Mode::Follower => "following - broadcast",
+        Mode::Observer => "observing - broadcast",
+        Mode::Standalone | Mode::ReadOnly => "looking",
+    };
+    write_value(out, "peer_state", state)?;
+    write_value(out, "quorum_size", quorum.voters)?;
+    if let Some(master) = quorum.observer_master {
+        write_value(out, "observer_master_id", master)?;
+    }
+    if mode != Mode::Observer {
+        write_value(out, "synced_observers", quorum.synced_observers)?;
+    }
+    let Some(leader) = &quorum.leader else { return Ok(()) };
+    let count = |kind| leader.learners.iter().filter(|learner| learner.kind == kind).count();
+    let [last, min, max] = proposal_bytes(leader);
+    write_value(out, "leader_uptime", leader.uptime_ms)?;
+    write_value(out, "learners", leader.connected)?;
+    write_value(
+        out,
+        "synced_followers",
+        count(LearnerKind::Follower) + count(LearnerKind::NonVotingFollower),
+    )?;
+    write_value(out, "synced_non_voting_followers", count(LearnerKind::NonVotingFollower))?;
+    write_value(out, "pending_syncs", leader.pending_syncs)?;
+    write_value(out, "last_proposal_size", last)?;
+    write_value(out, "min_proposal_size", min)?;
+    write_value(out, "max_proposal_size", max)?;
+    for learner in &leader.learners {
+        let server = learner.server;
+        write_value(out, format_args!("{server}_learner_lag_txns"), learner.lag_txns)?;
+        write_value(out, format_args!("{server}_learner_lag_ms"), learner.lag_ms)?;
+    }
+    Ok(())
+}
+
 fn write_value(out: &mut Text, name: impl Display, value: impl Display) -> fmt::Result {
     writeln!(out, "zk_{name}\t{value}")
 }
@@ -467,11 +541,11 @@ mod tests {
 
     use super::*;
     use crate::admin::{
-        Configuration, ConnectionLatency, ConnectionSession, Gauges, Interest, Session, Sizes,
-        TRACE_MASK_DEFAULT, Zone,
+        Configuration, ConnectionLatency, ConnectionSession, Interest, LearnerGauges,
+        QuorumConfiguration, Session, Sizes, TRACE_MASK_DEFAULT, Zone,
     };
     use crate::metrics::{KeyedSummary, Metrics, Recorder};
-    use crate::types::{SessionId, Zxid};
+    use crate::types::{ServerId, SessionId, Zxid};
 
     /// A capture of ZooKeeper's own answer: `samples/README.md` says how it was made.
     fn sample(name: &str) -> String {
@@ -518,6 +592,7 @@ mod tests {
             max_session_timeout_ms: 40_000,
             client_port_listen_backlog: -1,
             server_id: 0,
+            quorum: None,
         };
         let gauges = Gauges { connections: 3, znodes: 11, ..Gauges::default() };
         State {
@@ -687,8 +762,16 @@ mod tests {
         let stat = connected([a.clone(), asking(56808, 0), b.clone()]);
         assert_eq!(listing(Word::Stat, &state, stat), sample("3.10-SNAPSHOT/stat.txt"));
         let dump = |lists: &mut Lists| {
-            lists.session(&Session { id: id_a, expires_at_ms: 1_795_181_029_000 });
-            lists.session(&Session { id: id_b, expires_at_ms: 1_795_181_039_000 });
+            lists.session(&Session {
+                id: id_a,
+                timeout_ms: 10_000,
+                expires_at_ms: 1_795_181_029_000,
+            });
+            lists.session(&Session {
+                id: id_b,
+                timeout_ms: 20_000,
+                expires_at_ms: 1_795_181_039_000,
+            });
             lists.ephemeral(id_b, "/app/ephB");
             lists.ephemeral(id_a, "/app/eph-1");
             lists.ephemeral(id_a, "/app/eph-2");
@@ -701,8 +784,8 @@ mod tests {
     fn sessions_ephemerals_and_watches_answer_as_captured() {
         let state = captured("3.8.0");
         let dump = |lists: &mut Lists| {
-            lists.session(&Session { id: B, expires_at_ms: 1_795_181_037_000 });
-            lists.session(&Session { id: A, expires_at_ms: 1_795_181_027_000 });
+            lists.session(&Session { id: B, timeout_ms: 20_000, expires_at_ms: 1_795_181_037_000 });
+            lists.session(&Session { id: A, timeout_ms: 10_000, expires_at_ms: 1_795_181_027_000 });
             lists.ephemeral(A, "/app/eph-1");
             lists.ephemeral(A, "/app/eph-2");
             lists.ephemeral(B, "/app/ephB");
@@ -766,12 +849,19 @@ mod tests {
 
     /// The state and the measures that a captured `mntr` shows.
     fn monitored(release: &str) -> State {
-        let text = sample(&format!("{release}/mntr.txt"));
+        with(captured(release), |s| {
+            measure(s, &sample(&format!("{release}/mntr.txt")), 9);
+        })
+    }
+
+    /// Takes what a captured `mntr` shows of a server that had answered so many requests.
+    fn measure(serving: &mut Serving, text: &str, answered: u64) {
         let values: BTreeMap<&str, &str> = text
             .lines()
             .map(|line| line.strip_prefix("zk_").unwrap().split_once('\t').unwrap())
             .collect();
-        let number = |name: &str| values.get(name).map_or(0, |value| value.parse::<u64>().unwrap());
+        // -1 before anything was measured.
+        let number = |name: &str| values.get(name).map_or(0, |value| value.parse().unwrap_or(0));
         let spread_as = |name: &str, record: &mut dyn FnMut(u64)| {
             let of = |part: &str| number(&format!("{part}_{name}"));
             spread(record, of("cnt"), of("min"), of("max"), of("sum"));
@@ -784,41 +874,218 @@ mod tests {
         for &summary in Summary::registered() {
             spread_as(summary.name(), &mut |value| recorder.record(summary, value));
         }
-        for summary in [KeyedSummary::ReadPerNamespace, KeyedSummary::WritePerNamespace] {
-            let name = format!("app_{}", summary.name());
-            spread_as(&name, &mut |value| recorder.record_keyed(summary, "app", value));
+        for &summary in KeyedSummary::ALL {
+            let key_of = |name: &&'_ str| -> Option<String> {
+                let name = name.strip_prefix("cnt_")?.strip_suffix(summary.name())?;
+                Some(name.strip_suffix('_')?.to_owned())
+            };
+            for key in values.keys().filter_map(key_of) {
+                let name = format!("{key}_{}", summary.name());
+                spread_as(&name, &mut |value| recorder.record_keyed(summary, &key, value));
+            }
         }
-        let latencies_ms = values["avg_latency"].parse::<f64>().unwrap() * 9.0;
+        let latencies_ms = values["avg_latency"].parse::<f64>().unwrap() * answered as f64;
         let (min, max) = (number("min_latency"), number("max_latency"));
         spread(
             &mut |value| recorder.record(Summary::RequestLatency, value),
-            9,
+            answered,
             min,
             max,
             latencies_ms.round() as u64,
         );
-        for part in ["min", "max", "last"] {
-            recorder.record_response(number(&format!("{part}_client_response_size")), 1);
+        if values["last_client_response_size"] != "-1" {
+            for part in ["min", "max", "last"] {
+                recorder.record_response(number(&format!("{part}_client_response_size")), 1);
+            }
         }
-        with(captured(release), |s| {
-            s.readings = metrics.read();
-            s.gauges = Gauges {
-                connections: number("num_alive_connections"),
-                outstanding_requests: number("outstanding_requests"),
-                znodes: number("znode_count"),
-                ephemerals: number("ephemerals_count"),
-                watches: number("watch_count"),
-                data_bytes: number("approximate_data_size"),
-                global_sessions: number("global_sessions"),
-                local_sessions: number("local_sessions"),
-                uptime_ms: number("uptime"),
-                open_files: number("open_file_descriptor_count"),
-                open_files_max: number("max_file_descriptor_count"),
-                drop_probability: 0.0,
-                outstanding_tls_handshakes: number("outstanding_tls_handshake"),
-                quotas: Vec::new(),
-            };
+        serving.readings = metrics.read();
+        serving.gauges = Gauges {
+            connections: number("num_alive_connections"),
+            outstanding_requests: number("outstanding_requests"),
+            znodes: number("znode_count"),
+            ephemerals: number("ephemerals_count"),
+            watches: number("watch_count"),
+            data_bytes: number("approximate_data_size"),
+            global_sessions: number("global_sessions"),
+            local_sessions: number("local_sessions"),
+            uptime_ms: number("uptime"),
+            open_files: number("open_file_descriptor_count"),
+            open_files_max: number("max_file_descriptor_count"),
+            drop_probability: 0.0,
+            outstanding_tls_handshakes: number("outstanding_tls_handshake"),
+            quotas: Vec::new(),
+            quorum: values.contains_key("quorum_size").then(|| QuorumGauges {
+                voters: number("quorum_size"),
+                observer_master: values
+                    .contains_key("observer_master_id")
+                    .then(|| ServerId(number("observer_master_id") as i64)),
+                synced_observers: number("synced_observers"),
+                leader: values.contains_key("leader_uptime").then(|| LeaderGauges {
+                    uptime_ms: number("leader_uptime"),
+                    connected: number("learners"),
+                    learners: (1..=number("synced_followers")).map(follower).collect(),
+                    pending_syncs: number("pending_syncs"),
+                    proposal_bytes: Some(ProposalBytes {
+                        last: number("last_proposal_size"),
+                        min: number("min_proposal_size"),
+                        max: number("max_proposal_size"),
+                    }),
+                }),
+            }),
+        };
+    }
+
+    fn follower(server: u64) -> LearnerGauges {
+        LearnerGauges {
+            server: ServerId(server as i64),
+            kind: LearnerKind::Follower,
+            lag_txns: 10 * server,
+            lag_ms: server,
+        }
+    }
+
+    /// A server of the captured ensemble of three voters and an observer, with its `mntr`, and how
+    /// many requests it had answered by then.
+    fn captured_member(role: &str) -> State {
+        let (mode, server, answered) = match role {
+            "leader" => (Mode::Leader, 3, 12),
+            "follower" => (Mode::Follower, 1, 12),
+            "observer" => (Mode::Observer, 4, 12),
+            _ => (Mode::ReadOnly, 1, 0),
+        };
+        let (home, size) = match mode {
+            Mode::ReadOnly => ("/var/zk/ens-3.10/s1/data/version-2".to_owned(), 722),
+            _ => (format!("/var/zk/ens-3.10/s{server}/data/version-2"), 67_109_602),
+        };
+        let lines = (1..=4).map(|id| {
+            let role = if id == 4 { "observer" } else { "participant" };
+            format!("server.{id}=127.0.1.{id}:22888:23888:{role};127.0.1.{id}:21811\n")
+        });
+        with(captured("3.10-SNAPSHOT"), |s| {
+            measure(s, &sample(&format!("3.10-SNAPSHOT/{role}/mntr.txt")), answered);
+            s.mode = mode;
+            s.zxid = Zxid(if mode == Mode::ReadOnly { 0 } else { 0x1_0000_0017 });
+            s.sizes = Sizes { data_dir_bytes: size, data_log_dir_bytes: size };
+            s.configuration.client_port = Some(21811);
+            (s.configuration.data_dir, s.configuration.data_log_dir) = (home.clone(), home);
+            s.configuration.server_id = server;
+            s.configuration.quorum = Some(QuorumConfiguration {
+                init_limit_ticks: 10,
+                sync_limit_ticks: 5,
+                election_ports: vec![23888],
+                quorum_ports: vec![22888],
+                is_observer: mode == Mode::Observer,
+                membership: lines.collect::<String>() + "version=0",
+            });
         })
+    }
+
+    /// What a captured answer has after a name and a colon.
+    fn number_after(text: &str, name: &str) -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        line.unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn servers_of_an_ensemble_answer_as_captured() {
+        for role in ["leader", "follower", "observer", "readonly"] {
+            let state = captured_member(role);
+            let captured = |word| sample(&format!("3.10-SNAPSHOT/{role}/{word}.txt"));
+            // The counts have gone on from one word to the next.
+            let counted = |text: &str| {
+                with(state.clone(), |s| {
+                    let recorded = |name| number_after(text, name);
+                    let (metrics, recorders) = Metrics::new(1);
+                    recorders[0].add(Counter::PacketsReceived, recorded("Received"));
+                    recorders[0].add(Counter::PacketsSent, recorded("Sent"));
+                    let latency = s.readings.summary(Summary::RequestLatency).clone();
+                    let mut record = |value| recorders[0].record(Summary::RequestLatency, value);
+                    let (min, max) = (latency.min, latency.max);
+                    spread(&mut record, latency.count, min, max, latency.sum);
+                    s.readings = metrics.read();
+                })
+            };
+            let srvr = captured("srvr");
+            assert_eq!(answer(Word::Srvr, &counted(&srvr)), srvr, "{role}");
+            let stat = captured("stat");
+            let clients = stat.lines().filter(|line| line.starts_with(' '));
+            let shown = listing(Word::Stat, &counted(&stat), |_| ());
+            let without_clients =
+                clients.fold(stat.clone(), |stat, line| stat.replace(&format!("{line}\n"), ""));
+            assert_eq!(shown, without_clients, "{role}");
+            assert_eq!(answer(Word::Conf, &state), captured("conf"), "{role}");
+            assert_eq!(answer(Word::Isro, &state), captured("isro"), "{role}");
+        }
+    }
+
+    #[test]
+    fn a_leader_shows_the_sizes_of_its_proposals_since_they_were_reset() {
+        let state = with(captured_member("leader"), |s| {
+            s.readings = measured(1, 1, &[]);
+            let quorum = s.gauges.quorum.as_mut().unwrap();
+            quorum.leader.as_mut().unwrap().proposal_bytes = None;
+        });
+        assert_eq!(answer(Word::Srvr, &state), sample("3.10-SNAPSHOT/leader/srvr-after-srst.txt"));
+        assert!(answer(Word::Mntr, &state).contains("zk_min_proposal_size\t-1\n"));
+    }
+
+    /// Java keeps sessions without an order, and shows when connections expired that it has none of.
+    #[test]
+    fn who_leads_dumps_when_sessions_expire_and_others_their_timeouts() {
+        let ids = [0x0003_0000_0e76_2e00_00, 0x0001_0000_0e76_2300_00, 0x0004_0000_0e7d_c200_00];
+        let ids = ids.map(SessionId);
+        for role in ["leader", "follower", "observer", "readonly"] {
+            let dump = listing(Word::Dump, &captured_member(role), |lists| {
+                if role == "readonly" {
+                    return;
+                }
+                for id in ids {
+                    let expires_at_ms = 1_795_181_230_000;
+                    lists.session(&Session { id, timeout_ms: 15_000, expires_at_ms });
+                }
+                lists.ephemeral(ids[0], "/app/eph-leader");
+                lists.ephemeral(ids[2], "/app/eph-observer");
+                lists.ephemeral(ids[1], "/app/eph-follower");
+            });
+            let before_connections = |text: &str| -> Vec<String> {
+                let (sessions, _) = text.split_once("Connections dump:\n").unwrap();
+                let mut lines: Vec<_> = sessions.lines().map(str::to_owned).collect();
+                if role == "leader" {
+                    lines[3..6].sort();
+                }
+                lines
+            };
+            let captured = sample(&format!("3.10-SNAPSHOT/{role}/dump.txt"));
+            assert_eq!(before_connections(&dump), before_connections(&captured), "{role}");
+        }
+    }
+
+    /// High percentiles depend on values that a capture does not show; and how far learners are,
+    /// ZooKeeper does not show.
+    #[test]
+    fn monitoring_shows_of_each_role_what_was_captured() {
+        for role in ["leader", "follower", "observer", "readonly"] {
+            let shown = answer(Word::Mntr, &captured_member(role));
+            let captured = sample(&format!("3.10-SNAPSHOT/{role}/mntr.txt"));
+            let lines = |text| -> BTreeSet<String> {
+                let lines = but_medians(text).into_iter();
+                lines.filter(|line| !line.starts_with("zk_p95_")).map(str::to_owned).collect()
+            };
+            let (shown_lines, captured_lines) = (lines(&shown), lines(&captured));
+            let ours: Vec<_> = shown_lines.difference(&captured_lines).collect();
+            let lags: &[&str] = match role {
+                "leader" => &[
+                    "zk_1_learner_lag_ms\t1",
+                    "zk_1_learner_lag_txns\t10",
+                    "zk_2_learner_lag_ms\t2",
+                    "zk_2_learner_lag_txns\t20",
+                ],
+                _ => &[],
+            };
+            assert_eq!(ours, lags, "{role}");
+            let missing: Vec<_> = captured_lines.difference(&shown_lines).collect();
+            assert_eq!(missing, Vec::<&String>::new(), "{role}");
+        }
     }
 
     /// Medians depend on every value, which a capture does not show.
@@ -941,7 +1208,10 @@ mod tests {
         type List = fn(&mut Lists);
         let listed: [(IsNeeded, List); 4] = [
             (|needs| needs.connections, |l| connected([client_a(), asking(56498, 1)])(l)),
-            (|needs| needs.sessions, |l| l.session(&Session { id: A, expires_at_ms: 1 })),
+            (
+                |needs| needs.sessions,
+                |l| l.session(&Session { id: A, timeout_ms: 1, expires_at_ms: 1 }),
+            ),
             (|needs| needs.ephemerals, |l| l.ephemeral(A, "/e")),
             (|needs| needs.watches, |l| l.watched("/w", &[A])),
         ];

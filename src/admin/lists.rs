@@ -11,7 +11,7 @@ use std::fmt::{self, Write as _};
 use std::hash::BuildHasher as _;
 
 use super::four_letter::{Word, write_connection, write_connection_in_full};
-use super::{Connection, DateText, RemoteText, Session, Zone};
+use super::{Connection, DateText, Mode, RemoteText, Session, Zone};
 use crate::types::SessionId;
 
 /// How long a piece of an answer is at most.
@@ -82,7 +82,7 @@ pub struct Lists {
     bytes: usize,
     lines: Text,
     /// Of `dump`: when sessions expire, and connections, as lines.
-    sessions: BTreeMap<SessionId, i64>,
+    sessions: BTreeMap<SessionId, Expiry>,
     connections: BTreeMap<i64, (usize, Text)>,
     owner_count: usize,
     last_owner: Option<SessionId>,
@@ -91,6 +91,12 @@ pub struct Lists {
     places: HashMap<SessionId, usize>,
     by_path: Vec<Watched>,
     watching: Watching,
+}
+
+/// What `dump` says of a session.
+struct Expiry {
+    timeout_ms: i64,
+    at_ms: i64,
 }
 
 /// A path of `wchp`, and the lines of those who watch it.
@@ -167,8 +173,9 @@ impl Lists {
     }
 
     pub fn session(&mut self, session: &Session) {
+        let &Session { id, timeout_ms, expires_at_ms: at_ms } = session;
         if self.word == Word::Dump
-            && self.sessions.insert(session.id, session.expires_at_ms).is_none()
+            && self.sessions.insert(id, Expiry { timeout_ms, at_ms }).is_none()
         {
             self.bytes += SESSION_LINE_BYTES;
         }
@@ -261,15 +268,27 @@ impl Lists {
         writeln!(out, "Total watches:{watches}")
     }
 
-    pub(super) fn write_dump(self, out: &mut Text, zone: &Zone) -> fmt::Result {
-        let mut sessions: BTreeMap<i64, (usize, Text)> = BTreeMap::new();
-        for (session, expires_at_ms) in self.sessions {
-            let (count, lines) = sessions.entry(expires_at_ms).or_default();
-            *count += 1;
-            writeln!(lines, "\t{session}")?;
-        }
+    /// A leader, or a server that is alone, knows when sessions expire. Others know their timeouts
+    /// (`LearnerSessionTracker.dumpSessions`).
+    pub(super) fn write_dump(self, out: &mut Text, zone: &Zone, mode: Mode) -> fmt::Result {
         writeln!(out, "SessionTracker dump:")?;
-        write_buckets(out, "Session", zone, sessions)?;
+        match mode {
+            Mode::Standalone | Mode::Leader => {
+                let mut sessions: BTreeMap<i64, (usize, Text)> = BTreeMap::new();
+                for (session, Expiry { at_ms, .. }) in self.sessions {
+                    let (count, lines) = sessions.entry(at_ms).or_default();
+                    *count += 1;
+                    writeln!(lines, "\t{session}")?;
+                }
+                write_buckets(out, "Session", zone, sessions)?;
+            }
+            Mode::Follower | Mode::Observer | Mode::ReadOnly => {
+                writeln!(out, "Global Sessions({}):", self.sessions.len())?;
+                for (session, Expiry { timeout_ms, .. }) in self.sessions {
+                    writeln!(out, "{session}\t{timeout_ms}ms")?;
+                }
+            }
+        }
         writeln!(out, "ephemeral nodes dump:")?;
         writeln!(out, "Sessions with Ephemerals ({}):", self.owner_count)?;
         out.append(self.lines);
@@ -311,7 +330,7 @@ mod tests {
             Word::Wchc => lists.write_by_session(&mut out),
             Word::Wchp => lists.write_by_path(&mut out),
             Word::Wchs => lists.write_summary(&mut out),
-            _ => lists.write_dump(&mut out, &Zone::utc()),
+            _ => lists.write_dump(&mut out, &Zone::utc(), Mode::Standalone),
         }
         .unwrap();
         out.to_string()
@@ -360,9 +379,9 @@ mod tests {
     #[test]
     fn a_session_that_was_heard_from_meanwhile_is_dumped_once() {
         let mut dump = Lists::new(Word::Dump);
-        dump.session(&Session { id: A, expires_at_ms: 1_000 });
-        dump.session(&Session { id: B, expires_at_ms: 2_000 });
-        dump.session(&Session { id: A, expires_at_ms: 2_000 });
+        dump.session(&Session { id: A, timeout_ms: 4_000, expires_at_ms: 1_000 });
+        dump.session(&Session { id: B, timeout_ms: 4_000, expires_at_ms: 2_000 });
+        dump.session(&Session { id: A, timeout_ms: 4_000, expires_at_ms: 2_000 });
         let text = shown(dump);
         assert!(text.contains("Session Sets (1)/(2):\n2 expire at "), "{text}");
     }

@@ -17,7 +17,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::metrics::Readings;
-use crate::types::{AddressText, SessionId, Zxid};
+use crate::types::{AddressText, ServerId, SessionId, Zxid};
 
 /// The ZooKeeper release that this server does what of. Monitoring takes the first three numbers
 /// of the version and decides by them what to ask for.
@@ -103,6 +103,56 @@ pub struct Gauges {
     pub outstanding_tls_handshakes: u64,
     /// Limits and use of quotas, for each top namespace with a quota.
     pub quotas: Vec<QuotaGauges>,
+    /// Of a server of an ensemble; `None` of one that is alone or read-only.
+    pub quorum: Option<QuorumGauges>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuorumGauges {
+    /// How many servers vote.
+    pub voters: u64,
+    /// The server that an observer is sent transactions by.
+    pub observer_master: Option<ServerId>,
+    /// Observers that this server sends transactions. A follower of ZooKeeper's may have some.
+    pub synced_observers: u64,
+    /// Of a leader.
+    pub leader: Option<LeaderGauges>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaderGauges {
+    /// How long it has led.
+    pub uptime_ms: u64,
+    /// Connections of learners, also of those that do not serve clients yet.
+    pub connected: u64,
+    pub learners: Vec<LearnerGauges>,
+    pub pending_syncs: u64,
+    /// `None` before the first proposal.
+    pub proposal_bytes: Option<ProposalBytes>,
+}
+
+/// A learner that serves clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LearnerGauges {
+    pub server: ServerId,
+    pub kind: LearnerKind,
+    /// Transactions that its leader does not know it to have, and since when it lacks the first.
+    pub lag_txns: u64,
+    pub lag_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LearnerKind {
+    Follower,
+    NonVotingFollower,
+    Observer,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProposalBytes {
+    pub last: u64,
+    pub min: u64,
+    pub max: u64,
 }
 
 /// -1 where there is no limit.
@@ -132,6 +182,21 @@ pub struct Configuration {
     /// -1: the system's own.
     pub client_port_listen_backlog: i64,
     pub server_id: i64,
+    /// `None` for a server that is alone.
+    pub quorum: Option<QuorumConfiguration>,
+}
+
+/// What `conf` shows of a server of an ensemble besides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QuorumConfiguration {
+    pub init_limit_ticks: i64,
+    pub sync_limit_ticks: i64,
+    /// One for each address of this server.
+    pub election_ports: Vec<u16>,
+    pub quorum_ports: Vec<u16>,
+    pub is_observer: bool,
+    /// All servers and the version, as `/zookeeper/config` holds them.
+    pub membership: String,
 }
 
 /// Sums of the lengths of the files in the two directories; 64 MiB for a log that is preallocated.
@@ -194,6 +259,7 @@ pub struct ConnectionLatency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
     pub id: SessionId,
+    pub timeout_ms: i64,
     /// When it expires if nothing is heard, on the wall clock; sessions of one bucket have the
     /// same time.
     pub expires_at_ms: i64,

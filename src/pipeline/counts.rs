@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::quorum_stats::QuorumCounts;
+
 /// Since it was last asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -13,6 +15,7 @@ pub struct Counts {
     /// By namespace, which is the first name of a path. Only those with a quota are in here, which
     /// is fewer than there are znodes.
     pub quota_exceeded: BTreeMap<String, u64>,
+    pub quorum: QuorumCounts,
 }
 
 impl Counts {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use super::Mutant;
 use super::deliver::Certainty;
 use super::forward::Forward;
+use super::quorum_stats::{LeaderReport, QuorumReport, QuorumRole, QuorumStats};
 use super::tracker::Tracker;
 use super::{Output, Pipeline, Restored};
 use crate::exchange::{Mode, Serves};
@@ -32,6 +33,7 @@ use crate::zab::learner::{Kind, ToLeader};
 use crate::zab::peer::{self, Peer};
 use crate::zab::proposals::Proposal;
 use crate::zab::standalone::Standalone;
+use crate::zab::vote::PeerState;
 use crate::zab::{Durable, LinkId};
 
 use super::SnapshotJob;
@@ -139,6 +141,7 @@ pub(super) struct Member {
     /// Its tree has differed from a leader's once. If it does again, that is counted and no more, as
     /// ZooKeeper does: to take everything anew did not help.
     pub(super) has_distrusted: bool,
+    pub(super) stats: QuorumStats,
 }
 
 impl Agreement {
@@ -198,6 +201,7 @@ impl Agreement {
     pub(super) fn propose(&mut self, now: Now, zxid: Zxid, payload: &[u8]) {
         if let Agreement::Member(member) = self {
             let proposal = Proposal { zxid, payload: payload.into() };
+            member.stats.on_proposed(now, zxid, payload.len());
             member.call(|peer, asked| peer.propose(now, proposal, asked));
         }
     }
@@ -247,6 +251,7 @@ impl Member {
             heard: BTreeMap::new(),
             certainty,
             has_distrusted: false,
+            stats: QuorumStats::new(now),
         }
     }
 
@@ -254,6 +259,25 @@ impl Member {
     pub(super) fn write_config(&self, now: Now, tree: &mut TreeWriter) {
         let version = self.info.config_version.unwrap_or_default();
         tree.set_config(&self.config, version, now.wall_ms);
+    }
+
+    fn report(&self, now: Now) -> QuorumReport {
+        let (peer, stats) = (&self.peer, &self.stats);
+        let bounds = (self.proposed, self.committed);
+        let report = |learner| stats.learner_report(now, learner, bounds, peer.voters());
+        let role = match (self.role, self.kind) {
+            (Role::None, _) => QuorumRole::Looking,
+            (Role::Leads, _) => QuorumRole::Leader(LeaderReport {
+                leading_ms: stats.established_ms(now),
+                learner_count: peer.learner_count(),
+                learners: peer.learners().map(report).collect(),
+                pending_syncs: self.syncs.len(),
+                proposal_sizes: stats.proposal_sizes(),
+            }),
+            (Role::Learns, Kind::Follower) => QuorumRole::Follower,
+            (Role::Learns, Kind::Observer) => QuorumRole::Observer { leader: peer.followed() },
+        };
+        QuorumReport { role, voter_count: peer.voters().committed().participants().count() }
     }
 
     /// Sessions that clients of this server have spoken for.
@@ -285,6 +309,22 @@ impl Member {
 }
 
 impl Pipeline {
+    /// What this server does for its ensemble; `None` for one that is alone.
+    #[must_use]
+    pub fn quorum_report(&self, now: Now) -> Option<QuorumReport> {
+        match &self.zab {
+            Agreement::Alone(_) => None,
+            Agreement::Member(member) => Some(member.report(now)),
+        }
+    }
+
+    /// Forgets how long proposals have been so far (`srst`).
+    pub fn reset_proposal_sizes(&mut self) {
+        if let Agreement::Member(member) = &mut self.zab {
+            member.stats.reset_proposal_sizes();
+        }
+    }
+
     /// The vote of this server, as it stands.
     #[must_use]
     pub fn notification(&self) -> Option<Notification> {
@@ -356,6 +396,9 @@ impl Pipeline {
                 self.on_learner_packet(now, link, packet, out);
             }
             LinkInput::FromLeader { link, packet } => {
+                if member.leader_link == Some(link) {
+                    member.stats.on_packet_of_leader(now, &packet, member.role == Role::Learns);
+                }
                 member.call(|peer, asked| peer.on_packet_of_leader(now, link, packet, asked));
                 if member.leader_link == Some(link) {
                     self.on_leader_packet(now, packet, out);
@@ -459,7 +502,10 @@ impl Pipeline {
             self.send_to_learners(&asked.to_learners, out);
             self.send_what_peer_says(&asked.to_leader, out);
             if let Some(committed) = asked.committed {
-                self.commit(committed, out);
+                self.commit(now, committed, out);
+            }
+            if asked.ended.is_none() {
+                self.note_state(now, asked.state);
             }
             if asked.established.is_some() {
                 self.serve(now, out);
@@ -472,13 +518,12 @@ impl Pipeline {
             if let Some(ended) = asked.ended {
                 tracing::warn!("{ended}");
                 self.stop_serving(out);
+                self.note_state(now, Some(PeerState::Looking));
+                self.note_state(now, asked.state.filter(|state| *state != PeerState::Looking));
             }
             self.answer_syncs(out);
             if let Some(why) = asked.retried {
                 tracing::warn!("the leader is called again: {why}");
-            }
-            if let Some(state) = asked.state {
-                tracing::info!("{state:?}");
             }
         }
     }
@@ -522,10 +567,20 @@ impl Pipeline {
         self.settings.mutant == Some(mutant)
     }
 
-    fn commit(&mut self, committed: Zxid, out: &mut Output) {
+    fn note_state(&mut self, now: Now, state: Option<PeerState>) {
+        if let (Agreement::Member(member), Some(state)) = (&mut self.zab, state) {
+            member.stats.on_state(now, state);
+        }
+    }
+
+    fn commit(&mut self, now: Now, committed: Zxid, out: &mut Output) {
         let Agreement::Member(member) = &mut self.zab else { return };
-        member.committed = committed.max(member.committed);
+        let before = member.committed;
+        member.committed = committed.max(before);
         let committed = member.committed;
+        if member.role == Role::Leads {
+            member.stats.on_committed(now, before, committed);
+        }
         while let Some((_, link)) = member.syncs.pop_front_if(|(zxid, _)| *zxid <= committed) {
             send(link, FromLeader::Sync, out);
         }
@@ -556,8 +611,9 @@ impl Pipeline {
         let leads = member.peer.leader().is_some();
         let has_clients = !leads || member.leader_serves;
         member.role = if leads { Role::Leads } else { Role::Learns };
+        member.stats.on_established(now);
         if leads {
-            self.commit(self.zab.proposed(), out);
+            self.commit(now, self.zab.proposed(), out);
         }
         self.tracker.restart(now);
         if has_clients {
@@ -586,6 +642,9 @@ impl Pipeline {
     fn send_to_learners(&mut self, sends: &[(LinkId, ToLearner)], out: &mut Output) {
         let mut last: Option<(&ToLearner, Arc<[u8]>)> = None;
         for (link, packet) in sends {
+            if let Agreement::Member(member) = &mut self.zab {
+                member.stats.on_sent_to_learner(packet);
+            }
             // One packet for many learners is encoded once.
             let bytes = match &last {
                 Some((before, bytes)) if is_same(before, packet) => Arc::clone(bytes),

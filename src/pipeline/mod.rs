@@ -18,6 +18,7 @@
 //! | `snapshots.rs` | when the log rolls and a snapshot is taken; the tree as its records |
 //! | `audit.rs` | who changed what, for the audit log |
 //! | `counts.rs` | what metrics tell of |
+//! | `quorum_stats.rs` | the same of a server of an ensemble, and what it shows of its role |
 //! | `restore.rs` | a data directory's records into a running state |
 //!
 //! A write is one pass: checked against the newest state, applied to the tree (seen by nobody),
@@ -36,6 +37,7 @@ mod member;
 mod password;
 mod prep;
 mod prep_multi;
+mod quorum_stats;
 mod reaper;
 mod restore;
 mod sessions;
@@ -56,6 +58,9 @@ use member::{Agreement, Member};
 pub use member::{LinkInput, MemberStart, ToLink};
 pub use password::{is_password, password};
 use prep::{Create, Prep, Scratch, decode};
+pub use quorum_stats::{
+    LeaderReport, LearnerReport, ProposalSizes, QuorumCounts, QuorumReport, QuorumRole,
+};
 use reaper::Reaper;
 pub use reaper::Settings as ReaperSettings;
 pub use restore::{
@@ -346,7 +351,11 @@ impl Pipeline {
 
     /// What was counted since this was last called.
     pub fn take_counts(&mut self) -> Counts {
-        std::mem::take(&mut self.counts)
+        let mut counts = std::mem::take(&mut self.counts);
+        if let Some(member) = self.zab.member() {
+            counts.quorum = member.stats.take_counts();
+        }
+        counts
     }
 
     /// Before anything else happens.

@@ -723,7 +723,8 @@ fn ttls_and_exceeded_quotas_are_counted_whether_in_a_multi_or_not() {
     bench.write(session, code::SET_DATA, &too_much().1);
     let exceeded = BTreeMap::from([("q".to_owned(), 2)]);
     let counted = bench.pipeline.take_counts();
-    assert_eq!(counted, Counts { ttl_created: 2, quota_exceeded: exceeded, ..Counts::default() });
+    let expected = Counts { ttl_created: 2, quota_exceeded: exceeded, ..Counts::default() };
+    assert_eq!(counted, expected);
     for _ in 0..6 {
         bench.pass(1_000);
     }

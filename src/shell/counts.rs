@@ -109,6 +109,41 @@ pub(crate) fn publish_pipeline(recorder: &mut Recorder, counts: &pipeline::Count
     for (namespace, count) in &counts.quota_exceeded {
         recorder.add_keyed(KeyedCounter::QuotaExceededErrorPerNamespace, namespace, *count);
     }
+    publish_quorum(recorder, &counts.quorum);
+}
+
+fn publish_quorum(recorder: &Recorder, counts: &pipeline::QuorumCounts) {
+    for (counter, count) in [
+        (Counter::LookingCount, counts.looking),
+        (Counter::ProposalCount, counts.proposals),
+        (Counter::CommitCount, counts.commits),
+        (Counter::DiffCount, counts.diffs),
+        (Counter::SnapCount, counts.snaps),
+        (Counter::LearnerProposalReceivedCount, counts.proposals_received),
+        (Counter::LearnerCommitReceivedCount, counts.commits_received),
+    ] {
+        recorder.add(counter, count);
+    }
+    for (summary, times) in [
+        (Summary::ElectionTime, &counts.election_ms),
+        (Summary::FollowerSyncTime, &counts.follower_sync_ms),
+        (Summary::ObserverSyncTime, &counts.observer_sync_ms),
+        (Summary::UnavailableTime, &counts.unavailable_ms),
+        (Summary::LeaderUnavailableTime, &counts.leader_unavailable_ms),
+    ] {
+        times.iter().for_each(|&took_ms| recorder.record(summary, took_ms));
+    }
+    let acks = &counts.quorum_ack_ms;
+    if let (Some((&min, _)), Some((&max, _))) = (acks.first_key_value(), acks.last_key_value()) {
+        let (mut count, mut sum, mut tally) = (0, 0, Tally::default());
+        for (&took_ms, &times) in acks {
+            count += times;
+            sum += took_ms * times;
+            tally.add_many(took_ms, times);
+        }
+        recorder.record_many(Summary::QuorumAckLatency, count, sum, min, max);
+        recorder.record_tally(Summary::QuorumAckLatency, &tally, &Tally::default());
+    }
 }
 
 fn latency(of: &Counters) -> Measured {
@@ -153,6 +188,24 @@ mod tests {
         let readings = metrics.read();
         let latency = readings.summary(Summary::RequestLatency);
         assert_eq!((latency.count, latency.sum, latency.min, latency.max), (3, 16, 2, 10));
+    }
+
+    #[test]
+    fn what_a_quorum_takes_is_measured() {
+        let (metrics, mut recorders) = Metrics::new(1);
+        let mut counts = pipeline::Counts::default();
+        counts.quorum.commits = 100;
+        counts.quorum.quorum_ack_ms = [(2, 98), (7, 1), (30, 1)].into();
+        counts.quorum.election_ms = vec![10, 250];
+        publish_pipeline(&mut recorders[0], &counts);
+        let readings = metrics.read();
+        assert_eq!(readings.counter(Counter::CommitCount), 100);
+        let acks = readings.summary(Summary::QuorumAckLatency);
+        assert_eq!((acks.count, acks.sum, acks.min, acks.max), (100, 233, 2, 30));
+        let percentiles = [500, 990, 999].map(|of| acks.percentile(of));
+        assert_eq!(percentiles, [2, 7, 30]);
+        let elections = readings.summary(Summary::ElectionTime);
+        assert_eq!((elections.count, elections.min, elections.max), (2, 10, 250));
     }
 
     #[test]

@@ -14,8 +14,8 @@ use super::disk::LogOptions;
 use super::links::LinkOptions;
 use super::recover::{MemberOptions, RecoverOptions};
 use super::ring::Ring;
-use crate::admin::Configuration;
 use crate::admin::four_letter::Whitelist;
+use crate::admin::{Configuration, QuorumConfiguration};
 use crate::auth::{self, DigestSettings, Providers, UnknownScheme, digest};
 use crate::config::{
     self, Config, DigestAlgorithm, DigestMismatch, EnsembleConfig, FourLetterWords, Pin, TxnLog,
@@ -416,6 +416,20 @@ pub(crate) fn shown(config: &Config, directories: &Directories) -> Configuration
         max_session_timeout_ms: config.max_session_timeout_ms,
         client_port_listen_backlog: config.connections.listen_backlog.map_or(-1, i64::from),
         server_id: config.server_id.map_or(0, |server| server.0),
+        quorum: config.ensemble.as_ref().map(|ensemble| shown_quorum(config, ensemble)),
+    }
+}
+
+fn shown_quorum(config: &Config, ensemble: &EnsembleConfig) -> QuorumConfiguration {
+    let own = ensemble.members.members.get(&server_id(config));
+    let addresses = own.map_or(&[][..], |own| &own.addresses);
+    QuorumConfiguration {
+        init_limit_ticks: ensemble.init_limit_ticks,
+        sync_limit_ticks: ensemble.sync_limit_ticks,
+        election_ports: addresses.iter().map(|address| address.election_port).collect(),
+        quorum_ports: addresses.iter().map(|address| address.quorum_port).collect(),
+        is_observer: ensemble.role == Role::Observer,
+        membership: ensemble.members.to_string(),
     }
 }
 

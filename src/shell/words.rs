@@ -32,12 +32,13 @@ use super::sys;
 use crate::admin::four_letter::{self, Effect, Needs, Whitelist, Word};
 use crate::admin::lists::Lists;
 use crate::admin::{
-    Configuration, Connection, ConnectionLatency, ConnectionSession, Gauges, Interest, Mode,
-    Serving, Session, State, Zone,
+    Configuration, Connection, ConnectionLatency, ConnectionSession, Gauges, Interest,
+    LeaderGauges, LearnerGauges, LearnerKind, Mode, ProposalBytes, QuorumGauges, Serving, Session,
+    State, Zone,
 };
 use crate::exchange::{self, ShardId};
 use crate::metrics::Metrics;
-use crate::pipeline::{Pipeline, Report};
+use crate::pipeline::{LearnerReport, Pipeline, QuorumReport, QuorumRole, Report};
 use crate::record::op::code;
 use crate::shard::{self, ConnectionInfo, Shard, WatchPlace};
 use crate::types::{Now, SessionId};
@@ -262,6 +263,7 @@ impl Words {
                 }
                 done.all().await;
                 self.metrics.reset();
+                self.ask_pipeline(Pipeline::reset_proposal_sizes).await;
             }
             Effect::SetTraceMask => {
                 if let Some(mask) = mask {
@@ -362,9 +364,17 @@ impl Words {
             shards.push(self.ask_shard(shard, needs, None).await);
         }
         let now = self.clock.now();
-        let pipeline = self.ask_pipeline(|pipeline| pipeline.report()).await;
+        let ask = move |pipeline: &mut Pipeline| (pipeline.report(), pipeline.quorum_report(now));
+        let pipeline = self.ask_pipeline(ask).await;
         let facts = self.facts(wanted(needs)).await;
-        let serving = pipeline.map(|report| self.serving(now, served, &shards, &report, &facts));
+        let serving = pipeline.and_then(|(report, quorum)| {
+            // Meanwhile it may have lost its role.
+            let mode = mode_of(served, quorum.as_ref())?;
+            let mut serving = self.serving(now, mode, &shards, &report, &facts);
+            serving.gauges.quorum =
+                quorum.filter(|_| mode != Mode::ReadOnly).map(|quorum| quorum_gauges(&quorum));
+            Some(serving)
+        });
         self.state_around(serving, facts)
     }
 
@@ -408,7 +418,7 @@ impl Words {
     fn serving(
         &self,
         now: Now,
-        served: exchange::Mode,
+        mode: Mode,
         shards: &[ShardReport],
         report: &Report,
         facts: &Facts,
@@ -429,10 +439,7 @@ impl Words {
             ..Gauges::default()
         };
         Serving {
-            mode: match served {
-                exchange::Mode::ReadWrite => Mode::Standalone,
-                exchange::Mode::ReadOnly => Mode::ReadOnly,
-            },
+            mode,
             zxid: report.zxid,
             gauges,
             readings: self.metrics.read(),
@@ -442,6 +449,58 @@ impl Words {
             digests: Vec::new(),
         }
     }
+}
+
+/// What this server is to its clients. `None`: it serves none.
+fn mode_of(served: exchange::Mode, quorum: Option<&QuorumReport>) -> Option<Mode> {
+    match (served, quorum.map(|quorum| &quorum.role)) {
+        (exchange::Mode::ReadOnly, _) => Some(Mode::ReadOnly),
+        (exchange::Mode::ReadWrite, None) => Some(Mode::Standalone),
+        (exchange::Mode::ReadWrite, Some(QuorumRole::Looking)) => None,
+        (exchange::Mode::ReadWrite, Some(QuorumRole::Leader(_))) => Some(Mode::Leader),
+        (exchange::Mode::ReadWrite, Some(QuorumRole::Follower)) => Some(Mode::Follower),
+        (exchange::Mode::ReadWrite, Some(QuorumRole::Observer { .. })) => Some(Mode::Observer),
+    }
+}
+
+fn quorum_gauges(quorum: &QuorumReport) -> QuorumGauges {
+    let whole = |ms: i64| u64::try_from(ms).unwrap_or(0);
+    let learner = |learner: &LearnerReport| LearnerGauges {
+        server: learner.server,
+        kind: match (learner.is_observer, learner.is_voter) {
+            (true, _) => LearnerKind::Observer,
+            (false, true) => LearnerKind::Follower,
+            (false, false) => LearnerKind::NonVotingFollower,
+        },
+        lag_txns: learner.lag_txns,
+        lag_ms: whole(learner.lag_ms),
+    };
+    let mut gauges = QuorumGauges {
+        voters: quorum.voter_count as u64,
+        observer_master: None,
+        synced_observers: 0,
+        leader: None,
+    };
+    match &quorum.role {
+        QuorumRole::Looking | QuorumRole::Follower => {}
+        QuorumRole::Observer { leader } => gauges.observer_master = *leader,
+        QuorumRole::Leader(leader) => {
+            let observers = leader.learners.iter().filter(|learner| learner.is_observer);
+            gauges.synced_observers = observers.count() as u64;
+            gauges.leader = Some(LeaderGauges {
+                uptime_ms: whole(leader.leading_ms),
+                connected: leader.learner_count as u64,
+                learners: leader.learners.iter().map(learner).collect(),
+                pending_syncs: leader.pending_syncs as u64,
+                proposal_bytes: leader.proposal_sizes.map(|sizes| ProposalBytes {
+                    last: sizes.last as u64,
+                    min: sizes.min as u64,
+                    max: sizes.max as u64,
+                }),
+            });
+        }
+    }
+    gauges
 }
 
 /// What no core knows of it.
@@ -503,7 +562,8 @@ impl PipelineReport {
                 for info in pipeline.sessions_after(behind).take(PART_LINES) {
                     last = Some((info.deadline_ms, info.session));
                     let expires_at_ms = to_wall(info.deadline_ms);
-                    part.sessions.push(Session { id: info.session, expires_at_ms });
+                    let timeout_ms = i64::from(info.timeout_ms);
+                    part.sessions.push(Session { id: info.session, timeout_ms, expires_at_ms });
                 }
                 part.next = match last {
                     Some(_) => Some(PipelinePlace::Session(last)),

@@ -170,7 +170,8 @@ pub struct LiveLearner {
     pub link: LinkId,
     pub server: ServerId,
     pub is_observer: bool,
-    /// The last zxid that it acknowledged. An observer acknowledges the start of the epoch alone.
+    /// The last zxid that it acknowledged. An observer acknowledges the start of the epoch, and by
+    /// its answer to a PING what was committed when that was sent.
     pub acked: Zxid,
 }
 
@@ -478,6 +479,10 @@ impl Leader {
             }
             (_, FromLearner::Ack { zxid }) if seat.is_attached() => {
                 self.on_ack(now, link, zxid, out);
+                Ok(())
+            }
+            (SeatStage::Live, FromLearner::Ping { zxid, .. }) if seat.is_observer => {
+                seat.acked = zxid.min(self.proposed).max(seat.acked);
                 Ok(())
             }
             (SeatStage::Hello | SeatStage::Told, _) => Err(Fault::OutOfPlace("this packet")),

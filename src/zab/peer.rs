@@ -281,6 +281,29 @@ impl Peer {
         leader.into_iter().flat_map(|leader| leader.learners())
     }
 
+    /// Connections of learners to this server, where it leads.
+    #[must_use]
+    pub fn learner_count(&self) -> usize {
+        match &self.role {
+            Role::Leading(leader) => leader.links().count(),
+            _ => 0,
+        }
+    }
+
+    /// The server that this one follows or observes, once it is connected to it.
+    #[must_use]
+    pub fn followed(&self) -> Option<ServerId> {
+        match &self.role {
+            Role::Following { leader, .. } => Some(*leader),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn voters(&self) -> &Voters {
+        &self.voters
+    }
+
     /// Whether the disk has all that this server ever acknowledged.
     #[must_use]
     pub fn is_vouched_for(&self) -> bool {
