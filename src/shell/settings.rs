@@ -18,10 +18,10 @@ use crate::admin::four_letter::Whitelist;
 use crate::admin::{Configuration, QuorumConfiguration};
 use crate::auth::{self, DigestSettings, Providers, UnknownScheme, digest};
 use crate::config::{
-    self, Config, DigestAlgorithm, DigestMismatch, EnsembleConfig, FourLetterWords, Pin, TxnLog,
-    TxnLogBackEnd,
+    self, Config, DigestAlgorithm, DigestMismatch, Endpoint, EnsembleConfig, FourLetterWords, Pin,
+    TxnLog, TxnLogBackEnd,
 };
-use crate::ensemble::Role;
+use crate::ensemble::{HostPort, Role};
 use crate::pipeline;
 use crate::shard::{self, ConnectThrottle, EarlyDrop};
 use crate::storage;
@@ -421,7 +421,14 @@ pub(crate) fn shown(config: &Config, directories: &Directories) -> Configuration
 }
 
 fn shown_quorum(config: &Config, ensemble: &EnsembleConfig) -> QuorumConfiguration {
-    let own = ensemble.members.members.get(&server_id(config));
+    let mut members = ensemble.members.clone();
+    let own = members.members.get_mut(&server_id(config));
+    // What its line does not say, `clientPort` does (`QuorumPeerConfig.setupClientPort`).
+    if let (Some(own), Some(Endpoint { address, port })) = (own, config.listener) {
+        let host = address.map_or_else(|| "0.0.0.0".to_owned(), |address| address.to_string());
+        own.client.get_or_insert(HostPort { host, port });
+    }
+    let own = members.members.get(&server_id(config));
     let addresses = own.map_or(&[][..], |own| &own.addresses);
     QuorumConfiguration {
         init_limit_ticks: ensemble.init_limit_ticks,
@@ -429,7 +436,7 @@ fn shown_quorum(config: &Config, ensemble: &EnsembleConfig) -> QuorumConfigurati
         election_ports: addresses.iter().map(|address| address.election_port).collect(),
         quorum_ports: addresses.iter().map(|address| address.quorum_port).collect(),
         is_observer: ensemble.role == Role::Observer,
-        membership: ensemble.members.to_string(),
+        membership: members.to_string(),
     }
 }
 

@@ -9,6 +9,7 @@
 mod client;
 mod cores;
 mod crashes;
+mod ensemble;
 mod fairness;
 mod files;
 mod floods;
