@@ -23,6 +23,23 @@ pub(crate) struct Client {
     pub(crate) session: ConnectResponse,
 }
 
+/// How a client connects.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Of its session.
+    pub(crate) timeout_ms: i32,
+    /// How long an answer may take.
+    pub(crate) patience: Duration,
+    /// The newest transaction that it knows of.
+    pub(crate) last_zxid_seen: i64,
+}
+
+impl Default for Terms {
+    fn default() -> Terms {
+        Terms { timeout_ms: 30_000, patience: Duration::from_secs(30), last_zxid_seen: 0 }
+    }
+}
+
 /// A reply's header and body.
 pub(crate) struct Reply {
     pub(crate) header: ReplyHeader,
@@ -57,16 +74,25 @@ impl Client {
         address: SocketAddr,
         session: Option<ConnectResponse>,
     ) -> io::Result<Client> {
-        let stream = TcpStream::connect(address)?;
+        Client::begin_as(address, session, Terms::default())
+    }
+
+    pub(crate) fn begin_as(
+        address: SocketAddr,
+        session: Option<ConnectResponse>,
+        terms: Terms,
+    ) -> io::Result<Client> {
+        let Terms { timeout_ms, patience, last_zxid_seen } = terms;
+        let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(patience))?;
         let session = session.unwrap_or(ConnectResponse::refusal(None));
         let mut client =
             Client { stream, input: Vec::new(), output: Vec::new(), next_xid: 1, session };
         let connect = ConnectRequest {
             protocol_version: 0,
-            last_zxid_seen: 0,
-            timeout_ms: 30_000,
+            last_zxid_seen,
+            timeout_ms,
             session: session.session,
             password: Some(&session.password),
             read_only: Some(false),

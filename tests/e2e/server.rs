@@ -64,6 +64,8 @@ pub(crate) struct Setup {
     binary: PathBuf,
     flags: Vec<String>,
     data: Option<PathBuf>,
+    /// Where clients are served, if not on a free port.
+    pub(crate) address: Option<SocketAddr>,
     settings: Vec<String>,
 }
 
@@ -74,6 +76,7 @@ impl Setup {
             binary: env!("CARGO_BIN_EXE_ringkeeper").into(),
             flags: Vec::new(),
             data: None,
+            address: None,
             settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
         }
     }
@@ -100,7 +103,7 @@ impl Setup {
         self
     }
 
-    /// Starts it on a free port. It may not listen yet.
+    /// Starts it, on a free port where none is given. It may not listen yet.
     pub(crate) fn start(&self, folder: &Folder) -> Server {
         let log = folder.0.join(format!("log-{}.txt", next_number()));
         let output = fs::File::create(&log).expect("the folder can be written");
@@ -114,7 +117,9 @@ impl Setup {
     }
 
     fn start_writing(&self, folder: &Folder, output: OwnedFd, log: PathBuf) -> Server {
-        let address = ports::listen().local_addr().expect("a bound socket has an address");
+        let address = self.address.unwrap_or_else(|| {
+            ports::listen().local_addr().expect("a bound socket has an address")
+        });
         let count = next_number();
         let config = folder.0.join(format!("zoo-{count}.cfg"));
         let data = self.data.clone().unwrap_or_else(|| folder.0.join("data"));

@@ -1,0 +1,193 @@
+//! Servers that are killed, stopped and paused under load.
+
+use std::fs;
+
+use crate::PATIENCE;
+use crate::ensemble::{Ensemble, Id, Plan, SYNC_LIMIT};
+use crate::load::{Load, check_equal};
+use crate::random::Random;
+use crate::server::until;
+
+/// All but one.
+fn others(ensemble: &Ensemble, without: Id) -> Vec<Id> {
+    ensemble.ids().into_iter().filter(|&id| id != without).collect()
+}
+
+#[test]
+fn killed_servers_lose_nothing_that_was_acknowledged() {
+    let mut random = Random::of_test("kills");
+    let plan = Plan { settings: vec!["snapCount=500", "preAllocSize=64"], ..Plan::of(3) };
+    let mut ensemble = Ensemble::started("kills", &plan);
+    let load = Load::start(&ensemble, &mut random, 6);
+    for round in 1..=3 {
+        load.wait_writes(50 + random.below(300) as u64);
+        let leader = ensemble.wait_leader();
+        load.mark();
+        ensemble.kill(leader);
+        println!("kills: round {round}: leader {leader}, {:?} without a write", load.gap());
+        let next = ensemble.wait_leader_among(&others(&ensemble, leader));
+        assert_ne!(next, leader);
+        load.wait_writes(random.below(300) as u64);
+        ensemble.start(leader);
+        ensemble.wait_all();
+    }
+    load.wait_writes(100);
+    let leader = ensemble.wait_leader();
+    let follower = others(&ensemble, leader)[random.below(2)];
+    load.mark();
+    ensemble.kill(follower);
+    println!("kills: follower {follower}, {:?} without a write", load.gap());
+    load.wait_writes(100);
+    ensemble.start(follower);
+    ensemble.wait_all();
+
+    load.wait_writes(100);
+    for id in ensemble.ids() {
+        ensemble.kill(id);
+    }
+    load.mark();
+    for id in ensemble.ids() {
+        ensemble.start(id);
+    }
+    println!("kills: all three at once, {:?} without a write", load.gap());
+    let written = load.finish();
+    written.check(&ensemble);
+    assert_eq!(written.lost_sessions(), 0);
+}
+
+#[test]
+fn a_leader_that_is_stopped_as_planned_hands_over() {
+    let mut random = Random::of_test("handover");
+    let mut ensemble = Ensemble::started("handover", &Plan::of(3));
+    let load = Load::start(&ensemble, &mut random, 6);
+    for round in 1..=3 {
+        load.wait_writes(100);
+        let leader = ensemble.wait_leader();
+        load.mark();
+        let status = ensemble.terminate(leader);
+        let gap = load.gap();
+        println!("handover: round {round}: leader {leader}, {gap:?} without a write");
+        assert_eq!(status.code(), Some(0));
+        assert!(gap < SYNC_LIMIT, "{gap:?}: somebody waited for a timeout");
+        ensemble.start(leader);
+        ensemble.wait_all();
+    }
+    let written = load.finish();
+    written.check(&ensemble);
+    assert_eq!(written.lost_sessions(), 0);
+}
+
+#[test]
+fn a_leader_that_is_paused_is_replaced_and_comes_back_as_follower() {
+    let mut random = Random::of_test("pauses");
+    let mut ensemble = Ensemble::started("pauses", &Plan::of(3));
+    let load = Load::start(&ensemble, &mut random, 6);
+
+    let leader = ensemble.wait_leader();
+    let follower = others(&ensemble, leader)[random.below(2)];
+    load.mark();
+    ensemble.pause(follower);
+    let gap = load.gap();
+    println!("pauses: follower {follower}, {gap:?} without a write");
+    load.wait_writes(200);
+    ensemble.resume(follower);
+    ensemble.wait_all();
+
+    let leader = ensemble.wait_leader();
+    load.mark();
+    ensemble.pause(leader);
+    let next = ensemble.wait_leader_among(&others(&ensemble, leader));
+    println!("pauses: leader {leader}, {:?} without a write; {next} leads", load.gap());
+    load.wait_writes(200);
+    ensemble.resume(leader);
+    ensemble.wait_state(leader, "Following");
+    ensemble.wait_serving(&[leader]);
+    assert_eq!(ensemble.wait_leader(), next);
+    let written = load.finish();
+    written.check(&ensemble);
+    assert_eq!(written.lost_sessions(), 0);
+}
+
+/// How a leader that has logged what nobody acknowledged goes.
+#[derive(Clone, Copy, Debug)]
+enum Going {
+    /// Its followers were paused: what it sent waits in their sockets.
+    Killed,
+    Paused,
+    /// What it sent is lost on the way.
+    LostAndKilled,
+    LostAndAlive,
+}
+
+#[test]
+fn what_a_lost_leader_alone_had_logged_becomes_history_everywhere_or_nowhere() {
+    for going in [Going::Killed, Going::Paused, Going::LostAndKilled, Going::LostAndAlive] {
+        let mut ensemble = Ensemble::started("tail", &Plan { proxies: true, ..Plan::of(3) });
+        let leader = ensemble.wait_leader();
+        let others = others(&ensemble, leader);
+        let is_lost = matches!(going, Going::LostAndKilled | Going::LostAndAlive);
+        let mut client = ensemble.client(leader);
+        client.create("/before", b"");
+        client.answer();
+        for &id in &others {
+            if is_lost {
+                ensemble.proxies.as_ref().unwrap().cut(leader, id);
+            } else {
+                ensemble.pause(id);
+            }
+        }
+        for number in 0..50 {
+            client.create(&format!("/alone-{number}"), b"");
+        }
+        client.flush().unwrap();
+        let logs = ensemble.members[&leader].data.join("version-2");
+        let is_logged = || {
+            let names = fs::read_dir(&logs).unwrap().map(|entry| entry.unwrap().path());
+            let mut logs = names.filter(|path| path.to_string_lossy().contains("log."));
+            logs.any(|path| {
+                let bytes = fs::read(path).unwrap_or_default();
+                bytes.windows(9).any(|window| window == b"/alone-49")
+            })
+        };
+        until(PATIENCE, || "the leader does not log".to_owned(), is_logged);
+        match going {
+            Going::Killed | Going::LostAndKilled => ensemble.kill(leader),
+            Going::Paused => ensemble.pause(leader),
+            Going::LostAndAlive => {}
+        }
+        for &id in &others {
+            if is_lost {
+                ensemble.proxies.as_ref().unwrap().sever(leader, id);
+            } else {
+                ensemble.resume(id);
+            }
+        }
+        ensemble.wait_leader_among(&others);
+        let mut other = ensemble.client(others[0]);
+        other.create("/after", b"");
+        other.answer();
+        match going {
+            Going::Killed => ensemble.start(leader),
+            Going::Paused => ensemble.resume(leader),
+            Going::LostAndKilled | Going::LostAndAlive => {
+                ensemble.proxies.as_ref().unwrap().heal();
+                if !matches!(going, Going::LostAndAlive) {
+                    ensemble.start(leader);
+                }
+            }
+        }
+        ensemble.wait_state(leader, "Following");
+        ensemble.wait_all();
+        let tree = check_equal(&ensemble, &ensemble.ids());
+        assert!(tree.contains_key("/before") && tree.contains_key("/after"));
+        let mut answered = 0;
+        while let Ok(reply) = client.reply() {
+            assert_eq!(reply.header.err, 0);
+            assert!(tree.contains_key(&crate::load::path_of(&reply)), "it was acknowledged");
+            answered += 1;
+        }
+        let left = tree.keys().filter(|path| path.starts_with("/alone-")).count();
+        println!("tail: {going:?}: {left} of 50 became history, {answered} were acknowledged");
+        assert!(!is_lost || (left, answered) == (0, 0), "nobody else knew of it");
+    }
+}

@@ -1,0 +1,155 @@
+//! What clients see of an ensemble in which nothing goes wrong; and of one without a quorum.
+
+use std::io::{Read as _, Write as _};
+
+use crate::PATIENCE;
+use crate::client::Client;
+use crate::ensemble::{Ensemble, Plan};
+use crate::load::{Load, check_equal};
+use crate::random::Random;
+use crate::server::{Folder, Setup, until};
+
+const EPHEMERAL: i32 = 1;
+
+fn read(client: &mut Client, path: &str) -> Option<Vec<u8>> {
+    client.sync("/");
+    client.answer();
+    client.get(path);
+    let reply = client.replies(1).unwrap().remove(0);
+    (reply.header.err == 0).then(|| reply.data().0)
+}
+
+#[test]
+fn three_servers_serve_and_a_session_goes_from_one_to_another() {
+    let ensemble = Ensemble::started("three", &Plan::of(3));
+    let ids = ensemble.ids();
+    let mut clients: Vec<Client> = ids.iter().map(|&id| ensemble.client(id)).collect();
+    let sessions: std::collections::BTreeSet<i64> =
+        clients.iter().map(|client| client.session.session).collect();
+    assert_eq!(sessions.len(), 3, "no session id is given out twice");
+
+    // What is written through any server is read through every other after a sync.
+    for (place, id) in ids.iter().enumerate() {
+        let path = format!("/by-{id}");
+        clients[place].create(&path, path.as_bytes());
+        clients[place].answer();
+        for client in &mut clients {
+            assert_eq!(read(client, &path), Some(path.clone().into_bytes()));
+        }
+    }
+
+    // A watch on one server sees what is done through another.
+    clients[0].watch("/by-2");
+    clients[0].answer();
+    clients[2].set("/by-2", b"new");
+    clients[2].answer();
+    let event = clients[0].reply().unwrap().event();
+    assert_eq!(event, Some((3, "/by-2".to_owned())));
+
+    // A session takes its ephemerals along, and its watches are set where it goes.
+    clients[0].create_as("/eph", b"mine", EPHEMERAL);
+    let created = clients[0].answer().header.zxid;
+    let session = clients[0].session;
+    for id in [2, 3, 1, 3] {
+        let mut moved = ensemble.moved(id, session, created);
+        assert_eq!(read(&mut moved, "/eph"), Some(b"mine".to_vec()));
+        moved.watch("/moved");
+        moved.replies(1).unwrap();
+        clients[1].create("/moved", b"");
+        clients[1].answer();
+        assert_eq!(moved.reply().unwrap().event(), Some((1, "/moved".to_owned())));
+        moved.request(ringkeeper::record::op::code::DELETE, |out| {
+            use ringkeeper::jute::record::Record as _;
+            let path = Some("/moved".into());
+            ringkeeper::record::proto::PathVersion { path, version: -1 }.write(out);
+        });
+        moved.answer();
+        clients[0] = moved;
+    }
+    // It ends on the server that it went to, and its ephemeral is gone everywhere.
+    clients[0].close_session();
+    clients[0].answer();
+    for client in &mut clients[1..] {
+        assert_eq!(read(client, "/eph"), None);
+    }
+    check_equal(&ensemble, &ids);
+}
+
+#[test]
+fn an_observer_serves_and_forwards_and_is_not_missed() {
+    let mut random = Random::of_test("observer");
+    let plan = Plan { observers: 1, ..Plan::of(3) };
+    let mut ensemble = Ensemble::started("observer", &plan);
+    assert_eq!(ensemble.state(4), Some("Observing"));
+    let mut client = ensemble.client(4);
+    client.create("/through", b"4");
+    client.answer();
+    let mut other = ensemble.client(1);
+    assert_eq!(read(&mut other, "/through"), Some(b"4".to_vec()));
+    drop((client, other));
+
+    let load = Load::start(&ensemble, &mut random, 4);
+    load.mark();
+    ensemble.kill(4);
+    println!("observer: killed: {:?} without an acknowledged write", load.gap());
+    load.wait_writes(200);
+    ensemble.start(4);
+    ensemble.wait_serving(&[4]);
+    load.wait_writes(200);
+    // With one of three voters away it still counts for nothing.
+    let leader = ensemble.wait_leader();
+    let follower = (1..=3).find(|&id| id != leader).unwrap();
+    ensemble.kill(follower);
+    load.wait_writes(200);
+    ensemble.kill(4);
+    load.wait_writes(200);
+    ensemble.start(4);
+    ensemble.start(follower);
+    load.finish().check(&ensemble);
+}
+
+#[test]
+fn a_server_without_a_quorum_serves_nobody() {
+    let mut ensemble = Ensemble::new("alone", &Plan::of(3));
+    let refuses = |ensemble: &Ensemble, id| {
+        let mut stream = std::net::TcpStream::connect(ensemble.address(id))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"srvr")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        std::io::Result::Ok(answer.contains("not currently serving requests"))
+    };
+    ensemble.start(1);
+    until(PATIENCE, || ensemble.tell(), || refuses(&ensemble, 1).unwrap_or(false));
+    assert!(Client::try_connect(ensemble.address(1), None).is_err(), "it serves alone");
+    ensemble.start(2);
+    ensemble.wait_serving(&[1, 2]);
+    let mut client = ensemble.client(1);
+    client.create("/a", b"1");
+    client.answer();
+    // The other one is gone: whoever is left lets its clients go, and serves nobody.
+    ensemble.kill(2);
+    assert!(client.reply().is_err(), "the connection is closed");
+    until(PATIENCE, || ensemble.tell(), || refuses(&ensemble, 1).unwrap_or(false));
+    assert!(Client::try_connect(ensemble.address(1), None).is_err(), "it serves alone");
+    ensemble.start(3);
+    ensemble.wait_serving(&[1, 3]);
+    assert_eq!(read(&mut ensemble.client(3), "/a"), Some(b"1".to_vec()));
+}
+
+#[test]
+fn servers_without_their_limits_are_refused_with_the_error_of_zookeeper() {
+    let folder = Folder::new("limits");
+    std::fs::create_dir_all(folder.path().join("data")).unwrap();
+    std::fs::write(folder.path().join("data/myid"), "1\n").unwrap();
+    let servers = ["server.1=127.0.0.1:1:2", "server.2=127.0.0.1:3:4", "server.3=127.0.0.1:5:6"];
+    for (given, error) in [
+        (&["tickTime=2000"][..], "initLimit is not set"),
+        (&["initLimit=10"], "syncLimit is not set"),
+    ] {
+        let settings: Vec<&str> = servers.iter().chain(given).copied().collect();
+        let (status, said) = Setup::new(&settings).start(&folder).wait(PATIENCE);
+        assert_eq!(status.code(), Some(2), "{said}");
+        assert!(said.contains(error), "{said}");
+    }
+}
