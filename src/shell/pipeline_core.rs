@@ -12,6 +12,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -58,12 +59,14 @@ pub(crate) enum PipelineCommand {
 #[derive(Clone)]
 pub(crate) struct PipelineInbox {
     commands: Arc<SegQueue<PipelineCommand>>,
+    /// The core has ended.
+    is_closed: Arc<AtomicBool>,
     bell: Arc<CachePadded<Bell>>,
 }
 
 impl PipelineInbox {
     pub(crate) fn new(bell: Arc<CachePadded<Bell>>) -> PipelineInbox {
-        PipelineInbox { commands: Arc::default(), bell }
+        PipelineInbox { commands: Arc::default(), is_closed: Arc::default(), bell }
     }
 
     pub(crate) fn found(&self, found: Found) {
@@ -81,6 +84,20 @@ impl PipelineInbox {
     pub(crate) fn tell(&self, command: PipelineCommand) {
         self.commands.push(command);
         self.bell.ring();
+        if self.is_closed.load(Ordering::SeqCst) {
+            self.clear();
+        }
+    }
+
+    /// The core has ended. What it was told and has not taken, and what it is told from now on, is
+    /// dropped: who waits for an answer sees that there will be none.
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
+        self.clear();
+    }
+
+    fn clear(&self) {
+        while self.commands.pop().is_some() {}
     }
 }
 
@@ -401,6 +418,7 @@ impl<C> Core<C> {
     /// The core is about to end.
     pub(crate) fn leave(&self) {
         self.state.end.leave();
+        self.inbox.close();
     }
 }
 
@@ -445,5 +463,26 @@ impl<C> State<C> {
             let _ = self.jobs.send(Job::Snapshot(job));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_core_that_has_ended_learns_that_no_answer_comes() {
+        let inbox = PipelineInbox::new(Arc::default());
+        let ask = || {
+            let (done, wait) = channel::bounded::<()>(1);
+            inbox.tell(PipelineCommand::Ask(Box::new(move |_| drop(done.send(())))));
+            wait
+        };
+        let before = ask();
+        assert_eq!(before.try_recv(), Err(channel::TryRecvError::Empty));
+        inbox.close();
+        for wait in [before, ask()] {
+            assert_eq!(wait.try_recv(), Err(channel::TryRecvError::Disconnected));
+        }
     }
 }
