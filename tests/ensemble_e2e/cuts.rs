@@ -6,15 +6,15 @@ use crate::random::Random;
 
 /// What one server sends, what it is sent, or both, is held back.
 #[derive(Clone, Copy, Debug)]
-enum Cut {
+pub(crate) enum Cut {
     Out,
     In,
     Both,
 }
 
-const CUTS: [Cut; 3] = [Cut::Out, Cut::In, Cut::Both];
+pub(crate) const ALL: [Cut; 3] = [Cut::Out, Cut::In, Cut::Both];
 
-fn cut(ensemble: &Ensemble, id: Id, cut: Cut) {
+pub(crate) fn cut(ensemble: &Ensemble, id: Id, cut: Cut) {
     let proxies = ensemble.proxies.as_ref().unwrap();
     for other in ensemble.ids().into_iter().filter(|&other| other != id) {
         if matches!(cut, Cut::Out | Cut::Both) {
@@ -35,7 +35,7 @@ fn a_follower_that_is_cut_off_stops_nobody_and_comes_back() {
     let mut random = Random::of_test("cut-follower");
     let ensemble = Ensemble::started("cut-follower", &Plan { proxies: true, ..Plan::of(3) });
     let load = Load::start(&ensemble, &mut random, 6);
-    for how in CUTS {
+    for how in ALL {
         let leader = ensemble.wait_leader();
         let followers: Vec<Id> = ensemble.ids().into_iter().filter(|&id| id != leader).collect();
         let follower = followers[random.below(2)];
@@ -62,7 +62,7 @@ fn a_leader_that_is_cut_off_is_replaced() {
     let mut random = Random::of_test("cut-leader");
     let ensemble = Ensemble::started("cut-leader", &Plan { proxies: true, ..Plan::of(3) });
     let load = Load::start(&ensemble, &mut random, 6);
-    for how in CUTS {
+    for how in ALL {
         let leader = ensemble.wait_leader();
         let others: Vec<Id> = ensemble.ids().into_iter().filter(|&id| id != leader).collect();
         load.mark();

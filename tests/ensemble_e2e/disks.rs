@@ -3,13 +3,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::ensemble::{Ensemble, Id, Plan};
+use crate::client::now;
+use crate::ensemble::{Ensemble, Id, Plan, SYNC_LIMIT};
 use crate::load::Load;
 use crate::random::Random;
+use crate::server::{not_run, succeeds};
 
 /// What happens to a disk.
 #[derive(Clone, Copy, Debug)]
-enum Damage {
+pub(crate) enum Damage {
     /// All but `myid`.
     Cleared,
     /// All but `myid` and the files of the epochs.
@@ -24,7 +26,7 @@ enum Damage {
     LostEpochs,
 }
 
-const ALL: [Damage; 6] = [
+pub(crate) const ALL: [Damage; 6] = [
     Damage::Cleared,
     Damage::ClearedButEpochs,
     Damage::FlippedBit,
@@ -44,7 +46,7 @@ fn newest_log(version: &Path) -> PathBuf {
 }
 
 /// Damages, and says what was done.
-fn damage(data: &Path, damage: Damage, random: &mut Random) -> String {
+pub(crate) fn damage(data: &Path, damage: Damage, random: &mut Random) -> String {
     let version = data.join("version-2");
     let watermark = data.join("ringkeeper.watermark");
     let epochs = ["acceptedEpoch", "currentEpoch"].map(|name| version.join(name));
@@ -66,7 +68,9 @@ fn damage(data: &Path, damage: Damage, random: &mut Random) -> String {
             let path = newest_log(&version);
             let mut bytes = fs::read(&path).unwrap();
             let end = bytes.iter().rposition(|&byte| byte != 0).expect("there are records");
-            assert!(200 < end, "the newest log holds a few records");
+            if end < 64 {
+                return format!("nothing: {} has no records", path.display());
+            }
             let place = 16 + random.below(end - 32);
             bytes[place] ^= 1 << random.below(8);
             fs::write(&path, bytes).unwrap();
@@ -77,6 +81,11 @@ fn damage(data: &Path, damage: Damage, random: &mut Random) -> String {
         Damage::LostEpochs => epochs.iter().for_each(|path| fs::remove_file(path).unwrap()),
     }
     format!("{damage:?}")
+}
+
+/// Whether a server does not vouch for what it has.
+fn is_doubted(ensemble: &Ensemble, id: Id) -> bool {
+    ensemble.server(id).said().contains("it neither votes nor leads")
 }
 
 fn run(name: &str, pick: fn(&Ensemble, &mut Random) -> Id) {
@@ -93,8 +102,20 @@ fn run(name: &str, pick: fn(&Ensemble, &mut Random) -> Id) {
         load.mark();
         ensemble.start(victim);
         ensemble.wait_serving(&[victim]);
-        println!("{name}: server {victim}: {done}; {:?} without a write", load.gap());
+        if matches!(what, Damage::ClearedButEpochs) {
+            assert!(is_doubted(&ensemble, victim), "it has lost what it had acknowledged");
+        }
+        println!(
+            "{name}: server {victim}: {done}; doubted: {}; {:?} without a write",
+            is_doubted(&ensemble, victim),
+            load.gap()
+        );
         ensemble.wait_all();
+        // What it has from the leader is as good as any.
+        ensemble.kill(victim);
+        ensemble.start(victim);
+        ensemble.wait_all();
+        assert!(!is_doubted(&ensemble, victim), "server {victim} has healed: {}", ensemble.tell());
         // It counts again: one of the others may go.
         let leader = ensemble.wait_leader();
         let other = ensemble.ids().into_iter().find(|&id| id != victim && id != leader).unwrap();
@@ -120,4 +141,97 @@ fn a_follower_with_a_damaged_disk_heals() {
 #[test]
 fn a_lost_leader_with_a_damaged_disk_heals() {
     run("damaged-leader", |ensemble, _| ensemble.wait_leader());
+}
+
+/// An ext4 of its own for one member, which can be made to hang. All is undone at the end.
+struct Volume {
+    path: PathBuf,
+    is_frozen: bool,
+}
+
+impl Volume {
+    /// `None`, said why, where none can be mounted.
+    fn mount_at(path: &Path, image: &Path) -> Option<Volume> {
+        fs::File::create(image).and_then(|file| file.set_len(256 << 20)).unwrap();
+        let (shown, at) = (image.display().to_string(), path.display().to_string());
+        let is_mounted = succeeds(&["mkfs.ext4", "-q", "-F", &shown])
+            && succeeds(&["mount", "-o", "loop", &shown, &at]);
+        if !is_mounted {
+            not_run("a disk that hangs", "no ext4 can be mounted (not root, or no loop devices)");
+            return None;
+        }
+        Some(Volume { path: path.to_path_buf(), is_frozen: false })
+    }
+
+    /// From now on nothing that writes comes back.
+    fn freeze(&mut self) -> bool {
+        self.is_frozen = succeeds(&["fsfreeze", "-f", &self.path.display().to_string()]);
+        if !self.is_frozen {
+            not_run("a disk that hangs", "fsfreeze does not work");
+        }
+        self.is_frozen
+    }
+
+    fn thaw(&mut self) {
+        if std::mem::take(&mut self.is_frozen) {
+            assert!(succeeds(&["fsfreeze", "-u", &self.path.display().to_string()]));
+        }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.thaw();
+        succeeds(&["umount", "--lazy", &self.path.display().to_string()]);
+    }
+}
+
+#[test]
+fn a_member_whose_disk_hangs_stops_nobody() {
+    const ITS: Id = 3;
+    let mut random = Random::of_test("hangs");
+    let mut ensemble = Ensemble::new("hangs", &Plan::of(3));
+    let data = ensemble.members[&ITS].data.clone();
+    let image = ensemble.folder.path().join("image");
+    // It is dropped before the servers, which could not end otherwise.
+    let Some(mut volume) = Volume::mount_at(&data, &image) else { return };
+    fs::write(data.join("myid"), format!("{ITS}\n")).unwrap();
+    for id in ensemble.ids() {
+        ensemble.start(id);
+    }
+    ensemble.wait_all();
+    let load = Load::start(&ensemble, &mut random, 6);
+    for is_leader in [false, true] {
+        // Whoever is stopped does not lead any more.
+        while (ensemble.wait_leader() == ITS) != is_leader {
+            let leader = ensemble.wait_leader();
+            ensemble.terminate(leader);
+            load.wait_writes(20);
+            ensemble.start(leader);
+            ensemble.wait_all();
+        }
+        load.wait_writes(100);
+        load.mark();
+        if !volume.freeze() {
+            return;
+        }
+        let (since, log) = (now(), newest_log(&data.join("version-2")));
+        let before = fs::read(&log).unwrap();
+        // Long enough for everybody to notice.
+        while now() - since < 2 * SYNC_LIMIT {
+            load.wait_writes(50);
+        }
+        assert!(
+            before == fs::read(&log).unwrap(),
+            "its disk hangs, and something was logged there"
+        );
+        let gap = load.gap();
+        println!("hangs: the disk of server {ITS}, leader: {is_leader}: {gap:?} without a write");
+        volume.thaw();
+        ensemble.wait_all();
+        load.wait_writes(100);
+    }
+    let written = load.finish();
+    written.check(&ensemble);
+    assert_eq!(written.lost_sessions(), 0);
 }

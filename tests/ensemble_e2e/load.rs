@@ -112,7 +112,11 @@ impl Load {
         until(
             PATIENCE,
             || format!("{} writes are acknowledged, and not {goal}", self.acknowledged()),
-            || goal <= self.acknowledged(),
+            || {
+                let has_fault = self.writers.iter().any(JoinHandle::is_finished);
+                assert!(!has_fault, "a writer has found a fault: see above");
+                goal <= self.acknowledged()
+            },
         );
     }
 

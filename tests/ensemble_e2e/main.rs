@@ -6,6 +6,7 @@
 //! | `ensemble.rs` | the processes of an ensemble, and what they say of themselves |
 //! | `proxy.rs` | a proxy for each connection between two servers, which can be cut |
 //! | `load.rs` | writers that note what was acknowledged, and the check of it |
+//! | `chaos.rs` | faults on top of each other |
 //! | the others | the tests |
 //!
 //! All random choices come from `SEED`, which each test prints.
@@ -16,6 +17,7 @@
     reason = "a test says what it does, and ends where something does not hold"
 )]
 
+mod chaos;
 #[allow(dead_code, reason = "shared with other tests")]
 #[path = "../e2e/client.rs"]
 mod client;
