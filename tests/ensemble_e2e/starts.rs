@@ -57,15 +57,21 @@ fn of_five_that_start_one_after_the_other_the_third_leads() {
     let tree = check_equal(&ensemble, &ensemble.ids());
     assert!(tree.contains_key("/first") && tree.contains_key("/second"));
 
-    // All have all: the highest id wins, once all are heard.
+    // All have all: of those that are there first, the highest id leads, and others follow it.
     for id in ensemble.ids() {
         ensemble.kill(id);
     }
-    for id in ensemble.ids() {
+    for id in [1, 2, 4] {
         ensemble.start(id);
+        until(PATIENCE, || ensemble.tell(), || ensemble.answers(id));
     }
+    assert_eq!(ensemble.wait_leader(), 4);
+    ensemble.wait_serving(&[1, 2, 4]);
+    ensemble.start(3);
+    ensemble.start(5);
     ensemble.wait_all();
-    let leader = ensemble.wait_leader();
-    println!("five: with equal zxids, started at once, server {leader} leads");
+    for id in [1, 2, 3, 5] {
+        assert_eq!(ensemble.state(id), Some("Following"), "server {id}");
+    }
     check_equal(&ensemble, &ensemble.ids());
 }

@@ -13,7 +13,7 @@ use crate::load::Load;
 use crate::random::Random;
 use crate::server::until;
 
-const GROWTH_KIB_MAX: u64 = 16 << 10;
+const GROWTH_KIB_MAX: u64 = 8 << 10;
 
 #[test]
 fn strangers_cost_nothing() {
