@@ -24,6 +24,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tracing::info;
+
 use super::history::History;
 use super::mutants::Mutant;
 use super::proposals::{Proposal, Proposals};
@@ -667,17 +669,22 @@ impl Leader {
             unreachable!("nobody is synchronized before the epoch is agreed on");
         };
         let mut send = |packet| out.sends.push((link, packet));
-        let end = self.history.end();
+        let (base, end) = (self.history.base(), self.history.end());
+        let server = self.seats.get(&link).expect("a learner that was just seen").server;
+        info!(%server, peer_last = %last, min_committed = %base, max_committed = %end, "synchronizing");
         let after = match plan(last, &self.history) {
             Plan::Diff { after } => {
+                info!(%server, zxid = %end, "sending DIFF");
                 send(ToLearner::Diff { zxid: end });
                 after
             }
             Plan::Trunc { to } => {
+                info!(%server, zxid = %to, "sending TRUNC");
                 send(ToLearner::Trunc { zxid: to });
                 to
             }
             Plan::Log { .. } | Plan::Snap => {
+                info!(%server, zxid = %end, "sending SNAP");
                 send(ToLearner::Snap { zxid: end });
                 end
             }

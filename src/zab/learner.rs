@@ -28,6 +28,8 @@
 
 use std::collections::VecDeque;
 
+use tracing::info;
+
 use super::history::History;
 use super::leader::NO_HISTORY;
 use super::mutants::Mutant;
@@ -418,14 +420,19 @@ impl Learner {
                 return Err(Fault::OutOfPlace { what, stage });
             }
             // Its zxid is the leader's, and says nothing of this server (ZOOKEEPER-2355).
-            FromLeader::Diff { .. } => joining.operation = Operation::Done(None),
+            FromLeader::Diff { zxid } => {
+                info!(%zxid, "DIFF from the leader");
+                joining.operation = Operation::Done(None);
+            }
             FromLeader::Trunc { .. } if self.settings.is_mutant(Mutant::TruncSkipped) => {
                 joining.operation = Operation::Done(None);
             }
             FromLeader::Trunc { zxid } => {
+                info!(%zxid, "TRUNC from the leader");
                 joining.operation = Operation::Wanted(Durable::Truncated(zxid));
             }
             FromLeader::Snap { zxid } => {
+                info!(%zxid, "SNAP from the leader");
                 joining.operation = Operation::Underway(Durable::Snapshot(zxid));
                 out.load = Some(zxid);
             }
