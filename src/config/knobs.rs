@@ -942,8 +942,9 @@ knobs! {
     FOLLOWER_NODELAY: bool = bare("follower.nodelay", true).ensemble();
     /// The first pause before votes are sent again.
     MIN_NOTIFICATION: i64 = property("fastleader.minNotificationInterval", 200).unit("ms").ensemble();
-    /// The longest such pause.
-    MAX_NOTIFICATION: i64 = property("fastleader.maxNotificationInterval", 60_000).unit("ms").ensemble();
+    /// The longest such pause. Servers that vote do not tell who looks for them that there is a leader
+    /// now: who looks asks again. Longer pauses send less while there is none, and find it later.
+    MAX_NOTIFICATION: i64 = property("fastleader.maxNotificationInterval", 4_000).unit("ms").ensemble();
     /// How long a leader waits for its epoch to be agreed. Default (-1): initLimit.
     MAX_TIME_TO_WAIT_FOR_EPOCH: i64 = property("leader.maxTimeToWaitForEpoch", -1)
         .alias("maxTimeToWaitForEpoch").unit("ms").ensemble();

@@ -44,7 +44,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { interval_ms_min: 200, interval_ms_max: 60_000, finalize_wait_ms: 200 }
+        Settings { interval_ms_min: 200, interval_ms_max: 4_000, finalize_wait_ms: 200 }
     }
 }
 
@@ -743,7 +743,7 @@ mod tests {
             assert_eq!(bench.told(), vec![1, 3, 4, 5]);
         }
         assert_eq!(waits[..4], [200, 400, 800, 1600]);
-        assert_eq!(waits[9..], [60_000, 60_000]);
+        assert_eq!(waits[4..], [3_200, 4_000, 4_000, 4_000, 4_000, 4_000, 4_000]);
     }
 
     #[test]
