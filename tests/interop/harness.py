@@ -5,6 +5,7 @@ the system properties a suite asks for, so that a suite never knows which of the
 """
 
 import contextlib
+import hashlib
 import os
 import random
 import shutil
@@ -96,8 +97,11 @@ class Context:
 class Server:
     """A server process on a directory that outlives it."""
 
-    def __init__(self, target, directory, properties=None, settings=None, port=None):
+    def __init__(
+        self, target, directory, properties=None, settings=None, port=None, class_path=CLASS_PATH
+    ):
         self.target = target
+        self.class_path = class_path
         self.directory = Path(directory)
         self.data = self.directory / "data"
         self.data.mkdir(parents=True, exist_ok=True)
@@ -122,6 +126,11 @@ class Server:
 
     def start(self):
         """Starts the server and returns once it serves; a server that ends instead is an error."""
+        self.launch()
+        self.await_serving()
+
+    def launch(self):
+        """Starts the process."""
         config = self.directory / "zoo.cfg"
         settings = {
             "dataDir": self.data,
@@ -136,8 +145,10 @@ class Server:
                 "java",
                 "-Xmx512m",
                 "-Dorg.slf4j.simpleLogger.defaultLogLevel=info",
+                # 3.9.3 comes with Log4j.
+                "-Dlog4j2.level=INFO",
                 "-cp",
-                CLASS_PATH,
+                self.class_path,
                 *options,
                 "org.apache.zookeeper.server.quorum.QuorumPeerMain",
                 str(config),
@@ -154,6 +165,9 @@ class Server:
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
             )
+
+    def await_serving(self):
+        """Waits until the server serves; a server that ends instead is an error."""
         deadline = time.monotonic() + START_DEADLINE_S
         while "Mode:" not in self.four_letter("srvr"):
             code = self.process.poll()
@@ -254,6 +268,22 @@ def run(command, timeout, **options):
         stdout, stderr = process.communicate()
         code = None
     return subprocess.CompletedProcess(command, code, stdout, stderr)
+
+
+def virtual_environment(requirements):
+    """The Python of a virtual environment with the requirements, made once per list of them."""
+    name = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    folder = WORK / f"venv-{name}"
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run(["/usr/bin/python3", "-m", "venv", str(folder)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        done = run([*pip, "-r", str(requirements)], 600)
+        if done.returncode != 0:
+            raise RuntimeError(f"pip ended with {done.returncode}:\n{done.stdout[-4000:]}")
+        (folder / "complete").touch()
+    return python
 
 
 def compile_java(context, *folders):
