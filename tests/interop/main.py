@@ -11,7 +11,7 @@ from harness import Context, Report
 HERE = Path(__file__).resolve().parent
 
 # In order of what they tell: the quick and broad ones first.
-SUITES = ["java", "rust-client", "c-client", "zkcli", "curator", "disk", "kazoo"]
+SUITES = ["java", "rust-client", "c-client", "zkcli", "curator", "disk", "ensemble", "kazoo"]
 
 
 def load(name):
