@@ -244,8 +244,8 @@ def differences(trees):
     for id, found in others:
         for path in sorted(expected.keys() | found.keys()):
             if expected.get(path) != found.get(path):
-                told.append(f"{path}: server {first} has {expected.get(path)}")
-                told.append(f"{path}: server {id} has {found.get(path)}")
+                told.append(f"{path}: server {first} has {str(expected.get(path))[-400:]}")
+                told.append(f"{path}: server {id} has {str(found.get(path))[-400:]}")
     return told
 
 
@@ -278,6 +278,13 @@ class RawSession:
 
     def create_ephemeral(self, path):
         return self._request(1, Create.type, bytes(Create(path, b"raw", OPEN_ACL_UNSAFE, 1).serialize()))
+
+    def create_container(self, path):
+        return self._request(4, 19, bytes(Create(path, b"raw", OPEN_ACL_UNSAFE, 4).serialize()))
+
+    def create_with_ttl(self, path, ttl_ms):
+        body = bytes(Create(path, b"raw", OPEN_ACL_UNSAFE, 5).serialize())
+        return self._request(5, 21, body + struct.pack("!q", ttl_ms))
 
     def watch(self, path):
         return self._request(2, Exists.type, bytes(Exists(path, True).serialize()))

@@ -30,6 +30,7 @@ from kazoo.exceptions import (  # noqa: E402
     NotEmptyError,
     RolledBackError,
 )
+from kazoo.security import READ_ACL_UNSAFE  # noqa: E402
 from members import (  # noqa: E402
     DIGESTS_DIFFER,
     Ensemble,
@@ -150,8 +151,9 @@ class Meeting(Scenario):
         try:
             clients[1].create(f"/{title}")
             for id, client in clients.items():
-                others = [other for other in clients if other != id]
-                told = operations(f"/{title}/{id}", id, clients, others)
+                port = self.ensemble.ports[id][0]
+                others = {other: clients[other] for other in clients if other != id}
+                told = operations(f"/{title}/{id}", client, port, others)
                 self.check(f"every operation through {self.ensemble.name(id)}", not told, told)
             self.same_trees(f"with ephemerals of them all, {title}")
         finally:
@@ -314,10 +316,10 @@ class Meeting(Scenario):
         raw.drop()
 
 
-def operations(path, id, clients, others):
-    """What each operation through one server gives; a list of what is wrong."""
+def operations(path, client, port, others):
+    """What each operation through one server gives; a list of what is wrong. `others` are clients of
+    the other servers, by number."""
     told = []
-    client = clients[id]
 
     def expect(what, ok):
         if not ok:
@@ -360,27 +362,38 @@ def operations(path, id, clients, others):
     expect(f"failing multi {done}", done[:2] == [RolledBackError, NoNodeError])
     expect("a failing multi leaves something", client.exists(f"{path}/never") is None)
 
+    # What these leave is in the trees that are compared.
+    made, stat = client.create(f"{path}/with-stat", bytes(600_000), include_data=True)
+    expect("create2", made == f"{path}/with-stat" and stat.dataLength == 600_000)
+    stat = client.set_acls(f"{path}/with-stat", READ_ACL_UNSAFE)
+    expect("setACL", stat.aversion == 1)
+    raw = RawSession(20_000)
+    raw.attach(port)
+    expect("a container", raw.create_container(f"{path}/container") == 0)
+    expect("a znode with a time to live", raw.create_with_ttl(f"{path}/ttl", 3_600_000) == 0)
+    raw.close()
+
     client.create(f"{path}-ephemeral", b"e", ephemeral=True)
     owner = client.exists(f"{path}-ephemeral").ephemeralOwner & (2**64 - 1)
     expect("ephemeralOwner", owner == client.client_id[0] & (2**64 - 1))
 
     # Watches at all the others, on what changes through this one.
     events = []
-    for other in others:
-        clients[other].sync(path)
+    for id, other in others.items():
+        other.sync(path)
         seen = [threading.Event() for _ in range(3)]
-        clients[other].get(path, watch=lambda _, seen=seen: seen[0].set())
-        clients[other].get_children(path, watch=lambda _, seen=seen: seen[1].set())
-        clients[other].exists(f"{path}-later", watch=lambda _, seen=seen: seen[2].set())
-        events.append((other, seen))
+        other.get(path, watch=lambda _, seen=seen: seen[0].set())
+        other.get_children(path, watch=lambda _, seen=seen: seen[1].set())
+        other.exists(f"{path}-later", watch=lambda _, seen=seen: seen[2].set())
+        events.append((id, other, seen))
     client.set(path, b"fifth")
     client.delete(f"{path}/multi")
     client.create(f"{path}-later")
-    for other, seen in events:
+    for id, other, seen in events:
         for what, event in zip(("data", "children", "exists"), seen):
-            expect(f"{what} watch at server {other}", event.wait(20))
-        clients[other].sync(path)
-        expect(f"data at server {other}", clients[other].get(path)[0] == b"fifth")
+            expect(f"{what} watch at server {id}", event.wait(20))
+        other.sync(path)
+        expect(f"data at server {id}", other.get(path)[0] == b"fifth")
     return told
 
 
