@@ -1032,7 +1032,7 @@ mod tests {
     /// Java keeps sessions without an order, and shows when connections expired that it has none of.
     #[test]
     fn who_leads_dumps_when_sessions_expire_and_others_their_timeouts() {
-        let ids = [0x0003_0000_0e76_2e00_00, 0x0001_0000_0e76_2300_00, 0x0004_0000_0e7d_c200_00];
+        let ids = [0x0300_000e_762e_0000, 0x0100_000e_7623_0000, 0x0400_000e_7dc2_0000];
         let ids = ids.map(SessionId);
         for role in ["leader", "follower", "observer", "readonly"] {
             let dump = listing(Word::Dump, &captured_member(role), |lists| {

@@ -46,10 +46,13 @@ pub(super) enum What {
         path: Option<Box<str>>,
     },
     /// It is made here, once it is the first.
-    Ephemerals(Box<(Request, Vec<u8>)>),
+    Ephemerals(Box<Local>),
     /// It is answered, and waits for those before it.
     Answered,
 }
+
+/// A request that is answered here, and its body.
+type Local = (Request, Vec<u8>);
 
 /// What a request came to.
 #[derive(Debug)]
@@ -142,7 +145,7 @@ impl Forward {
     }
 
     /// The first request of a session, if it is to be answered here.
-    fn next_local(&mut self, session: SessionId) -> Option<(Client, Box<(Request, Vec<u8>)>)> {
+    fn next_local(&mut self, session: SessionId) -> Option<(Client, Box<Local>)> {
         let queue = self.pending.get_mut(&session)?;
         queue.front().filter(|first| matches!(first.what, What::Ephemerals(_)))?;
         let first = queue.pop_front().expect("there is a first one");

@@ -412,7 +412,7 @@ impl Pipeline {
         let client = (shard, request.connection);
         let (orders, forwards) = (self.zab.orders(), self.zab.forwards());
         // Whoever asks a server without a leader is being told so by its shard.
-        if !forwards && !(orders && self.has_zxid(now, out)) {
+        if !(forwards || orders && self.has_zxid(now, out)) {
             return;
         }
         match request.want {

@@ -50,6 +50,7 @@ impl Pipeline {
         zxid
     }
 
+    #[expect(clippy::too_many_arguments, reason = "who comes back says so much")]
     pub(super) fn on_resume(
         &mut self,
         now: Now,

@@ -475,7 +475,9 @@ mod tests {
         let inbox = PipelineInbox::new(Arc::default());
         let ask = || {
             let (done, wait) = channel::bounded::<()>(1);
-            inbox.tell(PipelineCommand::Ask(Box::new(move |_| drop(done.send(())))));
+            inbox.tell(PipelineCommand::Ask(Box::new(move |_| {
+                let _ = done.send(());
+            })));
             wait
         };
         let before = ask();
