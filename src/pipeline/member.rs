@@ -28,7 +28,7 @@ use crate::tree::TreeWriter;
 use crate::types::{Deadline, Now, ServerId, SessionId, Zxid};
 use crate::zab::election::Notification;
 use crate::zab::history::{Cache, History};
-use crate::zab::leader::ToLearner;
+use crate::zab::leader::{LiveLearner, ToLearner};
 use crate::zab::learner::{Kind, ToLeader};
 use crate::zab::peer::{self, Peer};
 use crate::zab::proposals::Proposal;
@@ -264,7 +264,10 @@ impl Member {
     fn report(&self, now: Now) -> QuorumReport {
         let (peer, stats) = (&self.peer, &self.stats);
         let bounds = (self.proposed, self.committed);
-        let report = |learner| stats.learner_report(now, learner, bounds, peer.voters());
+        let report = |learner: LiveLearner| {
+            let is_voter = peer.voters().contains(learner.server);
+            stats.learner_report(now, learner, is_voter, bounds)
+        };
         let role = match (self.role, self.kind) {
             (Role::None, _) => QuorumRole::Looking,
             (Role::Leads, _) => QuorumRole::Leader(LeaderReport {

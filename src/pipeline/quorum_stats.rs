@@ -13,7 +13,6 @@ use crate::record::quorum::FromLeader;
 use crate::types::{Now, ServerId, Zxid};
 use crate::zab::leader::{LiveLearner, ToLearner};
 use crate::zab::vote::PeerState;
-use crate::zab::voters::Voters;
 
 /// What a server of an ensemble does, for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -293,8 +292,8 @@ impl QuorumStats {
         &self,
         now: Now,
         learner: LiveLearner,
+        is_voter: bool,
         (proposed, committed): (Zxid, Zxid),
-        voters: &Voters,
     ) -> LearnerReport {
         let LiveLearner { server, is_observer, acked, .. } = learner;
         let owed = if is_observer { committed } else { proposed };
@@ -302,7 +301,6 @@ impl QuorumStats {
         let lag_txns = if acked.epoch() == owed.epoch() { whole(owed.0 - acked.0) } else { 0 };
         let first = self.runs.get(self.runs.partition_point(|run| run.last <= acked));
         let lag_ms = first.filter(|_| 0 < lag_txns).map_or(0, |run| now.monotonic_ms - run.at_ms);
-        let is_voter = voters.contains(server);
         LearnerReport { server, is_observer, is_voter, lag_txns, lag_ms }
     }
 }
@@ -313,19 +311,11 @@ fn whole(number: i64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::ensemble::Ensemble;
     use crate::zab::LinkId;
 
     fn at(monotonic_ms: i64) -> Now {
         Now { monotonic_ms, wall_ms: 0 }
-    }
-
-    fn voters() -> Voters {
-        let lines = [("server.1", "h:1:2"), ("server.2", "h:1:2"), ("server.3", "h:1:2:observer")];
-        Voters::new(Arc::new(Ensemble::parse(lines, false).unwrap()), None)
     }
 
     fn leading() -> QuorumStats {
@@ -386,10 +376,9 @@ mod tests {
             acked: Zxid(acked),
         };
         let learners = [learner(2, false, 2), learner(9, false, 4), learner(3, true, 0)];
-        let (bounds, voters) = ((Zxid(4), Zxid(3)), voters());
-        let reports = learners.map(|of| stats.learner_report(at(520), of, bounds, &voters));
+        let bounds = (Zxid(4), Zxid(3));
+        let reports = learners.map(|of| stats.learner_report(at(520), of, true, bounds));
         assert_eq!(reports.map(|of| (of.lag_txns, of.lag_ms)), [(2, 18), (0, 0), (3, 20)]);
-        assert_eq!(reports.map(|of| of.is_voter), [true, false, false]);
         assert_eq!(stats.established_ms(at(520)), 120);
     }
 }
