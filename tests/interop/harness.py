@@ -145,6 +145,8 @@ class Server:
                 "java",
                 "-Xmx512m",
                 "-Dorg.slf4j.simpleLogger.defaultLogLevel=info",
+                "-Dorg.slf4j.simpleLogger.showDateTime=true",
+                "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS",
                 # 3.9.3 comes with Log4j.
                 "-Dlog4j2.level=INFO",
                 "-cp",

@@ -64,6 +64,10 @@ DIGESTS_DIFFER = "Digests are not matching"
 SILENT = logging.getLogger("silent")
 SILENT.setLevel(logging.CRITICAL + 1)
 
+# By itself kazoo waits twice as long each time that it finds no server, up to a minute: a gap would be
+# as long as its wait, and not as long as the servers take.
+RECONNECTS = {"max_tries": -1, "delay": 0.05, "backoff": 1, "max_jitter": 0.0}
+
 
 def until(what, is_so, deadline_s=DEADLINE_S):
     """Waits until something holds, and returns it."""
@@ -201,7 +205,11 @@ class Ensemble:
     def client(self, *ids, timeout=20):
         """A client that knows these servers, in this order."""
         client = KazooClient(
-            self.address(*ids), randomize_hosts=False, timeout=timeout, logger=SILENT
+            self.address(*ids),
+            randomize_hosts=False,
+            timeout=timeout,
+            connection_retry=RECONNECTS,
+            logger=SILENT,
         )
         client.start(DEADLINE_S)
         return client
