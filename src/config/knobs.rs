@@ -830,6 +830,11 @@ knobs! {
     /// How long after a snapshot that could not be written the next is tried.
     SNAPSHOT_RETRY: i64 = ours("ringkeeper.snapshot.retryMs", 60_000).unit("ms").between(1, DAY_MS)
         .trades("Sooner has one soon after a full disk has room again; each try writes what there is room for.");
+    /// Who writes a snapshot's file past the page cache: the background thread itself, in turns with
+    /// encoding, or an executor of glommio while the thread encodes what comes next. The files are the
+    /// same.
+    SNAPSHOT_BACK_END: &'static str = ours("ringkeeper.snapshot.backEnd", "direct").choices(&["direct", "glommio"])
+        .trades("glommio shortens a snapshot where the disk is slower than encoding and a CPU is free; it costs 4 MiB and some threads meanwhile, and more in flight ahead of a sync of the log. With less than 512 KiB of lockable memory, or where the file system knows no direct writes, it is direct.");
     /// How the transaction log reaches the disk: stored into a mapped file and synced, or written
     /// past the page cache into blocks that were zeroed ahead. The files are the same. With
     /// forceSync=no it is mapped.

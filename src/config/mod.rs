@@ -150,8 +150,15 @@ pub enum TxnLogBackEnd {
     Mapped,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotBackEnd {
+    Direct,
+    Glommio,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshots {
+    pub back_end: SnapshotBackEnd,
     /// One is taken between half of this and this many transactions.
     pub txns: u64,
     pub log_bytes: Option<u64>,

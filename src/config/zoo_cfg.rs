@@ -14,8 +14,8 @@ use super::properties::Properties;
 use super::{
     Admin, Auth, Compression, Config, ConfigError, ConnectThrottle, Connections, Control,
     DigestAlgorithm, DigestMismatch, Endpoint, EnsembleConfig, FourLetterWords, LogFormat, Logging,
-    Origin, Pin, Runtime, SessionWeights, Snapshots, Surroundings, Throttle, TurnBudget, TxnLog,
-    TxnLogBackEnd, Znodes,
+    Origin, Pin, Runtime, SessionWeights, SnapshotBackEnd, Snapshots, Surroundings, Throttle,
+    TurnBudget, TxnLog, TxnLogBackEnd, Znodes,
 };
 use crate::ensemble::{Ensemble, HostPort, Role};
 use crate::types::ServerId;
@@ -667,6 +667,11 @@ impl Parser<'_> {
                 .push(format!("Invalid autopurge.snapRetainCount: {given}. Defaulting to {least}"));
         }
         Ok(Snapshots {
+            back_end: match self.read(&knobs::SNAPSHOT_BACK_END)?.as_str() {
+                "direct" => SnapshotBackEnd::Direct,
+                "glommio" => SnapshotBackEnd::Glommio,
+                other => unreachable!("{other} is not in the table"),
+            },
             txns: natural(self.read(&knobs::SNAP_COUNT)?),
             log_bytes: positive(self.read(&knobs::SNAP_SIZE_LIMIT)?).map(kib),
             put_off: [&knobs::SNAP_COUNT.about, &knobs::SNAP_SIZE_LIMIT.about]
@@ -1390,6 +1395,9 @@ mod tests {
         let refused = refused(&set(6001, 6000));
         assert!(refused.contains("outputBytesCeiling must not be smaller"), "{refused}");
         assert_eq!(config("ringkeeper.snapshot.retryMs=5").snapshots.retry_ms, 5);
+        let back_end = |settings| config(settings).snapshots.back_end;
+        assert_eq!(back_end(""), SnapshotBackEnd::Direct);
+        assert_eq!(back_end("ringkeeper.snapshot.backEnd=glommio"), SnapshotBackEnd::Glommio);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crossbeam::channel::{self, RecvTimeoutError};
 use tracing::{info, warn};
 
 use super::directories::{Directories, DirectoryError, names, sync_directory};
+use super::overlapped::OverlappedFile;
 use super::recover::{is_quick_valid, list};
 use super::sys;
 use super::unbuffered::UnbufferedFile;
@@ -47,6 +48,7 @@ const NICENESS: i32 = 5;
 /// How snapshots are written and kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SnapshotOptions {
+    pub(crate) back_end: SnapshotBackEnd,
     pub(crate) compression: Compression,
     /// Whether they end with the zxid they hold, as ZooKeeper 3.9 writes them.
     pub(crate) with_zxid: bool,
@@ -56,6 +58,15 @@ pub(crate) struct SnapshotOptions {
     pub(crate) purge_every: Option<Duration>,
     /// How long after one that failed the next is asked for.
     pub(crate) retry_after: Duration,
+}
+
+/// Who writes a snapshot's file past the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SnapshotBackEnd {
+    /// The thread that encodes it, in turns.
+    Direct,
+    /// An executor of glommio, while the thread encodes the next chunk.
+    Glommio,
 }
 
 /// A snapshot that could not be written. Nothing is left of it but, where only its directory's
@@ -324,9 +335,27 @@ fn write_file(
     job: &SnapshotJob,
     stopping: Option<&AtomicBool>,
 ) -> io::Result<File> {
-    let out = Interruptible { out: UnbufferedFile::create(temporary)?, stopping };
+    let overlapped = match options.back_end {
+        SnapshotBackEnd::Direct => None,
+        SnapshotBackEnd::Glommio => OverlappedFile::create(temporary)
+            .inspect_err(|error| info!(%error, "this snapshot is written without glommio"))
+            .ok(),
+    };
+    match overlapped {
+        Some(out) => encode(out, options, job, stopping)?.finish(),
+        None => encode(UnbufferedFile::create(temporary)?, options, job, stopping)?.finish(),
+    }
+}
+
+fn encode<W: Write>(
+    out: W,
+    options: SnapshotOptions,
+    job: &SnapshotJob,
+    stopping: Option<&AtomicBool>,
+) -> io::Result<W> {
+    let out = Interruptible { out, stopping };
     let writer = SnapshotWriter::new(Encoder::new(out, options.compression));
-    job.write(writer, options.with_zxid)?.finish()?.out.finish()
+    Ok(job.write(writer, options.with_zxid)?.finish()?.out)
 }
 
 /// Fails once the server stops: a snapshot of a large tree takes longer than anyone waits.
@@ -355,13 +384,16 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::pipeline::{Restore, Restored};
+    use crate::record::data::Acl;
     use crate::shell::scratch::Scratch;
     use crate::tree::{self, ephemerals};
 
     const PATIENCE: Duration = Duration::from_secs(30);
+    const BACK_ENDS: [SnapshotBackEnd; 2] = [SnapshotBackEnd::Direct, SnapshotBackEnd::Glommio];
 
     fn options(retry_after: Duration) -> SnapshotOptions {
         SnapshotOptions {
+            back_end: SnapshotBackEnd::Direct,
             compression: Compression::None,
             with_zxid: true,
             retain: 3,
@@ -402,16 +434,23 @@ mod tests {
         (directories, background, said)
     }
 
-    fn fail(directories: &Directories) -> SnapshotError {
-        let options = options(PATIENCE);
+    fn fail(directories: &Directories, back_end: SnapshotBackEnd) -> SnapshotError {
+        let options = SnapshotOptions { back_end, ..options(PATIENCE) };
         write_snapshot(directories.snapshots(), options, &job(), None).unwrap_err()
     }
 
     #[test]
     fn nothing_is_left_of_a_snapshot_that_cannot_be_written_or_named() {
+        for back_end in BACK_ENDS {
+            nothing_is_left(back_end);
+        }
+    }
+
+    fn nothing_is_left(back_end: SnapshotBackEnd) {
         let scratch = Scratch::new("background-fails");
         let directories =
             Directories::open(scratch.path(), scratch.path(), true).unwrap().made().unwrap();
+        let fail = |directories: &Directories| fail(directories, back_end);
         let temporary = directories.snapshots().join(TEMPORARY_NAME);
         // What it takes to be its file has no length.
         symlink("/dev/null", &temporary).unwrap();
@@ -424,6 +463,39 @@ mod tests {
         assert_eq!(error.failed, Stage::Renamed);
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
         assert!(temporary.symlink_metadata().is_err());
+    }
+
+    /// A snapshot of many chunks, compressed or not.
+    fn large_job() -> SnapshotJob {
+        let acls: Arc<[Acl]> = vec![Acl::new(31, "digest", "a".repeat(50)); 20].into();
+        SnapshotJob { acls: (0..2000).map(|number| (number, Arc::clone(&acls))).collect(), ..job() }
+    }
+
+    #[test]
+    fn both_back_ends_write_the_same_file() {
+        let scratch = Scratch::new("background-same");
+        let job = large_job();
+        for compression in [Compression::None, Compression::Gzip, Compression::Snappy] {
+            let written = BACK_ENDS.map(|back_end| {
+                let options = SnapshotOptions { back_end, compression, ..options(PATIENCE) };
+                write_snapshot(scratch.path(), options, &job, None).unwrap();
+                fs::read(scratch.path().join(storage::snapshot_name(job.zxid, compression)))
+                    .unwrap()
+            });
+            assert!(written[0] == written[1], "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_under_way_ends_when_the_server_stops() {
+        for back_end in BACK_ENDS {
+            let scratch = Scratch::new("background-stops");
+            let options = SnapshotOptions { back_end, ..options(PATIENCE) };
+            let stopping = AtomicBool::new(true);
+            let error = write_snapshot(scratch.path(), options, &large_job(), Some(&stopping));
+            assert!(error.unwrap_err().to_string().contains("the server stops"));
+            assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@
 //! | `recover.rs` | files into the state to go on from |
 //! | `mesh.rs` | the channels between cores |
 //! | `book.rs` | the file of one log: mapped (`map.rs`) or direct (`zeroed.rs`) |
-//! | `unbuffered.rs` | a snapshot's file while it is written |
+//! | `unbuffered.rs`, `overlapped.rs` | a snapshot's file while it is written: by its thread, or by glommio |
 //! | `words.rs` | four-letter words: answers gathered from all cores |
 //! | `counts.rs` | a shard's counts into the metrics |
 //! | `settings.rs` | what each part is told, out of the configuration |
@@ -61,6 +61,7 @@ mod marks;
 mod member;
 mod mesh;
 mod observer;
+mod overlapped;
 mod pipeline_core;
 mod pipeline_side;
 mod preflight;

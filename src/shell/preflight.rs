@@ -1,9 +1,9 @@
 //! What the kernel must allow before the first core starts.
 //!
 //! Where io_uring is forbidden, as in many containers, the answer names the setting to change.
-//! Some kernels count rings as locked memory, and glommio asks for 512 KiB of it by looking at the
-//! limit, even as root. Where there is less, as in other containers, the server runs on one core,
-//! with one ring and without glommio.
+//! Some kernels count rings as locked memory. Where less than 512 KiB of it are allowed, as in other
+//! containers, the server runs on one core, with one ring. Snapshots are then written without glommio:
+//! its executor looks at the limit and asks for as much, even as root.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::sys::{self, Limit};
 
-/// What every executor of glommio insists on, and what the rings of a few cores may take.
+/// What the rings of a few cores may take, and what an executor of glommio insists on.
 const MEMLOCK_BYTES: u64 = 512 * 1024;
 
 /// This machine does not let us run.

@@ -361,7 +361,7 @@ mod tests {
     use super::*;
     use crate::record::data::AclBytes;
     use crate::record::txn::{CreateKind, DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
-    use crate::shell::background::{SnapshotOptions, write_snapshot};
+    use crate::shell::background::{SnapshotBackEnd, SnapshotOptions, write_snapshot};
     use crate::shell::scratch::Scratch;
     use crate::storage::journal::TEMPORARY_NAME as LOG_TEMPORARY_NAME;
     use crate::storage::recovery::SNAPSHOT_TEMPORARY_NAME;
@@ -382,6 +382,7 @@ mod tests {
     };
 
     const SNAPSHOTS: SnapshotOptions = SnapshotOptions {
+        back_end: SnapshotBackEnd::Direct,
         compression: Compression::None,
         with_zxid: true,
         retain: 3,

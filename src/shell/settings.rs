@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::AcceptOptions;
-use super::background::SnapshotOptions;
+use super::background::{SnapshotBackEnd, SnapshotOptions};
 use super::cores::Wishes;
 use super::directories::Directories;
 use super::disk::LogOptions;
@@ -131,6 +131,10 @@ pub(crate) fn log(config: &Config, directories: &Directories, shares_core: bool)
 
 pub(crate) fn snapshots(config: &Config) -> SnapshotOptions {
     SnapshotOptions {
+        back_end: match config.snapshots.back_end {
+            config::SnapshotBackEnd::Direct => SnapshotBackEnd::Direct,
+            config::SnapshotBackEnd::Glommio => SnapshotBackEnd::Glommio,
+        },
         compression: match config.snapshots.compression {
             config::Compression::None => storage::Compression::None,
             config::Compression::Gzip => storage::Compression::Gzip,
