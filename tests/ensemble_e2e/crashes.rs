@@ -100,7 +100,7 @@ fn a_leader_that_is_paused_is_replaced_and_comes_back_as_follower() {
     println!("pauses: leader {leader}, {:?} without a write; {next} leads", load.gap());
     load.wait_writes(200);
     ensemble.resume(leader);
-    ensemble.wait_state(leader, "Following");
+    ensemble.wait_state(leader, "FOLLOWING");
     ensemble.wait_serving(&[leader]);
     assert_eq!(ensemble.wait_leader(), next);
     let written = load.finish();
@@ -176,7 +176,7 @@ fn what_a_lost_leader_alone_had_logged_becomes_history_everywhere_or_nowhere() {
                 }
             }
         }
-        ensemble.wait_state(leader, "Following");
+        ensemble.wait_state(leader, "FOLLOWING");
         ensemble.wait_all();
         let tree = check_equal(&ensemble, &ensemble.ids());
         assert!(tree.contains_key("/before") && tree.contains_key("/after"));

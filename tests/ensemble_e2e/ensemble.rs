@@ -168,9 +168,9 @@ impl Ensemble {
     /// The state that a server has told last: LOOKING, LEADING, FOLLOWING or OBSERVING.
     pub(crate) fn state(&self, id: Id) -> Option<&'static str> {
         let said = self.members[&id].server.as_ref()?.said();
-        let mut lines = said.lines().rev().filter(|line| line.contains("pipeline.member"));
+        let mut lines = said.lines().rev().filter(|line| line.contains("pipeline.quorum_stats"));
         lines.find_map(|line| {
-            ["Looking", "Leading", "Following", "Observing"]
+            ["LOOKING", "LEADING", "FOLLOWING", "OBSERVING"]
                 .into_iter()
                 .find(|state| line.ends_with(state))
         })
@@ -202,7 +202,7 @@ impl Ensemble {
         among.iter().copied().find(|&id| {
             let member = &self.members[&id];
             let is_running = member.server.is_some() && !member.is_paused;
-            is_running && self.state(id) == Some("Leading") && self.serves(id)
+            is_running && self.state(id) == Some("LEADING") && self.serves(id)
         })
     }
 

@@ -80,7 +80,7 @@ fn an_observer_serves_and_forwards_and_is_not_missed() {
     let mut random = Random::of_test("observer");
     let plan = Plan { observers: 1, ..Plan::of(3) };
     let mut ensemble = Ensemble::started("observer", &plan);
-    assert_eq!(ensemble.state(4), Some("Observing"));
+    assert_eq!(ensemble.state(4), Some("OBSERVING"));
     let mut client = ensemble.client(4);
     client.create("/through", b"4");
     client.answer();

@@ -20,7 +20,7 @@ fn of_five_that_start_one_after_the_other_the_third_leads() {
     }
     ensemble.wait_all();
     for id in [1, 2, 4, 5] {
-        assert_eq!(ensemble.state(id), Some("Following"), "server {id}");
+        assert_eq!(ensemble.state(id), Some("FOLLOWING"), "server {id}");
     }
     let mut client = ensemble.client(1);
     client.create("/first", b"1");
@@ -71,7 +71,7 @@ fn of_five_that_start_one_after_the_other_the_third_leads() {
     ensemble.start(5);
     ensemble.wait_all();
     for id in [1, 2, 3, 5] {
-        assert_eq!(ensemble.state(id), Some("Following"), "server {id}");
+        assert_eq!(ensemble.state(id), Some("FOLLOWING"), "server {id}");
     }
     check_equal(&ensemble, &ensemble.ids());
 }

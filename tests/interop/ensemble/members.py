@@ -178,10 +178,6 @@ class Ensemble:
 
     def mode(self, id):
         found = re.search(r"^Mode: (\w+)", self.servers[id].four_letter("srvr"), re.M)
-        if found and found[1] == "standalone":
-            # It serves, and its log alone tells as what.
-            roles = re.findall(r" - (Leading|Following|Observing)$", self.log(id), re.M)
-            return {"Leading": "leader", "Following": "follower", "Observing": "observer"}[roles[-1]]
         return found and found[1]
 
     def leader(self):
