@@ -435,9 +435,6 @@ impl<C> State<C> {
             self.end.publish(&applied);
         }
         if let Some(serves) = self.out.serves.take() {
-            self.end.serve(serves);
-        }
-        if let Some(serves) = self.out.serves.take() {
             if let (Serves::Clients { .. }, Some(side)) = (&serves, &self.ensemble) {
                 side.remove_replaced();
             }
