@@ -215,10 +215,5 @@ mod tests {
             }
             assert_eq!(descriptors_of(&path), 0, "finished: {is_finished}");
         }
-        // What takes no direct writes.
-        let path = scratch.path().join("zero");
-        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
-        assert!(OverlappedFile::create(&path).is_err());
-        assert_eq!(descriptors_of(Path::new("/dev/zero")), 0);
     }
 }

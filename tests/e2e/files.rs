@@ -85,7 +85,7 @@ fn snapshots_of_every_kind_are_written_and_read() {
         let folder = Folder::new("compressed");
         let setting = format!("snapshot.compression.method={method}");
         let back_end = format!("ringkeeper.snapshot.backEnd={back_end}");
-        let settings = [setting.as_str(), &back_end, "snapCount=50", "preAllocSize=64"];
+        let settings = [setting.as_str(), back_end.as_str(), "snapCount=50", "preAllocSize=64"];
         let server = Server::start(&folder, &settings);
         let mut client = connect(&server);
         let mut end = 0;
