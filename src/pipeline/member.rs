@@ -484,12 +484,15 @@ impl Pipeline {
     /// Does what the peer has asked for. Whatever steps in here ends with this.
     pub(super) fn do_what_is_asked(&mut self, now: Now, out: &mut Output) {
         while let Some(asked) = self.take_asked() {
+            // What cannot be applied is not committed here either, nor served.
+            let mut is_applied = true;
             for proposal in &asked.appends {
                 if self.zab.proposed() < proposal.zxid
                     && let Err(fault) = self.deliver(now, proposal, out)
                 {
                     tracing::error!(%fault, "this server's data is not the leader's");
                     self.distrust(now);
+                    is_applied = false;
                     break;
                 }
             }
@@ -504,13 +507,13 @@ impl Pipeline {
             }
             self.send_to_learners(&asked.to_learners, out);
             self.send_what_peer_says(&asked.to_leader, out);
-            if let Some(committed) = asked.committed {
+            if let Some(committed) = asked.committed.filter(|_| is_applied) {
                 self.commit(now, committed, out);
             }
             if asked.ended.is_none() {
                 self.note_state(now, asked.state);
             }
-            if asked.established.is_some() {
+            if is_applied && asked.established.is_some() {
                 self.serve(now, out);
             }
             for link in asked.closes {

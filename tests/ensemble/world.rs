@@ -1004,7 +1004,9 @@ impl World {
         assert_eq!(self.running.len(), self.disks.len(), "a server is gone");
         let mut digests = self.running.values().map(|server| server.pipeline.tree().digest());
         let first = digests.next().unwrap();
-        assert!(digests.all(|digest| digest == first), "trees differ");
+        // A leader with a seeded bug in its tree goes on making another tree than it says.
+        let may_differ = self.on_mismatch() == OnMismatch::Count;
+        assert!(may_differ || digests.all(|digest| digest == first), "trees differ");
         let sessions = |server: &Server| {
             let mut sessions: Vec<_> =
                 server.pipeline.sessions().map(|of| (of.session, of.timeout_ms)).collect();
