@@ -50,6 +50,9 @@ impl Certainty {
     }
 }
 
+/// For so long, a tree that differs once more is counted and no more, as ZooKeeper does.
+const DISTRUST_AGAIN_MS: i64 = 600_000;
+
 /// What is left of a request of this server's client once its transaction has come.
 struct Asked {
     op: i32,
@@ -73,6 +76,7 @@ impl Pipeline {
         possible(&header, &txn).map_err(|what| impossible(what.to_string()))?;
         let session = SessionId(header.client_id);
         let asked = self.take_asked_of(session, header.cxid);
+        self.end_broken(zxid);
         let mark = (self.tree.mark(), self.gathered.mark());
         let mut results = Vec::new();
         match (&asked, &txn) {
@@ -85,7 +89,7 @@ impl Pipeline {
         }
         if let Err(fault) = self.compare(zxid, &txn, digest) {
             self.counts.digest_mismatches += 1;
-            if !self.goes_on_all_the_same() {
+            if !self.goes_on_all_the_same(now) {
                 self.tree.undo_to(mark.0);
                 self.gathered.truncate(mark.1);
                 return Err(fault);
@@ -110,13 +114,17 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Whether a tree that differs is served, because it has differed before. Nothing is certain then.
-    fn goes_on_all_the_same(&mut self) -> bool {
+    /// Whether a tree that differs is served, because it has differed shortly before: to take
+    /// everything anew did not help then, or no leader could send it. Nothing is certain from here on.
+    fn goes_on_all_the_same(&mut self, now: Now) -> bool {
         let Agreement::Member(member) = &mut self.zab else { return false };
-        if member.has_distrusted {
+        let is_again = member
+            .distrusted_ms
+            .is_some_and(|before_ms| now.monotonic_ms < before_ms + DISTRUST_AGAIN_MS);
+        if is_again {
             member.certainty.after = None;
         }
-        member.has_distrusted
+        is_again
     }
 
     /// Holds what the tree has become against what the leader's became.
@@ -144,6 +152,14 @@ impl Pipeline {
             return Err(Undeliverable::Digest(Mismatch { zxid, expected, found }));
         }
         Ok(())
+    }
+
+    /// Ends the connections that would wait for ever.
+    fn end_broken(&mut self, zxid: Zxid) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        for client in member.forward.take_broken() {
+            self.gathered.reply(client, zxid, Outcome::Ended);
+        }
     }
 
     /// What a client of this server asked for, if this transaction is the answer to it.

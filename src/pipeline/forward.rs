@@ -27,6 +27,8 @@ pub(super) struct Pending {
     pub(super) client: Client,
     pub(super) xid: Xid,
     pub(super) what: What,
+    /// The connection that it came over is gone: its transaction may come, and answers nobody.
+    is_stale: bool,
     /// It waits for those before it.
     answer: Option<Answer>,
 }
@@ -83,6 +85,7 @@ pub(super) struct Forward {
     /// The syncs that the leader has, and whose they are.
     syncs: VecDeque<(SessionId, u64)>,
     sync_count: u64,
+    broken: Vec<Client>,
 }
 
 impl Forward {
@@ -99,18 +102,27 @@ impl Forward {
     }
 
     fn push(&mut self, session: SessionId, client: Client, xid: Xid, what: What) {
-        let pending = Pending { client, xid, what, answer: None };
+        let pending = Pending { client, xid, what, is_stale: false, answer: None };
         self.pending.entry(session).or_default().push_back(pending);
     }
 
-    /// The request that has become a transaction of this session with this cxid. Writes before it
-    /// have not become any, and never will.
+    /// The request that has become a transaction of this session with this cxid. A client may count
+    /// anew with each connection, so those of its earlier ones come first. Where a write before it
+    /// has become no transaction, it never will, and whoever waits for it would wait for ever: that
+    /// connection is in `broken` then.
     pub(super) fn find(&mut self, session: SessionId, cxid: i32) -> Option<&mut Pending> {
         let queue = self.pending.get_mut(&session)?;
         let waits = |pending: &Pending| {
             pending.answer.is_none() && matches!(pending.what, What::Write { .. })
         };
         let place = queue.iter().position(|pending| waits(pending) && pending.xid.0 == cxid)?;
+        let is_passed_over = |pending: &&Pending| waits(pending) && !pending.is_stale;
+        let passed_over = queue.iter().take(place).find(is_passed_over);
+        if let Some(client) = passed_over.map(|pending| pending.client) {
+            self.broken.push(client);
+            queue.clear();
+            return None;
+        }
         let mut place_now = place;
         for earlier in (0..place).rev() {
             if waits(&queue[earlier]) {
@@ -119,6 +131,22 @@ impl Forward {
             }
         }
         queue.get_mut(place_now)
+    }
+
+    /// The session is back over another connection. What it asked for before is answered to nobody,
+    /// but its transactions may still come.
+    fn disconnect(&mut self, session: SessionId) {
+        let Some(queue) = self.pending.get_mut(&session) else { return };
+        queue.retain(|pending| matches!(pending.what, What::Write { .. } | What::Sync { .. }));
+        queue.iter_mut().for_each(|pending| pending.is_stale = true);
+        if queue.is_empty() {
+            self.pending.remove(&session);
+        }
+    }
+
+    /// Connections that wait for an answer that will not come.
+    pub(super) fn take_broken(&mut self) -> Vec<Client> {
+        std::mem::take(&mut self.broken)
     }
 
     /// A seeded bug: what is answered goes before what waits.
@@ -165,8 +193,7 @@ impl Forward {
         self.opening.remove(&session)
     }
 
-    /// The session is over, or speaks over another connection: what it asked for before comes too
-    /// late for whoever asked.
+    /// The session is over.
     pub(super) fn forget(&mut self, session: SessionId) {
         self.pending.remove(&session);
     }
@@ -350,7 +377,7 @@ impl Pipeline {
                 }
                 let Some(Returning { client, timeout_ms }) = returning else { return };
                 if valid {
-                    member.forward.forget(session);
+                    member.forward.disconnect(session);
                     let before = self.tracker.owner(session).unwrap_or(Owner::Nobody);
                     self.tracker.insert(now, session, timeout_ms, Owner::Client(client));
                     self.resumed(client, session, timeout_ms, Some(before));

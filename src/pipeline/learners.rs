@@ -66,7 +66,11 @@ impl Pipeline {
             return;
         }
         if op == code::CREATE_SESSION {
-            if let Ok(timeout_ms) = Reader::new(body).i32() {
+            let is_anothers = self
+                .tracker
+                .owner(session)
+                .is_some_and(|owner| ![Owner::Nobody, Owner::Learner(link)].contains(&owner));
+            if !is_anothers && let Ok(timeout_ms) = Reader::new(body).i32() {
                 self.open_session(now, session, timeout_ms, Owner::Learner(link), out);
             }
             return;

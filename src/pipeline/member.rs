@@ -120,6 +120,8 @@ pub(super) struct Member {
     is_loading: bool,
     /// It is not wanted any more.
     is_dropped: bool,
+    /// The log is being cut.
+    is_changing: bool,
     /// What the peer has asked for and has not got yet.
     asked: peer::Output,
     role: Role,
@@ -138,9 +140,8 @@ pub(super) struct Member {
     /// Sessions that were heard from since the last PING, and their timeouts.
     heard: BTreeMap<SessionId, i32>,
     pub(super) certainty: Certainty,
-    /// Its tree has differed from a leader's once. If it does again, that is counted and no more, as
-    /// ZooKeeper does: to take everything anew did not help.
-    pub(super) has_distrusted: bool,
+    /// When its tree has last differed from a leader's and it wanted everything anew.
+    pub(super) distrusted_ms: Option<i64>,
     pub(super) stats: QuorumStats,
 }
 
@@ -238,6 +239,7 @@ impl Member {
             leader_serves,
             is_loading: false,
             is_dropped: false,
+            is_changing: false,
             asked,
             role: Role::None,
             kind,
@@ -250,7 +252,7 @@ impl Member {
             syncs: VecDeque::new(),
             heard: BTreeMap::new(),
             certainty,
-            has_distrusted: false,
+            distrusted_ms: None,
             stats: QuorumStats::new(now),
         }
     }
@@ -396,7 +398,10 @@ impl Pipeline {
             }
             LinkInput::FromLearner { link, packet } => {
                 member.call(|peer, asked| peer.on_packet_of_learner(now, link, packet, asked));
-                self.on_learner_packet(now, link, packet, out);
+                // Whoever is not a learner that serves has no clients to ask for.
+                if member.peer.is_live(link) {
+                    self.on_learner_packet(now, link, packet, out);
+                }
             }
             LinkInput::FromLeader { link, packet } => {
                 if member.leader_link == Some(link) {
@@ -449,7 +454,7 @@ impl Pipeline {
         out.dropped.push(self.replace(now, restored));
         if let Agreement::Member(member) = &mut self.zab {
             (member.proposed, member.committed, member.certainty) = (last, last, certainty);
-            member.is_loading = false;
+            (member.is_loading, member.is_changing) = (false, false);
             if let Durable::Snapshot(_) = stored {
                 // What a leader sends has no digest, and may show what comes after it: one of our
                 // own follows as soon as the tree is certain.
@@ -467,6 +472,7 @@ impl Pipeline {
 
     pub(super) fn on_truncate_refused(&mut self, now: Now, zxid: Zxid, out: &mut Output) {
         if let Agreement::Member(member) = &mut self.zab {
+            member.is_changing = false;
             member.call(|peer, asked| peer.on_truncate_refused(now, zxid, asked));
             self.seal(out);
         }
@@ -495,6 +501,10 @@ impl Pipeline {
                     is_applied = false;
                     break;
                 }
+            }
+            if let Some(member) = self.zab.member() {
+                let cuts = |store: &Durable| matches!(store, Durable::Truncated(_));
+                member.is_changing |= asked.stores.iter().any(cuts);
             }
             out.stores.extend(asked.stores);
             let link = self.zab.member().and_then(|member| member.leader_link);
@@ -527,17 +537,24 @@ impl Pipeline {
                 self.note_state(now, Some(PeerState::Looking));
                 self.note_state(now, asked.state.filter(|state| *state != PeerState::Looking));
             }
-            self.answer_syncs(out);
             if let Some(why) = asked.retried {
                 tracing::warn!("the leader is called again: {why}");
             }
         }
+        self.answer_syncs(out);
+    }
+
+    /// Whether the files of the disk are being changed by a leader's TRUNC or SNAP.
+    pub(super) fn is_changing(&self) -> bool {
+        matches!(&self.zab, Agreement::Member(member) if member.is_changing || member.is_loading)
     }
 
     /// Whether the tree is certainly the one that others have at its zxid.
     pub(super) fn is_certain(&self) -> bool {
         match &self.zab {
             Agreement::Alone(_) => true,
+            // Without digests nothing tells, and a start is told by nothing either.
+            Agreement::Member(_) if !self.settings.tree.digest => true,
             Agreement::Member(member) => member.certainty.holds_after(member.proposed),
         }
     }
@@ -557,7 +574,7 @@ impl Pipeline {
     /// What is here is not to be built on.
     fn distrust(&mut self, now: Now) {
         let Agreement::Member(member) = &mut self.zab else { return };
-        member.has_distrusted = true;
+        member.distrusted_ms = Some(now.monotonic_ms);
         let history = History::new(member.cache, member.proposed);
         member.call(|peer, asked| peer.on_distrusted(now, history, asked));
     }
@@ -642,7 +659,9 @@ impl Pipeline {
         member.forward.clear();
         member.syncs.clear();
         member.heard.clear();
-        self.listings.clear();
+        for listing in self.listings.drain(..) {
+            self.tree.forget_disowned_by(listing.session);
+        }
     }
 
     fn send_to_learners(&mut self, sends: &[(LinkId, ToLearner)], out: &mut Output) {

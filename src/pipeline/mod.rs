@@ -830,7 +830,9 @@ impl Pipeline {
 
     fn snapshot_if_due(&mut self, out: &mut Output) {
         // What a fuzzy snapshot of a leader shows too early has no place in one of ours.
-        if out.snapshot.is_none() && self.is_certain() && self.roll.take_snapshot_due() {
+        // Nor has a snapshot of what is being cut or replaced.
+        let may_be_taken = self.is_certain() && !self.is_changing();
+        if out.snapshot.is_none() && may_be_taken && self.roll.take_snapshot_due() {
             out.snapshot = Some(self.snapshot_job());
         }
     }
@@ -926,6 +928,21 @@ impl Pipeline {
     }
 }
 
+/// Of a znode that is not there.
+const NO_STAT: Stat = Stat {
+    czxid: 0,
+    mzxid: 0,
+    ctime: 0,
+    mtime: 0,
+    version: 0,
+    cversion: 0,
+    aversion: 0,
+    ephemeral_owner: 0,
+    data_length: 0,
+    num_children: 0,
+    pzxid: 0,
+};
+
 /// Records beyond this are not kept for their memory.
 const SPARE_BYTES_MAX: usize = 4 << 20;
 
@@ -959,7 +976,8 @@ fn set_back_version(out: &mut [u8]) {
 
 /// The body of a successful write's reply.
 fn write_result(out: &mut Vec<u8>, op: i32, txn: &Txn<'_>, tree: &TreeWriter) {
-    let stat = |path: &str| tree.newest(path).expect("just written").stat();
+    // A tree that a fuzzy snapshot of a leader has made may lack what was deleted later.
+    let stat = |path: &str| tree.newest(path).map_or(NO_STAT, |znode| znode.stat());
     match txn {
         Txn::Create { path, kind, .. } => {
             let path_only =

@@ -310,6 +310,12 @@ impl Leader {
         })
     }
 
+    /// Whether a learner serves.
+    #[must_use]
+    pub fn is_live(&self, link: LinkId) -> bool {
+        self.seats.get(&link).is_some_and(|seat| seat.stage == SeatStage::Live)
+    }
+
     /// Its learners' connections.
     pub fn links(&self) -> impl Iterator<Item = LinkId> {
         self.seats.keys().copied()

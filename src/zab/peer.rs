@@ -36,6 +36,8 @@ use crate::types::{Deadline, Epoch, Now, ServerId, Zxid};
 const CALL_DELAY_MS: i64 = 100;
 /// A leader that refuses so many calls is given up (`Learner.LeaderConnector`).
 const CALLS_MAX: u32 = 5;
+/// How often a server that does not trust its data asks for a snapshot.
+const WANTED_MAX: u32 = 3;
 /// Learners that wait for this server to decide, at most. The first one goes for a new one.
 const PARKED_MAX: usize = 64;
 /// How long they wait, as a multiple of `finalizeWait`: two servers that decide by the same votes do
@@ -174,8 +176,8 @@ pub struct Peer {
     current: Epoch,
     synced: Zxid,
     is_vouched_for: bool,
-    /// The next leader is asked for all that it has, once.
-    wants_all: bool,
+    /// So many times more a leader is asked for all that it has.
+    wants_all: u32,
     /// Asked of the disk, and not answered.
     pending: Vec<Durable>,
     /// `drop_snapshot` is not answered.
@@ -243,7 +245,7 @@ impl Peer {
             current,
             synced,
             is_vouched_for,
-            wants_all: false,
+            wants_all: 0,
             pending: Vec::new(),
             is_dropping: false,
             parked: VecDeque::new(),
@@ -302,6 +304,12 @@ impl Peer {
     #[must_use]
     pub fn voters(&self) -> &Voters {
         &self.voters
+    }
+
+    /// Whether a learner serves that is connected by this link, where this server leads.
+    #[must_use]
+    pub fn is_live(&self, link: LinkId) -> bool {
+        matches!(&self.role, Role::Leading(leader) if leader.is_live(link))
     }
 
     /// Whether the disk has all that this server ever acknowledged.
@@ -426,7 +434,7 @@ impl Peer {
         } else {
             out.closes.extend(parked.iter().map(|parked| parked.link));
             let hides = self.settings.is_mutant(Mutant::LossHidden);
-            let wants_all = self.wants_all || !self.is_vouched_for;
+            let wants_all = 0 < self.wants_all || !self.is_vouched_for;
             self.call(now, decision.leader, history, wants_all && !hides, out);
         }
     }
@@ -602,16 +610,18 @@ impl Peer {
         if self.is_dropping && matches!(stored, Durable::Snapshot(_)) {
             return;
         }
+        // What recovery has derived is stored without having been asked for.
+        let was_asked_for = self.pending.contains(&stored);
         self.pending.retain(|pending| *pending != stored);
         match stored {
             Durable::AcceptedEpoch(epoch) => self.accepted = epoch.max(self.accepted),
             Durable::CurrentEpoch(epoch) => {
                 self.current = epoch.max(self.current);
-                self.is_vouched_for = true;
+                self.is_vouched_for |= was_asked_for;
             }
             Durable::Truncated(zxid) | Durable::Snapshot(zxid) => {
                 self.synced = zxid;
-                self.wants_all = false;
+                self.wants_all = 0;
             }
         }
         match &mut self.role {
@@ -671,8 +681,8 @@ impl Peer {
     }
 
     /// What a leader sent does not fit the state here, which is not the leader's then. The history is
-    /// sound, and this server votes with it as before; but it asks the next leader for a snapshot,
-    /// once: a leader that depends on this server's agreement cannot be established by one that says
+    /// sound, and this server votes with it as before; but it asks the next leaders for a snapshot,
+    /// a few times and not for ever: a leader that depends on this server's agreement cannot be established by one that says
     /// it has nothing, and an ensemble must not stand still for it.
     ///
     /// What was to be appended in this step and was not is forgotten: `on_disk` is what there is.
@@ -754,7 +764,10 @@ impl Peer {
 
     /// With `on_disk`, that is the history; and it is not to be built on.
     fn give_up_with(&mut self, now: Now, ended: Ended, on_disk: Option<History>, out: &mut Output) {
-        self.wants_all = on_disk.is_some();
+        self.wants_all = match &on_disk {
+            Some(_) => WANTED_MAX,
+            None => self.wants_all.saturating_sub(1),
+        };
         let nothing = Role::Settling { history: Peer::no_history() };
         let (mut history, logged) = match std::mem::replace(&mut self.role, nothing) {
             Role::Leading(leader) => {

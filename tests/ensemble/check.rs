@@ -33,6 +33,8 @@ pub(crate) struct History {
     records: BTreeMap<Zxid, Box<[u8]>>,
     /// By session: the last of its requests that was done, and its transaction.
     done: BTreeMap<i64, (i32, Zxid)>,
+    /// Sessions whose clients count anew with each connection.
+    pub(crate) counted_anew: BTreeSet<i64>,
     pub(crate) marks: BTreeSet<&'static str>,
 }
 
@@ -53,7 +55,8 @@ impl History {
     /// What a session asks for is done in the order in which it asks, over whatever servers.
     fn is_new(&mut self, zxid: Zxid, payload: &[u8]) {
         let (header, txn, _) = read_payload(payload).unwrap();
-        if header.cxid == 0 || matches!(txn, Txn::Error { .. }) {
+        let is_counted_anew = self.counted_anew.contains(&header.client_id);
+        if header.cxid == 0 || is_counted_anew || matches!(txn, Txn::Error { .. }) {
             return;
         }
         let done = self.done.entry(header.client_id).or_insert((header.cxid, zxid));

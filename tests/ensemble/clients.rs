@@ -40,6 +40,8 @@ pub(crate) struct Client {
     timeout_ms: i32,
     last_zxid: Zxid,
     xid: i32,
+    /// It counts its requests anew with each connection, as kazoo does.
+    pub(crate) counts_anew: bool,
     made: u64,
     pub(crate) asked: VecDeque<Asked>,
     ids: Arc<[Id]>,
@@ -56,6 +58,7 @@ impl Client {
             timeout_ms: *rng.pick(&[1_500, 4_000, 20_000]),
             last_zxid: Zxid::ZERO,
             xid: 0,
+            counts_anew: rng.chance(300),
             made: 0,
             asked: VecDeque::new(),
             ids: Arc::from([Id::new("ip", "127.0.0.1")]),
@@ -81,6 +84,9 @@ impl Client {
     /// Asks for a session, or for its own.
     pub(crate) fn connect(&mut self, at: (ServerId, u32), connection: ConnectionId) -> Requests {
         (self.at, self.state) = (Some((at, connection)), State::Connecting);
+        if self.counts_anew {
+            self.xid = 0;
+        }
         let (timeout_ms, last_zxid_seen) = (self.timeout_ms, self.last_zxid);
         let want = match self.session {
             SessionId(0) => Want::Open { timeout_ms, last_zxid_seen },

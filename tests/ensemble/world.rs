@@ -798,6 +798,9 @@ impl World {
             let session = self.clients[client].session;
             let was = self.clients[client].state;
             let answered = self.clients[client].on_outcome(reply.zxid, reply.outcome);
+            if self.clients[client].counts_anew {
+                self.history.counted_anew.insert(self.clients[client].session.0);
+            }
             let is_follower = self.running[&id].pipeline.notification().unwrap().state
                 != zab::vote::PeerState::Leading;
             match (&self.clients[client].state, was) {
@@ -910,6 +913,10 @@ impl World {
                     if is_close {
                         break;
                     }
+                }
+                // What is on its way arrives all the same.
+                if self.rng.chance(60) {
+                    self.clients[client].lose_connection();
                 }
             }
         }
