@@ -324,15 +324,10 @@ impl Pipeline {
     pub(super) fn forward_open(
         &mut self,
         client: Client,
+        session: SessionId,
         timeout_ms: i32,
-        last_zxid_seen: Zxid,
         out: &mut Output,
     ) {
-        if self.is_ahead(last_zxid_seen) {
-            self.gathered.reply(client, self.zab.proposed(), Outcome::Dropped);
-            return;
-        }
-        let session = self.tracker.next();
         let Agreement::Member(member) = &mut self.zab else { return };
         member.forward.opening.insert(session, client);
         let mut body = Vec::new();
@@ -358,7 +353,7 @@ impl Pipeline {
     }
 
     /// What of a leader's packets is about this server's clients.
-    pub(super) fn on_leader_packet(&mut self, now: Now, packet: FromLeader<'_>, _out: &mut Output) {
+    pub(super) fn on_leader_packet(&mut self, now: Now, packet: FromLeader<'_>) {
         let Agreement::Member(member) = &mut self.zab else { return };
         match packet {
             FromLeader::Sync => {

@@ -62,7 +62,7 @@ impl Pipeline {
             }
             return;
         }
-        if !self.has_zxid(now, out) {
+        if !self.has_zxid(now) {
             return;
         }
         if op == code::CREATE_SESSION {

@@ -349,7 +349,7 @@ impl Pipeline {
     }
 
     /// Whether a transaction can be ordered here. A leader whose epoch has no zxid left ends.
-    pub(super) fn has_zxid(&mut self, now: Now, _out: &mut Output) -> bool {
+    pub(super) fn has_zxid(&mut self, now: Now) -> bool {
         match &mut self.zab {
             Agreement::Alone(_) => true,
             Agreement::Member(member) if member.role == Role::Leads => {
@@ -409,7 +409,7 @@ impl Pipeline {
                 }
                 member.call(|peer, asked| peer.on_packet_of_leader(now, link, packet, asked));
                 if member.leader_link == Some(link) {
-                    self.on_leader_packet(now, packet, out);
+                    self.on_leader_packet(now, packet);
                 }
             }
             LinkInput::Progress(link) => member.peer.on_progress(now, link),
@@ -603,9 +603,6 @@ impl Pipeline {
         let committed = member.committed;
         if member.role == Role::Leads {
             member.stats.on_committed(now, before, committed);
-        }
-        while let Some((_, link)) = member.syncs.pop_front_if(|(zxid, _)| *zxid <= committed) {
-            send(link, FromLeader::Sync, out);
         }
         self.release(committed, out);
     }

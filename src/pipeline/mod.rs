@@ -412,13 +412,10 @@ impl Pipeline {
         let client = (shard, request.connection);
         let (orders, forwards) = (self.zab.orders(), self.zab.forwards());
         // Whoever asks a server without a leader is being told so by its shard.
-        if !(forwards || orders && self.has_zxid(now, out)) {
+        if !(forwards || orders && self.has_zxid(now)) {
             return;
         }
         match request.want {
-            Want::Open { timeout_ms, last_zxid_seen } if forwards => {
-                self.forward_open(client, timeout_ms, last_zxid_seen, out);
-            }
             Want::Open { timeout_ms, last_zxid_seen } => {
                 self.on_open(now, client, timeout_ms, last_zxid_seen, out);
             }
@@ -523,7 +520,7 @@ impl Pipeline {
     }
 
     fn reap(&mut self, now: Now, path: &str, out: &mut Output) {
-        if !self.has_zxid(now, out) {
+        if !self.has_zxid(now) {
             return;
         }
         let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &[] };

@@ -13,7 +13,7 @@ use crate::record::txn::Txn;
 use crate::types::{Now, SessionId, Zxid};
 
 impl Pipeline {
-    /// A client of this server, where it leads or is alone.
+    /// A client of this server wants a session.
     pub(super) fn on_open(
         &mut self,
         now: Now,
@@ -27,6 +27,10 @@ impl Pipeline {
             return;
         }
         let session = self.tracker.next();
+        if self.zab.forwards() {
+            self.forward_open(client, session, timeout_ms, out);
+            return;
+        }
         let zxid = self.open_session(now, session, timeout_ms, Owner::Client(client), out);
         let outcome = Outcome::Connected { session, timeout_ms, password: password(session) };
         self.gathered.reply(client, zxid, outcome);
@@ -208,7 +212,7 @@ impl Pipeline {
             return;
         }
         for session in self.tracker.due(now) {
-            if !self.has_zxid(now, out) {
+            if !self.has_zxid(now) {
                 return;
             }
             let (zxid, owner) = self.close_session(now, session, 0, out);
@@ -226,7 +230,7 @@ impl Pipeline {
             .filter(|session| !self.tracker.is_alive(*session))
             .collect();
         for session in orphaned {
-            if self.has_zxid(now, out) {
+            if self.has_zxid(now) {
                 self.close_session(now, session, 0, out);
             }
         }
