@@ -122,7 +122,9 @@ fn a_follower_of_java_comes_back_by_diff_and_a_new_one_by_snap() {
     let (one, other) = (bench.java(2), bench.java(3));
     let follower = bench.ours(1, Disk::default());
     follower.wait("following", |seen| seen.epoch.is_some());
+    // Both have a role: they are a quorum also without ours, which is about to go.
     one.wait_for_mode("");
+    other.wait_for_mode("");
     let mut client = Client::connect(one.client_port);
     let before = Zxid(client.create("/before", "1"));
     follower.wait("a commit", |seen| before <= seen.committed);
