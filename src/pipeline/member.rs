@@ -112,6 +112,16 @@ enum Role {
     Learns,
 }
 
+/// Whether this server goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// Nothing new is taken. What was asked here is answered, until then at the latest.
+    Until(Deadline),
+    /// The links are to be closed, and nothing is logged any more.
+    Left,
+}
+
 pub(super) struct Member {
     peer: Peer,
     cache: Cache,
@@ -122,6 +132,7 @@ pub(super) struct Member {
     is_dropped: bool,
     /// The log is being cut.
     is_changing: bool,
+    leaving: Leaving,
     /// What the peer has asked for and has not got yet.
     asked: peer::Output,
     role: Role,
@@ -240,6 +251,7 @@ impl Member {
             is_loading: false,
             is_dropped: false,
             is_changing: false,
+            leaving: Leaving::No,
             asked,
             role: Role::None,
             kind,
@@ -299,6 +311,15 @@ impl Member {
         self.syncs.push_back((self.proposed, link));
     }
 
+    /// Whether somebody here waits for what others have to agree to.
+    fn owes_answers(&self) -> bool {
+        match self.role {
+            Role::None => false,
+            Role::Leads => self.committed < self.proposed,
+            Role::Learns => self.forward.count() != 0,
+        }
+    }
+
     /// A packet to the leader.
     pub(super) fn send_to_leader(&mut self, packet: FromLearner<'_>, out: &mut Output) {
         if let Some(link) = self.leader_link {
@@ -344,7 +365,52 @@ impl Pipeline {
     pub fn deadline(&self) -> Option<Deadline> {
         match &self.zab {
             Agreement::Alone(_) => None,
-            Agreement::Member(member) => member.peer.deadline(),
+            Agreement::Member(member) => {
+                let leaving = match member.leaving {
+                    Leaving::Until(until) => Some(until),
+                    Leaving::No | Leaving::Left => None,
+                };
+                member.peer.deadline().into_iter().chain(leaving).min()
+            }
+        }
+    }
+
+    /// The server is about to end, and no client of its own asks for anything any more. What they
+    /// have asked is answered, for as long as half a tick; then this server is no member any more.
+    /// Others would keep its log busy for ever.
+    pub(super) fn on_stop(&mut self, now: Now) {
+        let until = Deadline(now.monotonic_ms + self.settings.tick_ms / 2);
+        if let Agreement::Member(member) = &mut self.zab
+            && member.leaving == Leaving::No
+        {
+            member.leaving = Leaving::Until(until);
+        }
+    }
+
+    /// Whether this server takes nothing new, for it is about to end.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(&self.zab, Agreement::Member(member) if member.leaving != Leaving::No)
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        matches!(&self.zab, Agreement::Member(member) if member.leaving == Leaving::Left)
+    }
+
+    /// Whether nothing comes from here any more that is to be logged or sent, once `Input::Stop` has
+    /// been told: the links may be closed.
+    #[must_use]
+    pub fn may_end(&self) -> bool {
+        !self.zab.is_member() || self.has_left()
+    }
+
+    /// Leaves if nobody here waits for an answer, or it has taken long enough.
+    pub(super) fn leave_if_done(&mut self, now: Now) {
+        let is_listing = !self.listings.is_empty();
+        if let Agreement::Member(member) = &mut self.zab
+            && let Leaving::Until(until) = member.leaving
+            && (until.is_due(now) || !(member.owes_answers() || is_listing))
+        {
+            member.leaving = Leaving::Left;
         }
     }
 
@@ -399,7 +465,7 @@ impl Pipeline {
             LinkInput::FromLearner { link, packet } => {
                 member.call(|peer, asked| peer.on_packet_of_learner(now, link, packet, asked));
                 // Whoever is not a learner that serves has no clients to ask for.
-                if member.peer.is_live(link) {
+                if member.peer.is_live(link) && member.leaving == Leaving::No {
                     self.on_learner_packet(now, link, packet, out);
                 }
             }

@@ -181,6 +181,8 @@ pub enum Input<'a> {
     GoOn,
     /// What `Pipeline::deadline` said has come.
     Time,
+    /// The server is about to end, and its shards ask for nothing any more: see `may_end`.
+    Stop,
     /// Of the connections between servers.
     Link(LinkInput<'a>),
     /// An epoch that `Output::stores` asked for is durable.
@@ -369,6 +371,9 @@ impl Pipeline {
 
     /// The only door: one input in, its consequences appended to `out`.
     pub fn step(&mut self, now: Now, input: Input<'_>, out: &mut Output) {
+        if self.has_left() {
+            return;
+        }
         match input {
             Input::Requests(requests) => self.on_requests(now, requests, out),
             Input::Touched(touched) => self.on_touched(now, touched, out),
@@ -378,6 +383,7 @@ impl Pipeline {
             Input::Tick => self.on_tick(now, out),
             Input::GoOn => self.on_go_on(out),
             Input::Time => self.on_time(now, out),
+            Input::Stop => self.on_stop(now),
             Input::Link(input) => self.on_link(now, input, out),
             Input::Stored(stored) => self.on_stored(now, stored, out),
             Input::TruncateRefused(zxid) => self.on_truncate_refused(now, zxid, out),
@@ -386,6 +392,7 @@ impl Pipeline {
         }
         self.do_what_is_asked(now, out);
         self.snapshot_if_due(out);
+        self.leave_if_done(now);
         debug_assert_eq!(self.broken_invariant(), None);
     }
 
@@ -509,6 +516,9 @@ impl Pipeline {
     }
 
     fn on_tick(&mut self, now: Now, out: &mut Output) {
+        if self.is_leaving() {
+            return;
+        }
         self.expire(now, out);
         if self.zab.orders() {
             for path in self.reaper.due(now, &self.tree) {
@@ -553,7 +563,7 @@ impl Pipeline {
     /// Whether something takes more than a step, and `Input::GoOn` is wanted.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.listings.is_empty()
+        !self.listings.is_empty() && !self.has_left()
     }
 
     /// A piece more of each answer that is being made.

@@ -249,6 +249,102 @@ fn after(last: Zxid) -> Bench {
     Bench::restored(settings(), restored)
 }
 
+/// The only server of an ensemble, which leads.
+fn leading_alone() -> Bench {
+    use crate::ensemble::Ensemble;
+    use crate::zab::history::{Cache, History};
+    use crate::zab::{Settings as ZabSettings, election, peer, voters::Voters};
+
+    let lines = [("server.1", "127.0.0.1:2888:3888"), ("server.2", "127.0.0.1:2889:3889:observer")];
+    let ensemble = Ensemble::parse(lines, false).unwrap();
+    let cache = Cache { count_max: 10, bytes_max: 1 << 20 };
+    let member = MemberStart {
+        peer: peer::Start {
+            me: ServerId(1),
+            settings: ZabSettings {
+                tick_ms: 1_000,
+                init_limit: 10,
+                sync_limit: 5,
+                received_bytes_max: 1 << 20,
+                #[cfg(feature = "mutants")]
+                mutant: None,
+            },
+            election: election::Settings::default(),
+            voters: Arc::new(Voters::new(Arc::new(ensemble), None)),
+            is_observer: false,
+            accepted: crate::types::Epoch(0),
+            current: crate::types::Epoch(0),
+            history: History::new(cache, Zxid::ZERO),
+            is_vouched_for: true,
+        },
+        cache,
+        leader_serves: true,
+        config: "version=0".into(),
+        config_version: 0,
+    };
+    let restored = Restore::empty(settings().tree).finish();
+    let mut log = Vec::new();
+    txnlog::append_header(&mut log);
+    let mut bench = Bench {
+        now: start(),
+        pipeline: Pipeline::member(start(), settings(), restored, member),
+        log,
+        first: None,
+        xid: 0,
+        out: Output::default(),
+        ids: Arc::from([Id::new("ip", "127.0.0.1")]),
+    };
+    bench.pipeline.start(bench.now, &mut bench.out);
+    while bench.out.serves.is_none() {
+        for stored in std::mem::take(&mut bench.out.stores) {
+            bench.pipeline.step(bench.now, Input::Stored(stored), &mut bench.out);
+        }
+        bench.sync();
+        if bench.out.stores.is_empty() && bench.out.serves.is_none() {
+            let due = bench.pipeline.deadline().expect("it is not established");
+            bench.now.monotonic_ms = due.0.max(bench.now.monotonic_ms);
+            bench.pipeline.step(bench.now, Input::Time, &mut bench.out);
+        }
+    }
+    bench
+}
+
+#[test]
+fn a_member_that_is_to_end_answers_what_it_was_asked_and_takes_nothing_more() {
+    let mut bench = leading_alone();
+    let session = bench.open(HERE);
+    let create = |path| create(path, b"", AclBytes::OPEN, 0);
+    bench.request(HERE, session, Want::Write { op: code::CREATE }, &create("/before"));
+    bench.pipeline.step(bench.now, Input::Stop, &mut bench.out);
+    assert!(!bench.pipeline.may_end(), "a client waits for its answer");
+    assert!(matches!(bench.sync()[..], [(HERE, _, Outcome::Answer { err: Code::Ok, .. }, _)]));
+    assert!(bench.pipeline.may_end());
+    // The session's time is over, and nothing is logged for it.
+    assert!(bench.pass(60_000).is_empty());
+    assert!(bench.out.appends.is_empty());
+}
+
+#[test]
+fn a_member_that_is_to_end_waits_half_a_tick_for_what_nobody_agrees_to() {
+    let mut bench = leading_alone();
+    let session = bench.open(HERE);
+    let body = create("/before", b"", AclBytes::OPEN, 0);
+    bench.request(HERE, session, Want::Write { op: code::CREATE }, &body);
+    bench.pipeline.step(bench.now, Input::Stop, &mut bench.out);
+    let due = bench.pipeline.deadline().expect("it does not wait for ever");
+    assert!(due.0 <= bench.now.monotonic_ms + settings().tick_ms / 2);
+    bench.now.monotonic_ms = due.0;
+    bench.pipeline.step(bench.now, Input::Time, &mut bench.out);
+    assert!(bench.pipeline.may_end());
+}
+
+#[test]
+fn a_server_alone_may_end_whenever_its_log_is_durable() {
+    let mut bench = after(Zxid::ZERO);
+    bench.pipeline.step(bench.now, Input::Stop, &mut bench.out);
+    assert!(bench.pipeline.may_end());
+}
+
 /// After the last zxid of an epoch comes zero of the next, wherever in a batch. Records of two
 /// epochs are never one append: the log notes where each epoch ended.
 #[test]

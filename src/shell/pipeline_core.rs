@@ -121,6 +121,8 @@ pub(crate) struct Core<C> {
     inbox: PipelineInbox,
     clock: Clock,
     finishing: bool,
+    /// The pipeline knows that it is about to end.
+    is_told_to_stop: bool,
     /// Why it cannot go on: nothing is done any more.
     fault: Option<LogError>,
 }
@@ -147,6 +149,7 @@ impl<C> Core<C> {
             inbox,
             clock,
             finishing: false,
+            is_told_to_stop: false,
             fault: None,
         };
         core.guard(|state, now| {
@@ -189,6 +192,10 @@ impl<C> Core<C> {
         let State { pipeline, ensemble, .. } = &mut self.state;
         if let Some(side) = ensemble {
             side.flush(ring, || pipeline.notification().expect("a member has a vote"));
+        }
+        if self.may_end() {
+            // At once: the others go on without this server while its log is made durable.
+            self.stop_links();
         }
     }
 
@@ -238,7 +245,7 @@ impl<C> Core<C> {
         cx: &mut Context<'_>,
         mut also: impl FnMut() -> bool,
     ) -> Poll<()> {
-        let may_end = || self.fault.is_some() || (self.finishing && self.state.log.is_idle());
+        let may_end = || self.fault.is_some() || (self.may_end() && self.state.log.is_idle());
         let has_command = || !self.inbox.commands.is_empty();
         // While it is congested, room rings.
         let goes_on = || {
@@ -258,7 +265,12 @@ impl<C> Core<C> {
     /// Whether all that was to be done is done.
     fn has_finished(&self) -> bool {
         let State { log, end, pipeline, .. } = &self.state;
-        self.finishing && log.is_idle() && end.is_empty() && !pipeline.has_work()
+        self.may_end() && log.is_idle() && end.is_empty() && !pipeline.has_work()
+    }
+
+    /// Whether nothing will be logged any more.
+    fn may_end(&self) -> bool {
+        self.is_told_to_stop && self.state.pipeline.may_end()
     }
 
     /// Whether the pipeline has more to do of what it has taken, and room for it.
@@ -300,6 +312,15 @@ impl<C> Core<C> {
             self.guard(|state, now| {
                 let State { pipeline, out, .. } = state;
                 pipeline.step(now, Input::GoOn, out);
+                state.act()
+            });
+        }
+        // Once all that shards have sent is taken.
+        if self.finishing && !self.is_told_to_stop && self.state.end.is_empty() {
+            self.is_told_to_stop = true;
+            self.guard(|state, now| {
+                let State { pipeline, out, .. } = state;
+                pipeline.step(now, Input::Stop, out);
                 state.act()
             });
         }

@@ -1,8 +1,11 @@
 //! Servers that are killed, stopped and paused under load.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use crate::PATIENCE;
+use crate::client::Client;
 use crate::ensemble::{Ensemble, Id, Plan, SYNC_LIMIT};
 use crate::load::{Load, check_equal};
 use crate::random::Random;
@@ -75,6 +78,53 @@ fn a_leader_that_is_stopped_as_planned_hands_over() {
     let written = load.finish();
     written.check(&ensemble);
     assert_eq!(written.lost_sessions(), 0);
+}
+
+#[test]
+fn a_server_that_is_stopped_as_planned_ends_whatever_the_others_do() {
+    let mut ensemble = Ensemble::started("stops", &Plan { observers: 1, ..Plan::of(3) });
+    for role in ["LEADING", "FOLLOWING", "OBSERVING"] {
+        let is_so = |&id: &Id| ensemble.state(id) == Some(role);
+        let id = ensemble.ids().into_iter().find(is_so).expect("each role is there");
+        let is_over = AtomicBool::new(false);
+        let others = others(&ensemble, id).into_iter();
+        let floods: Vec<_> =
+            others.flat_map(|id| (0..8).map(move |_| id)).map(|id| ensemble.client(id)).collect();
+        thread::scope(|scope| {
+            for (number, mut client) in floods.into_iter().enumerate() {
+                let is_over = &is_over;
+                // So much is on its way at any time that no log is ever idle. Those who lose their
+                // server are not missed.
+                scope.spawn(move || {
+                    let path = format!("/{role}-{number}");
+                    client.create(&path, b"");
+                    let ask = |client: &mut Client, count| {
+                        for _ in 0..count {
+                            client.set(&path, &[b'x'; 100]);
+                        }
+                    };
+                    ask(&mut client, 100);
+                    while !is_over.load(Ordering::Relaxed) {
+                        ask(&mut client, 20);
+                        if client.flush().and_then(|()| client.replies(20)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            let goal = ensemble.zxid(id).unwrap() + 5_000;
+            let has_come = || ensemble.zxid(id).is_some_and(|zxid| goal < zxid);
+            until(PATIENCE, || "no flood".to_owned(), has_come);
+            let server = ensemble.members.get_mut(&id).unwrap().server.take().unwrap();
+            server.ask_to_stop();
+            let (status, said) = server.wait(PATIENCE);
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(status.code(), Some(0), "{role}");
+            assert!(!said.contains("does not answer"), "{role}: {said}");
+        });
+        ensemble.start(id);
+        ensemble.wait_all();
+    }
 }
 
 #[test]
