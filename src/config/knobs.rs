@@ -884,7 +884,8 @@ knobs! {
     INIT_LIMIT: i64 = file("initLimit", 0).unit("ticks").at_least(0).ensemble();
     /// How long leader and follower may be silent. Required in an ensemble.
     SYNC_LIMIT: i64 = file("syncLimit", 0).unit("ticks").at_least(0).ensemble();
-    /// How long a follower may take to connect. Default (0): initLimit.
+    /// How long one call of a leader may go unanswered. Default (0): syncLimit, or initLimit if that
+    /// is less.
     CONNECT_LIMIT: i64 = file("connectToLearnerMasterLimit", 0).unit("ticks").at_least(0).ensemble();
     /// How a leader is elected; only 3 exists.
     ELECTION_ALG: i64 = file("electionAlg", 3).ensemble();

@@ -406,7 +406,7 @@ impl Parser<'_> {
         }
         let id = server_id.ok_or("myid file is missing")?;
         let connect_limit_ticks = match self.read(&knobs::CONNECT_LIMIT)? {
-            0 => init_limit_ticks,
+            0 => init_limit_ticks.min(sync_limit_ticks),
             ticks => ticks,
         };
         let config = EnsembleConfig {
@@ -1298,7 +1298,7 @@ mod tests {
         let config = world.parse().unwrap();
         let ensemble = config.ensemble.unwrap();
         assert_eq!((config.server_id, ensemble.role), (Some(ServerId(3)), Role::Participant));
-        assert_eq!((ensemble.connect_limit_ticks, ensemble.members.members.len()), (5, 3));
+        assert_eq!((ensemble.connect_limit_ticks, ensemble.members.members.len()), (2, 3));
         assert!(config.refusals.is_empty());
     }
 

@@ -58,6 +58,8 @@ pub enum LinkInput<'a> {
         server: ServerId,
     },
     LeaderRefused(ServerId),
+    /// The leader that was called has not answered in the time that a call may take.
+    LeaderSilent(ServerId),
     /// A link of the quorum port is gone.
     Closed(LinkId),
     FromLearner {
@@ -458,6 +460,9 @@ impl Pipeline {
             }
             LinkInput::LeaderRefused(server) => {
                 member.call(|peer, asked| peer.on_leader_refused(now, server, asked));
+            }
+            LinkInput::LeaderSilent(server) => {
+                member.call(|peer, asked| peer.on_leader_silent(now, server, asked));
             }
             LinkInput::Closed(link) => {
                 member.call(|peer, asked| peer.on_link_closed(now, link, asked));

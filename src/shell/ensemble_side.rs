@@ -283,6 +283,7 @@ pub(crate) fn input_of(event: links::Event<'_>) -> Option<LinkInput<'_>> {
         links::Event::ElectionGone { server } => LinkInput::ElectionClosed(server),
         links::Event::LearnerConnected { link } => LinkInput::LearnerConnected(link),
         links::Event::LeaderReached { link, server } => LinkInput::LeaderReached { link, server },
+        links::Event::LeaderSilent { server } => LinkInput::LeaderSilent(server),
         links::Event::LeaderRefused { server } => LinkInput::LeaderRefused(server),
         links::Event::LinkClosed { link } => LinkInput::Closed(link),
         links::Event::FromLearner { link, packet } => LinkInput::FromLearner { link, packet },

@@ -52,7 +52,9 @@ pub enum Ask {
 pub enum CallFailure {
     /// Nobody listens there.
     Refused,
-    /// No answer in time, no such name, no way there.
+    /// No answer in time.
+    Silent,
+    /// No such name, no way there.
     Unreachable,
 }
 

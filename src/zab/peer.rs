@@ -493,6 +493,17 @@ impl Peer {
         }
     }
 
+    /// The call of a leader got no answer at all for as long as a call may take. It is not called
+    /// again: it may be one that hears nobody, of which the others hear, and they would elect it and
+    /// wait for it until initLimit.
+    pub fn on_leader_silent(&mut self, now: Now, leader: ServerId, out: &mut Output) {
+        if let Role::Calling { leader: called, .. } = &self.role
+            && *called == leader
+        {
+            self.give_up(now, Ended::Unreachable, out);
+        }
+    }
+
     /// Somebody connected to the quorum port here.
     pub fn on_learner_connected(&mut self, now: Now, link: LinkId, out: &mut Output) {
         match &self.role {

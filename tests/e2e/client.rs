@@ -273,8 +273,9 @@ pub(crate) fn now() -> Instant {
 
 /// One four-letter word's answer.
 pub(crate) fn word(address: SocketAddr, word: &[u8; 4]) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let patience = Duration::from_secs(10);
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_read_timeout(Some(patience))?;
     let mut out = Vec::new();
     out.put_i32(i32::from_be_bytes(*word));
     stream.write_all(&out)?;

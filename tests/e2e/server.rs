@@ -124,9 +124,10 @@ impl Setup {
         let config = folder.0.join(format!("zoo-{count}.cfg"));
         let data = self.data.clone().unwrap_or_else(|| folder.0.join("data"));
         let mut text = format!(
-            "dataDir={}\nclientPort={}\nclientPortAddress=127.0.0.1\n",
+            "dataDir={}\nclientPort={}\nclientPortAddress={}\n",
             data.display(),
-            address.port()
+            address.port(),
+            address.ip()
         );
         if !self.settings.iter().any(|setting| setting.starts_with("maxClientCnxns=")) {
             text.push_str("maxClientCnxns=0\n");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use ringkeeper::record::proto::ConnectResponse;
 
 use crate::PATIENCE;
 use crate::client::{Client, Terms, now, word};
+use crate::namespaces::{self, Network};
 use crate::ports;
 use crate::proxy::Proxies;
 use crate::server::{Folder, Server, Setup, until};
@@ -56,6 +57,7 @@ pub(crate) struct Ensemble {
     pub(crate) folder: Folder,
     pub(crate) members: BTreeMap<Id, Member>,
     pub(crate) proxies: Option<Proxies>,
+    network: Option<Network>,
 }
 
 fn port() -> SocketAddr {
@@ -65,11 +67,22 @@ fn port() -> SocketAddr {
 impl Ensemble {
     /// Makes the directories; nobody is started.
     pub(crate) fn new(name: &str, plan: &Plan) -> Ensemble {
+        Ensemble::new_in(name, plan, None)
+    }
+
+    fn new_in(name: &str, plan: &Plan, network: Option<Network>) -> Ensemble {
         let folder = Folder::new(name);
         let count = plan.voters + plan.observers;
-        let places: BTreeMap<Id, [SocketAddr; 2]> =
-            (1..=count).map(|id| (id, [port(), port()])).collect();
-        let proxies = plan.proxies.then(|| Proxies::start(&places));
+        // Client port, quorum port, election port.
+        let places: BTreeMap<Id, [SocketAddr; 3]> = (1..=count)
+            .map(|id| match network {
+                None => (id, [port(), port(), port()]),
+                Some(_) => (id, [2181, 2888, 3888].map(|port| namespaces::place(id, port))),
+            })
+            .collect();
+        let between = places.iter().map(|(&id, &[_, quorum, election])| (id, [quorum, election]));
+        let between = between.collect();
+        let proxies = plan.proxies.then(|| Proxies::start(&between));
         let mut members = BTreeMap::new();
         for id in 1..=count {
             let mut settings: Vec<String> = vec![
@@ -83,14 +96,15 @@ impl Ensemble {
                 settings.push("peerType=observer".to_owned());
             }
             for (&to, &real) in &places {
+                let [_, quorum, election] = real;
                 let [quorum, election] = match &proxies {
                     Some(proxies) if to != id => proxies.places(id, to),
-                    _ => real,
+                    _ => [quorum, election],
                 };
                 let role = if plan.voters < to { ":observer" } else { "" };
                 let line = format!(
                     "server.{to}={}:{}:{}{role}",
-                    Ipv4Addr::LOCALHOST,
+                    quorum.ip(),
                     quorum.port(),
                     election.port()
                 );
@@ -100,24 +114,39 @@ impl Ensemble {
             let data = folder.path().join(format!("data-{id}"));
             fs::create_dir_all(&data).unwrap();
             fs::write(data.join("myid"), format!("{id}\n")).unwrap();
-            let client = port();
+            let [client, quorum, election] = places[&id];
             let mut setup = Setup::new(&settings).data(&data);
+            if let Some(network) = &network {
+                setup = setup.under(&network.entrance(id).each_ref().map(String::as_str));
+            }
             setup.address = Some(client);
-            let [quorum, election] = places[&id];
             let (server, is_paused) = (None, false);
             members.insert(id, Member { client, quorum, election, setup, data, server, is_paused });
         }
-        Ensemble { folder, members, proxies }
+        Ensemble { folder, members, proxies, network }
     }
 
     /// Starts all, and waits until all serve.
     pub(crate) fn started(name: &str, plan: &Plan) -> Ensemble {
-        let mut ensemble = Ensemble::new(name, plan);
+        Ensemble::new(name, plan).with_all_started()
+    }
+
+    /// The same, each in a network namespace of its own.
+    pub(crate) fn started_in(name: &str, plan: &Plan, network: Network) -> Ensemble {
+        Ensemble::new_in(name, plan, Some(network)).with_all_started()
+    }
+
+    fn with_all_started(self) -> Ensemble {
+        let mut ensemble = self;
         for id in ensemble.ids() {
             ensemble.start(id);
         }
         ensemble.wait_all();
         ensemble
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        self.network.as_ref().expect("the servers are in namespaces")
     }
 
     pub(crate) fn ids(&self) -> Vec<Id> {

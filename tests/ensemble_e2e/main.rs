@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `ensemble.rs` | the processes of an ensemble, and what they say of themselves |
 //! | `proxy.rs` | a proxy for each connection between two servers, which can be cut |
+//! | `namespaces.rs` | servers in network namespaces of their own, and cables that can be pulled |
 //! | `load.rs` | writers that note what was acknowledged, and the check of it |
 //! | `chaos.rs` | faults on top of each other |
 //! | the others | the tests |
@@ -26,6 +27,7 @@ mod cuts;
 mod disks;
 mod ensemble;
 mod load;
+mod namespaces;
 #[path = "../support/ports.rs"]
 mod ports;
 mod proxy;

@@ -185,6 +185,8 @@ struct ElectionSocket {
 
 struct QuorumSocket {
     socket: TcpStream,
+    /// Who is at the other end.
+    sender: PacketSender,
     stream: PacketStream,
 }
 
@@ -361,7 +363,7 @@ impl Core {
         let link = LinkId(self.next_link);
         read(&socket, self.events.clone(), move |bytes| Event::Quorum { link, bytes });
         let stream = PacketStream::new(sender, FIELD_BYTES_MAX);
-        self.quorum.insert(link, QuorumSocket { socket, stream });
+        self.quorum.insert(link, QuorumSocket { socket, sender, stream });
         link
     }
 
@@ -422,7 +424,8 @@ impl Core {
             self.peer.on_link_closed(now, link, out);
             return;
         }
-        let is_leader = self.seen.state != Some(PeerState::Leading);
+        // A learner may be early: it is there before this server leads.
+        let is_leader = matches!(own.sender, PacketSender::Leader);
         own.stream.push(bytes);
         // A packet may close this very link.
         while let Some(piece) = own.stream.next().unwrap_or_else(|error| panic!("{error}")) {

@@ -5,7 +5,7 @@
 //! vote 3 LOOKING 3 0x100000002 1 1      from, state, leader, zxid, epoch, round
 //! leads                                 votes of all others for it
 //! follows 3                             reports of all others, and the link to the leader as L
-//! reached [LEADER] / refused [LEADER] / closed LINK / pass MS / progress LINK
+//! reached [LEADER] / refused [LEADER] / silent [LEADER] / closed LINK / pass MS / progress LINK
 //! connected LINK                        somebody connects, and says nothing
 //! connected-more COUNT                  so many more do
 //! learner LINK SERVER ACCEPTED          connects, and sends FOLLOWERINFO (observer: OBSERVERINFO)
@@ -135,14 +135,15 @@ impl Stage for Door {
                 }
                 peer.on_leader_reached(now, leader, TO_LEADER, &mut out);
             }
-            [answer @ ("reached" | "refused"), ref leader @ ..] => {
+            [answer @ ("reached" | "refused" | "silent"), ref leader @ ..] => {
                 let leader = match leader {
                     [leader] => ServerId(number(leader)?),
                     _ => peer.notification().vote.leader,
                 };
                 match answer {
                     "reached" => peer.on_leader_reached(now, leader, TO_LEADER, &mut out),
-                    _ => peer.on_leader_refused(now, leader, &mut out),
+                    "refused" => peer.on_leader_refused(now, leader, &mut out),
+                    _ => peer.on_leader_silent(now, leader, &mut out),
                 }
             }
             ["progress", "L"] => peer.on_progress(now, TO_LEADER),

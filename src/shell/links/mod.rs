@@ -144,6 +144,10 @@ pub(crate) enum Event<'a> {
         link: LinkId,
         server: ServerId,
     },
+    /// Nobody answered it for as long as a call may take.
+    LeaderSilent {
+        server: ServerId,
+    },
     /// It came to nothing.
     LeaderRefused {
         server: ServerId,
@@ -716,14 +720,15 @@ impl Links {
                 let Some((_, server)) = self.calling.take_if(|(last, _)| *last == call) else {
                     return;
                 };
-                let reached = result.ok().and_then(|socket| {
-                    let remote = socket.peer_addr().ok()?;
+                let reached = result.and_then(|socket| {
+                    let remote = socket.peer_addr().map_err(|_| CallFailure::Unreachable)?;
                     let from = Other::Leader { snapshot: Incoming::None };
-                    Some(self.adopt_quorum(from, socket, remote, ring).0)
+                    Ok(self.adopt_quorum(from, socket, remote, ring).0)
                 });
                 self.news.push_back(match reached {
-                    Some(link) => Event::LeaderReached { link, server },
-                    None => Event::LeaderRefused { server },
+                    Ok(link) => Event::LeaderReached { link, server },
+                    Err(CallFailure::Silent) => Event::LeaderSilent { server },
+                    Err(_) => Event::LeaderRefused { server },
                 });
             }
             Come::CannotListen { place: Place { host, port }, error } => {

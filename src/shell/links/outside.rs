@@ -149,6 +149,7 @@ impl Outside {
                     debug!(?places, %error, "a server cannot be reached");
                     match error.kind() {
                         io::ErrorKind::ConnectionRefused => CallFailure::Refused,
+                        io::ErrorKind::TimedOut => CallFailure::Silent,
                         _ => CallFailure::Unreachable,
                     }
                 });

@@ -103,6 +103,7 @@ impl Server {
                 Event::LeaderReached { link, server } => {
                     peer.on_leader_reached(now, server, link, &mut out);
                 }
+                Event::LeaderSilent { server } => peer.on_leader_silent(now, server, &mut out),
                 Event::LeaderRefused { server } => peer.on_leader_refused(now, server, &mut out),
                 Event::LinkClosed { link } => closed = Some(link),
                 Event::FromLearner { link, packet } => {

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::snapshot::{SnapshotOutlet, snapshot_pipe};
 use super::*;
+use crate::config::Endpoint;
 use crate::jute::Write as _;
 use crate::record::quorum::LearnerInfo;
+use crate::shell::accept;
 use crate::shell::clock::Clock;
 use crate::types::{Epoch, Zxid};
 use crate::zab::vote::NOBODY;
@@ -31,6 +33,7 @@ enum Seen {
     LearnerConnected(LinkId),
     LeaderReached(LinkId, i64),
     LeaderRefused(i64),
+    LeaderSilent(i64),
     LinkClosed(LinkId),
     FromLearner(LinkId, String),
     FromLeader(LinkId, String),
@@ -131,6 +134,7 @@ impl Host {
                 Event::LearnerConnected { link } => Some(Seen::LearnerConnected(link)),
                 Event::LeaderReached { link, server } => Some(Seen::LeaderReached(link, server.0)),
                 Event::LeaderRefused { server } => Some(Seen::LeaderRefused(server.0)),
+                Event::LeaderSilent { server } => Some(Seen::LeaderSilent(server.0)),
                 Event::LinkClosed { link } => Some(Seen::LinkClosed(link)),
                 Event::FromLearner { link, packet } => Some(Seen::FromLearner(link, name(&packet))),
                 Event::FromLeader { link, packet } => Some(Seen::FromLeader(link, name(&packet))),
@@ -538,6 +542,28 @@ fn garbage_and_silence_are_cut_off_and_nobody_hears_of_them() {
         // Their places are used again.
         assert!(hosts[0].links.slots.len() <= 2 * NEWCOMERS_MAX + 8);
     });
+}
+
+#[test]
+fn a_leader_whose_port_does_not_answer_is_silent_and_not_refused() {
+    let address = Some(Ipv4Addr::LOCALHOST.into());
+    let port_of_leader = port();
+    let full = accept::listen(Endpoint { address, port: port_of_leader }, Some(1)).unwrap();
+    let patience = Duration::from_millis(100);
+    let place = full.local_addr().unwrap();
+    // What waits to be accepted fills its queue, and then no call is answered.
+    let waiting: Vec<_> =
+        (0..20).map_while(|_| TcpStream::connect_timeout(&place, patience).ok()).collect();
+    assert!(waiting.len() < 20, "the queue is not full");
+    let lines = [
+        format!("127.0.0.1:{}:{}", port(), port()),
+        format!("127.0.0.1:{port_of_leader}:{}", port()),
+    ];
+    let options = LinkOptions { leader_call: patience, ..options() };
+    let mut hosts = [Host::with(1, &of_lines(&lines), Ring::new().unwrap(), options)];
+    hosts[0].links.call(ServerId(2));
+    until(&mut hosts, "it is silent", |hosts| hosts[0].saw(&Seen::LeaderSilent(2)));
+    assert!(!hosts[0].saw(&Seen::LeaderRefused(2)));
 }
 
 #[test]
