@@ -12,6 +12,7 @@ pub struct Zxid(pub i64);
 
 impl Zxid {
     pub const ZERO: Zxid = Zxid(0);
+    pub const MIN: Zxid = Zxid(i64::MIN);
 
     #[must_use]
     pub const fn new(epoch: Epoch, counter: u32) -> Zxid {

@@ -940,6 +940,23 @@ knobs! {
         .unit("bytes").between(1 << 20, 1 << 40)
         .trades("More lets a learner lag further, as while it loads a snapshot; the lag is held in memory, once for all.")
         .ensemble();
+    /// How much a server of an ensemble may have taken to its log that is not synced yet. Beyond, it takes
+    /// no proposal of its leader, and as leader no request.
+    UNSYNCED_BYTES_MAX: i64 = ours("ringkeeper.txnLog.unsyncedBytesMax", 64 << 20)
+        .unit("bytes").between(4096, 1 << 40)
+        .trades("More rides out a longer pause of the disk before anybody waits for it; so much memory may be held, two or three times.")
+        .ensemble();
+    /// How much a server that joins takes from its leader while it loads the leader's snapshot or
+    /// waits for its own disk. Beyond, it does not read from the leader, whose own log keeps the rest.
+    RECEIVED_BYTES_MAX: i64 = ours("ringkeeper.learner.receivedBytesMax", 16 << 20)
+        .unit("bytes").between(4096, 1 << 32)
+        .trades("More has less to catch up with when the snapshot is loaded; so much memory is held meanwhile.")
+        .ensemble();
+    /// What is kept in memory of committed transactions, besides commitLogCount.
+    COMMITTED_LOG_BYTES_MAX: i64 = ours("ringkeeper.commitLogBytesMax", 64 << 20)
+        .unit("bytes").between(0, 1 << 40)
+        .trades("More synchronizes a server from memory that has missed large transactions; from the log it takes longer.")
+        .ensemble();
     /// Whether the kernel probes connections between servers.
     TCP_KEEP_ALIVE: bool = property("tcpKeepAlive", false).ensemble();
     /// Sends small packets of the leader at once.

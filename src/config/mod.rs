@@ -342,7 +342,7 @@ pub enum LogFormat {
 }
 
 /// What a member of an ensemble is told besides.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EnsembleConfig {
     pub members: Ensemble,
     pub init_limit_ticks: i64,
@@ -357,6 +357,14 @@ pub struct EnsembleConfig {
     pub tcp_keep_alive: bool,
     /// What may wait to be sent to one server.
     pub link_queue_bytes_max: usize,
+    /// What may be appended to the log and not synced.
+    pub unsynced_bytes_max: usize,
+    /// What a learner takes of its leader while its own disk is behind.
+    pub received_bytes_max: usize,
+    /// What is kept in memory of the committed log.
+    pub commit_log_bytes_max: usize,
+    /// `snapshotSizeFactor`.
+    pub snapshot_size_factor: f64,
     /// `electionPortBindRetry`; `None`: for ever.
     pub bind_tries: Option<u32>,
     /// Between two notifications of one round of an election.

@@ -432,6 +432,14 @@ impl Parser<'_> {
             },
             tcp_keep_alive: self.read(&knobs::TCP_KEEP_ALIVE)?,
             link_queue_bytes_max: length(self.read(&knobs::LINK_QUEUE_BYTES_MAX)?),
+            unsynced_bytes_max: length(self.read(&knobs::UNSYNCED_BYTES_MAX)?),
+            received_bytes_max: length(self.read(&knobs::RECEIVED_BYTES_MAX)?),
+            commit_log_bytes_max: length(self.read(&knobs::COMMITTED_LOG_BYTES_MAX)?),
+            // As `LearnerHandler` reads it: a part of a snapshot cannot be more than all of it.
+            snapshot_size_factor: match self.read(&knobs::SNAPSHOT_SIZE_FACTOR)? {
+                factor if 1.0 < factor => knobs::SNAPSHOT_SIZE_FACTOR.default,
+                factor => factor,
+            },
             notification_ms_min: self.read(&knobs::MIN_NOTIFICATION)?,
             notification_ms_max: self.read(&knobs::MAX_NOTIFICATION)?,
             commit_log_count: length(self.read(&knobs::COMMIT_LOG_COUNT)?),

@@ -416,6 +416,19 @@ impl Pipeline {
         }
     }
 
+    /// Whether so much is on its way to the disk that nothing should be taken that is to be logged: of
+    /// a leader its proposals, of learners their requests.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(&self.zab, Agreement::Member(member) if member.peer.is_full())
+    }
+
+    /// The same of what this server's own clients ask for.
+    #[must_use]
+    pub fn is_full_for_clients(&self) -> bool {
+        self.zab.orders() && self.is_full()
+    }
+
     /// Whether a transaction can be ordered here. A leader whose epoch has no zxid left ends.
     pub(super) fn has_zxid(&mut self, now: Now) -> bool {
         match &mut self.zab {

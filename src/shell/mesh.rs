@@ -152,6 +152,7 @@ impl<C> Mesh<C> {
             bell: Arc::clone(&self.pipeline_bell),
             kept: self.links.iter().map(|_| VecDeque::new()).collect(),
             turn: 0,
+            is_held: false,
         }
     }
 
@@ -309,9 +310,16 @@ pub(crate) struct PipelineEnd<C> {
     kept: Box<[VecDeque<FromPipeline>]>,
     /// The shard to look at next.
     turn: usize,
+    /// No requests are taken for now.
+    is_held: bool,
 }
 
 impl<C> PipelineEnd<C> {
+    /// Has what shards send wait, or not.
+    pub(crate) fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
+    }
+
     /// The next thing that a shard has sent, shard after shard so that none is starved. Batches of
     /// requests are to be given back.
     pub(crate) fn take(&mut self) -> Option<FromShard> {
@@ -380,6 +388,11 @@ impl<C> PipelineEnd<C> {
         }
     }
 
+    /// Whether no new requests should be taken: some shard is far behind, or what is taken is held.
+    pub(crate) fn takes_none(&self) -> bool {
+        self.is_held || self.is_congested()
+    }
+
     /// Whether some shard is so far behind that no new requests should be taken.
     pub(crate) fn is_congested(&self) -> bool {
         self.kept.iter().any(|kept| !kept.is_empty())
@@ -402,7 +415,7 @@ impl<C> PipelineEnd<C> {
 
     fn has_work(&self) -> bool {
         if !self.is_congested() {
-            return self.links.iter().any(|link| !link.requests.is_empty());
+            return !self.is_held && self.links.iter().any(|link| !link.requests.is_empty());
         }
         let mut links = self.links.iter().zip(&self.kept);
         links.any(|(link, kept)| !kept.is_empty() && !link.from_pipeline.is_full())

@@ -178,6 +178,7 @@ impl<C> Core<C> {
             }
             let State { pipeline, out, ensemble, .. } = &mut self.state;
             let Some(side) = ensemble else { return };
+            side.links.hold(pipeline.is_full());
             let told = side.links.next_event(now, ring, |event| {
                 if let Some(input) = input_of(event) {
                     pipeline.step(now, Input::Link(input), out);
@@ -191,6 +192,7 @@ impl<C> Core<C> {
         self.on_due(now);
         let State { pipeline, ensemble, .. } = &mut self.state;
         if let Some(side) = ensemble {
+            side.links.hold(pipeline.is_full());
             side.flush(ring, || pipeline.notification().expect("a member has a vote"));
         }
         if self.may_end() {
@@ -285,7 +287,8 @@ impl<C> Core<C> {
         }
         self.state.end.pass_on();
         for _ in 0..TAKE_MAX {
-            if self.state.end.is_congested() {
+            self.state.end.hold(self.state.pipeline.is_full_for_clients());
+            if self.state.end.takes_none() {
                 break;
             }
             let Some(item) = self.state.end.take() else { break };

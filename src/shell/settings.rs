@@ -192,7 +192,8 @@ pub(crate) fn member(
 ) -> pipeline::MemberStart {
     let members = Arc::new(ensemble.members.clone());
     let current = standing.current.unwrap_or(last.epoch());
-    let cache = Cache { count_max: ensemble.commit_log_count, bytes_max: COMMITTED_LOG_BYTES_MAX };
+    let cache =
+        Cache { count_max: ensemble.commit_log_count, bytes_max: ensemble.commit_log_bytes_max };
     // What a snapshot shows that is ahead of the log is no history of this log.
     let is_whole = recent.txns.back().is_some_and(|(zxid, _)| *zxid == last);
     let after = if is_whole { recent.after } else { last };
@@ -211,7 +212,8 @@ pub(crate) fn member(
                 tick_ms: config.tick_time_ms,
                 init_limit: ensemble.init_limit_ticks,
                 sync_limit: ensemble.sync_limit_ticks,
-                received_bytes_max: RECEIVED_BYTES_MAX,
+                received_bytes_max: ensemble.received_bytes_max,
+                unsynced_bytes_max: ensemble.unsynced_bytes_max,
                 #[cfg(feature = "mutants")]
                 mutant: None,
             },
@@ -245,11 +247,6 @@ pub(crate) fn links(config: &Config, ensemble: &EnsembleConfig) -> LinkOptions {
         queue_bytes_max: ensemble.link_queue_bytes_max,
     }
 }
-
-/// What is kept in memory of committed transactions, for learners that lack them.
-const COMMITTED_LOG_BYTES_MAX: usize = 64 << 20;
-/// What a learner keeps of what its leader sends before it can be logged.
-const RECEIVED_BYTES_MAX: usize = 256 << 20;
 
 pub(crate) fn pipeline(
     config: &Config,

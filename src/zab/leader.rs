@@ -9,7 +9,9 @@
 //! ```
 //!
 //! A stage that is not over within `initLimit` ends the leadership, and so does a tick at which no
-//! quorum has been heard for `syncLimit`.
+//! quorum has been heard for `syncLimit`. A leader whose own log has stood still for `syncLimit` gives
+//! up too, if a quorum of others is here to go on: they commit without this server's disk, and what it
+//! cannot store gathers in its memory. ZooKeeper's leader goes on until its memory is full.
 //!
 //! A learner that joins has `initLimit` from the last thing that moved on its link, as a timeout of
 //! a Java socket counts: each packet, and the bytes of its snapshot (`Leader::on_progress`). While
@@ -137,6 +139,8 @@ pub enum End {
     QuorumLost,
     #[error("the last zxid of the epoch is used up")]
     EpochUsedUp,
+    #[error("nothing was synced here for {0} ms, and others can lead")]
+    LogStuck(i64),
 }
 
 /// Why a learner is let go.
@@ -194,6 +198,8 @@ pub struct Leader {
     proposed: Zxid,
     /// What is synced here.
     synced: Zxid,
+    /// Since when the log has synced nothing of what it has; `None`: all that was proposed is synced.
+    unsynced_since_ms: Option<i64>,
     next_ping: Deadline,
     next_check: Deadline,
 }
@@ -289,6 +295,7 @@ impl Leader {
             history,
             proposals: Proposals::default(),
             synced,
+            unsynced_since_ms: None,
             next_ping: Deadline(now.monotonic_ms + settings.tick_ms / 2),
             next_check: Deadline(now.monotonic_ms + settings.tick_ms),
         };
@@ -363,6 +370,7 @@ impl Leader {
     pub fn propose(&mut self, now: Now, proposal: Proposal, out: &mut Output) {
         assert_eq!(proposal.zxid, self.proposed.next(), "zxids are given out one by one");
         self.proposed = proposal.zxid;
+        self.unsynced_since_ms.get_or_insert(now.monotonic_ms);
         for (link, seat) in &mut self.seats {
             if seat.is_attached() && !seat.is_observer {
                 seat.on_sent(now, proposal.zxid);
@@ -381,6 +389,8 @@ impl Leader {
     /// All up to here is synced in this server's log.
     pub fn on_synced(&mut self, now: Now, zxid: Zxid, out: &mut Output) {
         self.synced = zxid.max(self.synced);
+        self.unsynced_since_ms =
+            self.unsynced_since_ms.map(|_| now.monotonic_ms).filter(|_| zxid < self.proposed);
         self.proposals.on_ack(self.me, zxid);
         self.agree(out);
         self.establish(now, out);
@@ -533,10 +543,28 @@ impl Leader {
                 let heard: BTreeSet<ServerId> = voters.chain([self.me]).collect();
                 if !self.voters.is_quorum(&heard) {
                     out.ended = Some(End::QuorumLost);
+                } else if self.is_stuck(now) && self.is_dispensable() {
+                    out.ended = Some(End::LogStuck(self.settings.sync_ms()));
                 }
             }
             _ => {}
         }
+    }
+
+    /// Whether the log has synced nothing of what it has for syncLimit.
+    fn is_stuck(&self, now: Now) -> bool {
+        let since = self.unsynced_since_ms;
+        since.is_some_and(|since_ms| since_ms + self.settings.sync_ms() <= now.monotonic_ms)
+            && !self.settings.is_mutant(Mutant::StuckLeads)
+    }
+
+    /// Whether a quorum of others has the history, and one of them can lead it.
+    fn is_dispensable(&self) -> bool {
+        let has_history = |seat: &&Seat| matches!(seat.stage, SeatStage::Synced | SeatStage::Live);
+        let voters = self.seats.values().filter(has_history).filter(|seat| !seat.is_observer);
+        let others: BTreeSet<ServerId> =
+            voters.map(|seat| seat.server).filter(|server| *server != self.me).collect();
+        self.voters.is_quorum(&others) && others.iter().any(|server| self.voters.may_lead(*server))
     }
 
     fn on_learner_info(

@@ -21,6 +21,9 @@
 //! A snapshot, and what follows it until NEWLEADER, stands beside what was there before, and takes its
 //! place with currentEpoch (`Durable`).
 //!
+//! While its own disk is behind, a learner takes no more than `received_bytes_max` of what comes: then
+//! the link is not read (`Learner::is_full`), and its leader has to wait.
+//!
 //! A learner joins with `NO_HISTORY`, and is sent a snapshot, where it is not vouched for, or where a
 //! leader had it cut its log at a zxid that the log does not have.
 //!
@@ -38,6 +41,10 @@ use super::{Durable, OwnState, Settings};
 use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, PROTOCOL_VERSION};
 use crate::record::quorum::{TouchTable, TxnPayload};
 use crate::types::{Deadline, Epoch, Now, Zxid};
+
+/// Proposals whose COMMIT, or whose NEWLEADER or UPTODATE, is still on its way cannot be put off, because
+/// that comes behind them. They end the join at so many times `received_bytes_max`.
+const RECEIVED_TIMES_MAX: usize = 64;
 
 /// What a learner sends its leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,8 +258,18 @@ impl Learner {
         (self.history, self.logged.into())
     }
 
+    /// Whether enough has come that this server's own disk is not ready for.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let Stage::Synchronization { joining, .. } = &self.stage else { return false };
+        joining.awaits_disk() && self.settings.received_bytes_max <= joining.received_bytes
+    }
+
     pub fn on_time(&mut self, now: Now, out: &mut Output) {
-        if self.until.is_due(now) {
+        if self.is_full() {
+            // The leader is not heard because it is not listened to.
+            self.on_progress(now);
+        } else if self.until.is_due(now) {
             let (init_ms, sync_ms) = (self.settings.init_ms(), self.settings.sync_ms());
             out.fault = Some(Fault::Silent(if self.is_joined() { sync_ms } else { init_ms }));
         }
@@ -407,7 +424,8 @@ impl Learner {
         let Stage::Synchronization { epoch, joining } = &mut self.stage else { unreachable!() };
         let stage = "synchronization";
         let receive = |zxid, txn: TxnPayload<'_>, joining: &mut Joining| {
-            joining.receive(last, zxid, txn, self.settings.received_bytes_max)
+            let bytes_max = self.settings.received_bytes_max.saturating_mul(RECEIVED_TIMES_MAX);
+            joining.receive(last, zxid, txn, bytes_max)
         };
         match packet {
             FromLeader::Diff { .. } | FromLeader::Trunc { .. } | FromLeader::Snap { .. }
@@ -679,6 +697,13 @@ impl Joining {
             Operation::Done(durable) => durable.is_some_and(snapshot),
             Operation::Awaited => false,
         }
+    }
+
+    /// Whether what was received waits for the disk, and not for what the leader sends next.
+    fn awaits_disk(&self) -> bool {
+        matches!(self.operation, Operation::Wanted(_) | Operation::Underway(_))
+            || matches!(self.new_leader, NewLeader::Logging | NewLeader::Storing)
+            || (self.new_leader == NewLeader::Awaited && self.next_of_history().is_some())
     }
 
     fn receive(

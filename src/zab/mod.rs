@@ -66,9 +66,11 @@ pub struct Settings {
     /// In ticks.
     pub init_limit: i64,
     pub sync_limit: i64,
-    /// What a learner keeps of what its leader sends before it can be logged, at most: while a
-    /// snapshot is loaded, and between NEWLEADER and UPTODATE. More ends the join.
+    /// How much a learner takes of what its leader sends while its own disk is behind: while a
+    /// snapshot is loaded, and until the history is synced. Beyond it, the link is not read.
     pub received_bytes_max: usize,
+    /// How much may be appended and not synced. Beyond it, nothing is taken that is to be logged.
+    pub unsynced_bytes_max: usize,
     #[cfg(feature = "mutants")]
     pub mutant: Option<mutants::Mutant>,
 }

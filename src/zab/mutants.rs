@@ -31,10 +31,12 @@ pub enum Mutant {
     LossHidden,
     /// An election begins before the disk has done what the last role asked for.
     ElectionNotAwaited,
+    /// A leader goes on whose own log stands still.
+    StuckLeads,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 13] = [
+    pub const ALL: [Mutant; 14] = [
         Mutant::AckBeforeSync,
         Mutant::EpochBeforeHistory,
         Mutant::NewLeaderBeforeEpoch,
@@ -48,6 +50,7 @@ impl Mutant {
         Mutant::ElectionNotAwaited,
         Mutant::GoneCounted,
         Mutant::LossHidden,
+        Mutant::StuckLeads,
     ];
 }
 

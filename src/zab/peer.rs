@@ -6,8 +6,11 @@
 //!         --observer--------> OBSERVING --------+
 //! ```
 //!
-//! What a role has asked the disk for is awaited before the next election: a server votes with what
-//! it has. After `QuorumPeer.java`.
+//! What a role has asked the disk for, records included, is awaited before the next election: a server
+//! votes with what it has. After `QuorumPeer.java`.
+//!
+//! What is appended and not synced is bounded: beyond the bound, a server takes nothing more that is to
+//! be logged (`Peer::is_full`), be it of its leader, of its learners or of its clients.
 //!
 //! A server that is not vouched for has lost, or may have lost, something that it had acknowledged.
 //! It votes for nobody, looks for a leader that a quorum of others follows, and joins it with nothing
@@ -180,6 +183,9 @@ pub struct Peer {
     wants_all: u32,
     /// Asked of the disk, and not answered.
     pending: Vec<Durable>,
+    /// Appended, and not synced: each with the length of its payload.
+    unsynced: VecDeque<(Zxid, usize)>,
+    unsynced_bytes: usize,
     /// `drop_snapshot` is not answered.
     is_dropping: bool,
     parked: VecDeque<Parked>,
@@ -247,6 +253,8 @@ impl Peer {
             is_vouched_for,
             wants_all: 0,
             pending: Vec::new(),
+            unsynced: VecDeque::new(),
+            unsynced_bytes: 0,
             is_dropping: false,
             parked: VecDeque::new(),
             parked_ms_max,
@@ -316,6 +324,17 @@ impl Peer {
     #[must_use]
     pub fn is_vouched_for(&self) -> bool {
         self.is_vouched_for
+    }
+
+    /// Whether so much is on its way to the disk that nothing should be taken that adds to it: no
+    /// proposal of a leader, and where this server leads no request.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let is_behind = match &self.role {
+            Role::Following { learner, .. } => learner.is_full(),
+            _ => false,
+        };
+        is_behind || self.settings.unsynced_bytes_max <= self.unsynced_bytes
     }
 
     /// Where the history ends: what is committed, once a leader is established, and all that is
@@ -606,6 +625,9 @@ impl Peer {
 
     pub fn on_synced(&mut self, now: Now, zxid: Zxid, out: &mut Output) {
         self.synced = zxid.max(self.synced);
+        while let Some((_, bytes)) = self.unsynced.pop_front_if(|(first, _)| *first <= zxid) {
+            self.unsynced_bytes -= bytes;
+        }
         match &mut self.role {
             Role::Leading(_) => {
                 self.lead(now, out, |leader, asked| leader.on_synced(now, zxid, asked));
@@ -613,7 +635,8 @@ impl Peer {
             Role::Following { .. } => {
                 self.learn(now, out, |learner, asked| learner.on_synced(now, zxid, asked));
             }
-            Role::Looking { .. } | Role::Calling { .. } | Role::Settling { .. } => {}
+            Role::Looking { .. } | Role::Calling { .. } => {}
+            Role::Settling { .. } => self.look_if_settled(now, out),
         }
     }
 
@@ -632,6 +655,7 @@ impl Peer {
             }
             Durable::Truncated(zxid) | Durable::Snapshot(zxid) => {
                 self.synced = zxid;
+                self.forget_unsynced_after(Zxid::MIN);
                 self.wants_all = 0;
             }
         }
@@ -685,6 +709,7 @@ impl Peer {
         }
         self.pending.retain(|pending| !matches!(pending, Durable::Snapshot(_)));
         self.synced = on_disk.end();
+        self.forget_unsynced_after(Zxid::MIN);
         if let Role::Settling { history } = &mut self.role {
             *history = on_disk;
         }
@@ -698,6 +723,7 @@ impl Peer {
     ///
     /// What was to be appended in this step and was not is forgotten: `on_disk` is what there is.
     pub fn on_distrusted(&mut self, now: Now, on_disk: History, out: &mut Output) {
+        self.forget_unsynced_after(on_disk.end());
         self.give_up_with(now, Ended::Distrusted, Some(on_disk), out);
     }
 
@@ -724,7 +750,7 @@ impl Peer {
         out.closes.extend(asked.closes.iter().map(|(link, _)| *link));
         self.pending.extend(&asked.stores);
         out.stores.extend(asked.stores);
-        out.appends.extend(asked.appends);
+        self.append(asked.appends, out);
         out.committed = asked.committed.or(out.committed);
         if let Some(epoch) = asked.established {
             self.establish(now, epoch, out);
@@ -752,7 +778,7 @@ impl Peer {
         self.pending.extend(&asked.stores);
         self.pending.extend(asked.load.map(Durable::Snapshot));
         out.stores.extend(asked.stores);
-        out.appends.extend(asked.appends);
+        self.append(asked.appends, out);
         out.load = asked.load.or(out.load);
         out.committed = asked.committed.or(out.committed);
         if let Some(epoch) = asked.established {
@@ -760,6 +786,20 @@ impl Peer {
         }
         if let Some(fault) = asked.fault {
             self.give_up(now, Ended::Learner(fault), out);
+        }
+    }
+
+    fn append(&mut self, appends: Vec<Proposal>, out: &mut Output) {
+        let lengths = appends.iter().map(|proposal| (proposal.zxid, proposal.payload.len()));
+        self.unsynced.extend(lengths);
+        self.unsynced_bytes += appends.iter().map(|append| append.payload.len()).sum::<usize>();
+        out.appends.extend(appends);
+    }
+
+    /// What was appended after `zxid` is not in the log, and no sync will tell of it.
+    fn forget_unsynced_after(&mut self, zxid: Zxid) {
+        while let Some((_, bytes)) = self.unsynced.pop_back_if(|(last, _)| zxid < *last) {
+            self.unsynced_bytes -= bytes;
         }
     }
 
@@ -809,7 +849,8 @@ impl Peer {
     fn look_if_settled(&mut self, now: Now, out: &mut Output) {
         let Role::Settling { history } = &mut self.role else { return };
         let is_hasty = self.settings.is_mutant(Mutant::ElectionNotAwaited);
-        if (!self.pending.is_empty() && !is_hasty) || self.is_dropping {
+        let is_awaited = !self.pending.is_empty() || !self.unsynced.is_empty();
+        if (is_awaited && !is_hasty) || self.is_dropping {
             return;
         }
         let history = history.take();

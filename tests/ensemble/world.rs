@@ -37,6 +37,7 @@ const ZAB: zab::Settings = zab::Settings {
     init_limit: 10,
     sync_limit: 5,
     received_bytes_max: 1 << 20,
+    unsynced_bytes_max: 1 << 20,
     #[cfg(feature = "mutants")]
     mutant: None,
 };

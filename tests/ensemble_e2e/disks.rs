@@ -217,6 +217,12 @@ fn a_member_whose_disk_hangs_stops_nobody() {
         }
         let (since, log) = (now(), newest_log(&data.join("version-2")));
         let before = fs::read(&log).unwrap();
+        if is_leader {
+            // It has nobody follow a log that stands still.
+            ensemble.wait_state(ITS, "LOOKING");
+            let others: Vec<Id> = ensemble.ids().into_iter().filter(|&id| id != ITS).collect();
+            ensemble.wait_leader_among(&others);
+        }
         // Long enough for everybody to notice.
         while now() - since < 2 * SYNC_LIMIT {
             load.wait_writes(50);
@@ -231,6 +237,39 @@ fn a_member_whose_disk_hangs_stops_nobody() {
         ensemble.wait_all();
         load.wait_writes(100);
     }
+    let written = load.finish();
+    written.check(&ensemble);
+    assert_eq!(written.lost_sessions(), 0);
+}
+
+/// A leader does not wait for an observer, which says that it is alive whatever its disk does.
+#[test]
+fn an_observer_whose_disk_hangs_takes_no_more_than_it_may() {
+    const ITS: Id = 4;
+    let mut random = Random::of_test("observer-hangs");
+    let settings = vec!["ringkeeper.txnLog.unsyncedBytesMax=65536"];
+    let plan = Plan { observers: 1, settings, ..Plan::of(3) };
+    let mut ensemble = Ensemble::new("observer-hangs", &plan);
+    let data = ensemble.members[&ITS].data.clone();
+    let image = ensemble.folder.path().join("image");
+    let Some(mut volume) = Volume::mount_at(&data, &image) else { return };
+    fs::write(data.join("myid"), format!("{ITS}\n")).unwrap();
+    for id in ensemble.ids() {
+        ensemble.start(id);
+    }
+    ensemble.wait_all();
+    let load = Load::start(&ensemble, &mut random, 6);
+    load.wait_writes(100);
+    if !volume.freeze() {
+        return;
+    }
+    // At the bound it stops to read, so its leader does not hear of it and lets it go.
+    ensemble.wait_state(ITS, "LOOKING");
+    load.wait_writes(100);
+    assert_eq!(ensemble.state(ITS), Some("LOOKING"), "it waits for its disk");
+    volume.thaw();
+    ensemble.wait_all();
+    load.wait_writes(100);
     let written = load.finish();
     written.check(&ensemble);
     assert_eq!(written.lost_sessions(), 0);

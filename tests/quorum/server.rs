@@ -43,6 +43,7 @@ pub(crate) const SETTINGS: Settings = Settings {
     init_limit: 20,
     sync_limit: 10,
     received_bytes_max: 1 << 24,
+    unsynced_bytes_max: 1 << 26,
     #[cfg(feature = "mutants")]
     mutant: None,
 };

@@ -19,10 +19,10 @@ use ringkeeper::record::txn::TxnHeader;
 use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
 use ringkeeper::zab::election::{self, Notification};
 use ringkeeper::zab::history::{Cache, History};
-use ringkeeper::zab::leader::{NO_HISTORY, ToLearner};
+use ringkeeper::zab::leader::{End, NO_HISTORY, ToLearner};
 use ringkeeper::zab::learner::{Kind, ToLeader};
 use ringkeeper::zab::mutants::Mutant;
-use ringkeeper::zab::peer::{Output, Peer, Start};
+use ringkeeper::zab::peer::{Ended, Output, Peer, Start};
 use ringkeeper::zab::proposals::Proposal;
 use ringkeeper::zab::vote::{NOBODY, PeerState};
 use ringkeeper::zab::voters::Voters;
@@ -36,6 +36,7 @@ const SETTINGS: Settings = Settings {
     init_limit: 10,
     sync_limit: 5,
     received_bytes_max: 1 << 20,
+    unsynced_bytes_max: 1 << 20,
     #[cfg(feature = "mutants")]
     mutant: None,
 };
@@ -140,6 +141,10 @@ struct Server {
     stores: VecDeque<Durable>,
     is_syncing: bool,
     loads_from: Option<LinkId>,
+    /// Since when the disk has synced nothing of what it has to.
+    unsynced_since_ms: Option<i64>,
+    /// When it first committed as a leader although that was too long ago.
+    stuck_commit_ms: Option<i64>,
     committed: usize,
     epoch: Option<Epoch>,
 }
@@ -188,6 +193,10 @@ struct World {
     /// Until when a server does nothing, and what has come for it.
     stalls: BTreeMap<ServerId, i64>,
     inbox: BTreeMap<ServerId, VecDeque<Event>>,
+    /// Until when a server's disk does nothing.
+    hangs: BTreeMap<ServerId, i64>,
+    /// What has come over a link to a side that does not take it for now.
+    held: BTreeMap<(LinkId, usize), VecDeque<Packet>>,
     /// Since when a server does not run.
     down_ms: BTreeMap<ServerId, i64>,
     /// What is committed anywhere, in order.
@@ -217,6 +226,8 @@ impl World {
             settings: Settings {
                 #[cfg(feature = "mutants")]
                 mutant,
+                received_bytes_max: *rng.pick(&[100, 1 << 20]),
+                unsynced_bytes_max: *rng.pick(&[200, 1 << 20]),
                 ..SETTINGS
             },
             voters: Arc::new(Voters::new(Arc::new(ensemble), None)),
@@ -238,6 +249,8 @@ impl World {
             refused_per_mille: *rng.pick(&[0, 0, 500]),
             stalls: BTreeMap::new(),
             inbox: BTreeMap::new(),
+            hangs: BTreeMap::new(),
+            held: BTreeMap::new(),
             down_ms: BTreeMap::new(),
             committed: Vec::new(),
             leaders: BTreeMap::new(),
@@ -307,6 +320,8 @@ impl World {
             stores: VecDeque::new(),
             is_syncing: false,
             loads_from: None,
+            unsynced_since_ms: None,
+            stuck_commit_ms: None,
             committed: 0,
             epoch: None,
         };
@@ -321,6 +336,7 @@ impl World {
         self.down_ms.insert(id, self.now.monotonic_ms);
         self.stalls.remove(&id);
         self.inbox.remove(&id);
+        self.hangs.remove(&id);
         let disk = self.disks.get_mut(&id).unwrap();
         let stored = if disk.beside.is_some() {
             // What is appended there is synced before currentEpoch is asked for.
@@ -377,6 +393,9 @@ impl World {
         let life = self.life(id);
         if let Some(ended) = out.ended {
             self.trace(|| format!("{id}: {ended}"));
+            if let Ended::Leader(End::LogStuck(_)) = ended {
+                self.marks.insert("a stuck leader gives up");
+            }
         }
         if let Some(state) = out.state {
             self.trace(|| {
@@ -405,13 +424,16 @@ impl World {
                 self.at_ms(at_ms, Event::Refused { to: life, server: to });
             }
         }
+        let now_ms = self.now.monotonic_ms;
         for proposal in out.appends {
-            self.running.get_mut(&id).unwrap().log.push(proposal);
+            let server = self.running.get_mut(&id).unwrap();
+            server.log.push(proposal);
+            server.unsynced_since_ms.get_or_insert(now_ms);
         }
         self.sync(id);
         for store in out.stores {
             self.running.get_mut(&id).unwrap().stores.push_back(store);
-            let at_ms = self.now.monotonic_ms + self.rng.between(0, self.sync_ms_max);
+            let at_ms = self.disk_ms(id);
             self.at_ms(at_ms, Event::Stored { at: life, stored: store });
         }
         for (link, packet) in out.to_leader {
@@ -523,6 +545,12 @@ impl World {
         self.carry_out(id, out);
     }
 
+    /// When a server's disk has done what it is asked for now.
+    fn disk_ms(&mut self, id: ServerId) -> i64 {
+        let at_ms = self.now.monotonic_ms + self.rng.between(0, self.sync_ms_max);
+        self.hangs.get(&id).copied().unwrap_or(0).max(at_ms)
+    }
+
     /// Begins to sync what the log has, if nothing is being synced.
     fn sync(&mut self, id: ServerId) {
         let life = self.life(id);
@@ -531,7 +559,7 @@ impl World {
         if !server.is_syncing && synced < server.log.len() {
             server.is_syncing = true;
             let (generation, upto) = (server.generation, server.log.len());
-            let at_ms = self.now.monotonic_ms + self.rng.between(0, self.sync_ms_max);
+            let at_ms = self.disk_ms(id);
             self.at_ms(at_ms, Event::Synced { at: life, generation, upto });
         }
     }
@@ -639,6 +667,12 @@ impl World {
                 if !known.is_open[side] || self.at(at).is_none() {
                     return;
                 }
+                let is_behind = self.held.get(&(link, side)).is_some_and(|held| !held.is_empty());
+                if is_behind || self.must_wait(at.0, &packet) {
+                    self.marks.insert("a link is not read");
+                    self.held.entry((link, side)).or_default().push_back(packet);
+                    return;
+                }
                 self.deliver(at, link, packet, &mut out);
                 at.0
             }
@@ -656,6 +690,9 @@ impl World {
                 let Some(server) = self.at(at) else { return };
                 if server.generation == generation {
                     server.is_syncing = false;
+                    let is_all = server.log.len() == upto;
+                    server.unsynced_since_ms = (!is_all).then_some(now.monotonic_ms);
+                    server.stuck_commit_ms = None;
                     let log = server.log[..upto].to_vec();
                     let zxid = log.last().unwrap().zxid;
                     server.peer.on_synced(now, zxid, &mut out);
@@ -754,6 +791,36 @@ impl World {
         }
     }
 
+    /// Whether a server does not take a packet for now.
+    fn must_wait(&self, id: ServerId, packet: &Packet) -> bool {
+        let is_to_log =
+            matches!(packet, Packet::ToLearner(ToLearner::Proposal(_) | ToLearner::Inform(_)));
+        is_to_log && self.running[&id].peer.is_full()
+    }
+
+    /// Servers take what they would not take before.
+    fn take_held(&mut self) {
+        for (link, side) in self.held.keys().copied().collect::<Vec<_>>() {
+            let at = self.links[&link].sides[side];
+            while self.links[&link].is_open[side]
+                && self.at(at).is_some()
+                && !self.stalls.contains_key(&at.0)
+                && let Some(first) = self.held.get_mut(&(link, side)).and_then(VecDeque::pop_front)
+            {
+                if self.must_wait(at.0, &first) {
+                    self.held.get_mut(&(link, side)).unwrap().push_front(first);
+                    break;
+                }
+                let mut out = Output::default();
+                self.deliver(at, link, first, &mut out);
+                self.carry_out(at.0, out);
+            }
+            if !self.links[&link].is_open[side] || self.held[&(link, side)].is_empty() {
+                self.held.remove(&(link, side));
+            }
+        }
+    }
+
     // ---- what has to hold -------------------------------------------------------------------
 
     fn on_committed(&mut self, id: ServerId, zxid: Zxid) {
@@ -773,7 +840,17 @@ impl World {
             }
             self.committed = new;
         }
+        let now_ms = self.now.monotonic_ms;
         let server = self.running.get_mut(&id).unwrap();
+        // Others commit without its disk, and have done so for long enough.
+        let late_ms = SETTINGS.sync_ms() + 2 * SETTINGS.tick_ms;
+        if server.peer.state() == PeerState::Leading
+            && server.unsynced_since_ms.is_some_and(|since_ms| since_ms + late_ms < now_ms)
+        {
+            let first_ms = *server.stuck_commit_ms.get_or_insert(now_ms);
+            let is_early = now_ms <= first_ms + 2 * SETTINGS.tick_ms;
+            assert!(is_early, "{id} leads while its log stands still");
+        }
         assert!(server.committed <= count, "{id} takes back what it committed");
         server.committed = count;
     }
@@ -837,7 +914,9 @@ impl World {
             assert!(!votes && said.state != PeerState::Leading, "{id} votes without its history");
         }
         assert!(!votes || disk.beside.is_none(), "{id} votes with half a snapshot");
-        let is_stored = self.running[&id].stores.is_empty();
+        let server = &self.running[&id];
+        let is_synced = disk.log.len() == server.log.len();
+        let is_stored = server.stores.is_empty() && (is_synced || disk.beside.is_some());
         assert!(!votes || is_stored, "{id} votes before the disk has done what was asked");
     }
 
@@ -849,6 +928,9 @@ impl World {
         {
             let now = self.now;
             let server = self.running.get_mut(&id).unwrap();
+            if server.peer.is_full() {
+                continue;
+            }
             let mut out = Output::default();
             if let Some(zxid) = server.peer.next_zxid(now, &mut out) {
                 self.made += 1;
@@ -877,6 +959,7 @@ impl World {
             let event = first.remove();
             self.arrive(event);
         }
+        self.take_held();
         let now = self.now;
         for id in self.running.keys().copied().collect::<Vec<_>>() {
             if let Some(until_ms) = self.stalls.get(&id) {
@@ -902,7 +985,7 @@ impl World {
     fn fault(&mut self) {
         let ids: Vec<ServerId> = self.disks.keys().copied().collect();
         let (one, other) = (*self.rng.pick(&ids), *self.rng.pick(&ids));
-        match self.rng.below(8) {
+        match self.rng.below(9) {
             0 | 1 if self.running.contains_key(&one) => self.stop(one),
             0 | 1 => self.start(one),
             2 if one != other => {
@@ -928,6 +1011,13 @@ impl World {
                 }
             }
             6 => self.damage(one),
+            7 => {
+                let ms = self.rng.between(1, 4 * SETTINGS.sync_ms());
+                self.trace(|| format!("the disk of {one} hangs for {ms}"));
+                if self.running.contains_key(&one) {
+                    self.hangs.insert(one, self.now.monotonic_ms + ms);
+                }
+            }
             _ => self.reset(one),
         }
     }
@@ -1099,6 +1189,8 @@ fn no_committed_transaction_is_lost_whatever_happens_and_all_agree_in_the_end() 
         "stored snapshot dropped",
         "fuzzy snapshot",
         "stall longer than syncLimit",
+        "a stuck leader gives up",
+        "a link is not read",
         "TRUNC refused",
         "called again",
         "log cut back",

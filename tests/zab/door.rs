@@ -11,10 +11,13 @@
 //! learner LINK SERVER ACCEPTED          connects, and sends FOLLOWERINFO (observer: OBSERVERINFO)
 //! LINK ACKEPOCH LAST CURRENT|- / LINK ACK ZXID / LINK PING ZXID
 //! L LEADERINFO EPOCH / L DIFF ZXID / L PROPOSAL ZXID / ...
+//! L-PROPOSALS ZXID COUNT                so many, from this one on
 //! stored accepted 1 / stored current 1 / stored snapshot ZXID / stored truncated ZXID
 //! truncate-refused ZXID / snapshot-lost [ZXID ...]    the second with what the log has
 //! synced ZXID / propose / learners
 //! ```
+//!
+//! `full`: until `room again`, it takes nothing that is to be logged.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -43,6 +46,7 @@ const SETTINGS: Settings = Settings {
     init_limit: 10,
     sync_limit: 4,
     received_bytes_max: 200,
+    unsynced_bytes_max: 300,
     #[cfg(feature = "mutants")]
     mutant: None,
 };
@@ -57,6 +61,7 @@ struct Door {
     count: i64,
     ms: i64,
     links: BTreeMap<String, LinkId>,
+    is_full: bool,
     outcome: String,
 }
 
@@ -223,6 +228,15 @@ impl Stage for Door {
                 Some(next) => peer.propose(now, proposal(next), &mut out),
                 None => self.outcome.push_str("no zxid\n"),
             },
+            ["L-PROPOSALS", first, count] => {
+                let first = zxid(first)?;
+                for zxid in (0..number(count)?).map(|more| Zxid(first.0 + more)) {
+                    let payload = proposal(zxid).payload;
+                    let txn = TxnPayload::from_bytes(&payload).unwrap();
+                    let packet = FromLeader::Proposal { zxid, txn };
+                    peer.on_packet_of_leader(now, TO_LEADER, packet, &mut out);
+                }
+            }
             ["L", ref packet @ ..] => {
                 let bytes = match packet {
                     ["PROPOSAL" | "INFORM", zxid, ..] => proposal(self::zxid(zxid)?).payload,
@@ -302,6 +316,7 @@ impl Door {
         };
         (self.me, self.count) = (number(me)?, number(count)?);
         self.links.clear();
+        self.is_full = false;
         let (mut is_observer, mut is_vouched_for) = (false, true);
         let (mut accepted, mut current) = (Epoch(0), Epoch(0));
         let (mut log, mut cached, mut observers) = (Vec::new(), usize::MAX, 0);
@@ -430,6 +445,10 @@ impl Door {
         }
         if let Some(leader) = out.call {
             writeln!(text, "call {leader}").unwrap();
+        }
+        let is_full = self.peer.as_ref().unwrap().is_full();
+        if std::mem::replace(&mut self.is_full, is_full) != is_full {
+            writeln!(text, "{}", if is_full { "full" } else { "room again" }).unwrap();
         }
         self.outcome.push_str(&text);
     }

@@ -361,6 +361,15 @@ impl PacketStream {
         self.arrivals.front().len()
     }
 
+    /// The type of the packet that is next, once its first bytes have come; `None` inside a snapshot.
+    #[must_use]
+    pub fn next_kind(&self) -> Option<PacketKind> {
+        match &self.stage {
+            Stage::Packet(_) => int_at(self.arrivals.front(), 0).and_then(PacketKind::from_number),
+            Stage::Snapshot { .. } | Stage::Signature | Stage::Failed(_) => None,
+        }
+    }
+
     /// The next piece, once it is whole; `None` until then. An error is final.
     #[expect(clippy::should_implement_trait, reason = "a piece borrows from the stream")]
     pub fn next(&mut self) -> Result<Option<PacketPiece<'_>>, StreamError> {

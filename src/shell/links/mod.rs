@@ -53,7 +53,7 @@ use crate::jute::record::Record as _;
 use crate::record::quorum::{
     ElectionAddress, ElectionPiece, ElectionStream, FRAME_BYTES_MAX, FromLeader, FromLearner,
     HANDSHAKE_FIELD_BYTES_MAX, Hello, HelloForm, NOTIFICATION_VERSION, Notification, PacketError,
-    PacketPiece, PacketSender, PacketStream, QuorumPacket, ServerState,
+    PacketKind, PacketPiece, PacketSender, PacketStream, QuorumPacket, ServerState,
 };
 use crate::types::{Deadline, Now, ServerId};
 use crate::zab::LinkId;
@@ -264,8 +264,10 @@ pub(crate) struct Links {
     news: VecDeque<News>,
     /// Something has come over these, or they are over.
     heard: VecDeque<u32>,
-    /// They wait for whoever reads a snapshot.
+    /// They wait for whoever reads a snapshot, or until nothing is held.
     parked: Vec<u32>,
+    /// What would be logged here is not taken for now.
+    is_held: bool,
     to_send: VecDeque<u32>,
     /// They wait for whoever writes a snapshot.
     snapshots: Vec<u32>,
@@ -302,6 +304,7 @@ impl Links {
             news: VecDeque::new(),
             heard: VecDeque::new(),
             parked: Vec::new(),
+            is_held: false,
             to_send: VecDeque::new(),
             snapshots: Vec::new(),
             newcomers: VecDeque::new(),
@@ -342,7 +345,7 @@ impl Links {
             && self.asks.is_empty()
             && self.closed.is_empty()
             && self.outside.is_empty())
-            || self.parked.iter().any(|&slot| self.has_room_for_snapshot(slot))
+            || self.parked.iter().any(|&slot| self.can_go_on(slot))
             || self.snapshots.iter().any(|&slot| self.can_send(slot))
     }
 
@@ -422,6 +425,11 @@ impl Links {
             *snapshot = Incoming::Coming(inlet);
         }
         self.hear(slot);
+    }
+
+    /// Has what would be logged here wait in its links, or not.
+    pub(crate) fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
     }
 
     /// Ends a link, with no event for it.
@@ -549,6 +557,7 @@ impl Links {
                     match snapshot {
                         Incoming::Announced => Heard::Wait,
                         Incoming::Coming(inlet) if inlet.is_full() => Heard::Wait,
+                        _ if self.is_held && is_to_log(stream) => Heard::Wait,
                         _ => match stream.next() {
                             Ok(None) => Heard::Nothing,
                             Ok(Some(PacketPiece::Packet(packet))) => {
@@ -586,6 +595,7 @@ impl Links {
                         },
                     }
                 }
+                Role::Quorum { stream, .. } if self.is_held && is_to_log(stream) => Heard::Wait,
                 Role::Quorum { link, stream, from } => {
                     let link = *link;
                     let first = match from {
@@ -679,7 +689,7 @@ impl Links {
         let mut at = 0;
         while at < self.parked.len() {
             let slot = self.parked[at];
-            if self.has_room_for_snapshot(slot) {
+            if self.can_go_on(slot) {
                 self.parked.swap_remove(at);
                 self.hear(slot);
             } else {
@@ -688,13 +698,16 @@ impl Links {
         }
     }
 
-    fn has_room_for_snapshot(&self, slot: u32) -> bool {
+    /// Whether what a parked link waits for has come.
+    fn can_go_on(&self, slot: u32) -> bool {
         let link = self.slots[slot as usize].link.as_ref().expect("one that waits is open");
         match &link.role {
             Role::Quorum { from: Other::Leader { snapshot: Incoming::Coming(inlet) }, .. } => {
                 !inlet.is_full()
             }
-            Role::Quorum { .. } | Role::Election { .. } => false,
+            Role::Quorum { from: Other::Leader { snapshot: Incoming::Announced }, .. } => false,
+            Role::Quorum { .. } => !self.is_held,
+            Role::Election { .. } => unreachable!("no vote waits"),
         }
     }
 
@@ -1136,6 +1149,13 @@ impl Heard {
             PacketError::Malformed { .. } => Heard::Garbage(error.to_string()),
         }
     }
+}
+
+/// Whether what comes next over a link is a proposal of a leader, or a request of a learner.
+fn is_to_log(stream: &PacketStream) -> bool {
+    use PacketKind::{Inform, InformAndActivate, Proposal, Request};
+    let kind = stream.next_kind();
+    kind.is_some_and(|kind| matches!(kind, Proposal | Inform | InformAndActivate | Request))
 }
 
 fn is_info(packet: &FromLearner<'_>) -> bool {

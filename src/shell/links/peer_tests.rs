@@ -26,6 +26,7 @@ const SETTINGS: Settings = Settings {
     init_limit: 20,
     sync_limit: 10,
     received_bytes_max: 1 << 20,
+    unsynced_bytes_max: 1 << 20,
     #[cfg(feature = "mutants")]
     mutant: None,
 };
