@@ -596,7 +596,8 @@ knobs! {
     JUTE_MAXBUFFER_EXTRASIZE: i64 = property("jute.maxbuffer.extrasize", -1).unit("bytes").at_least(-1);
     /// The four-letter words that are answered, separated by commas; * for all. srvr always is.
     FOUR_LETTER_WORDS: &'static str = property("4lw.commands.whitelist", "");
-    /// Answers isro to read-only aware clients. Serving reads without a quorum needs an ensemble.
+    /// Lets clients read on a server of an ensemble that has found no leader for two seconds and a
+    /// tick, those that ask for no more; and answers isro.
     READ_ONLY_MODE: bool = bare("readonlymode.enabled", false);
 
     // The transaction log.

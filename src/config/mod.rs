@@ -378,6 +378,8 @@ pub struct EnsembleConfig {
     pub quorum_listen_on_all_ips: bool,
     pub observer_sync: bool,
     pub observer_master_port: Option<u16>,
+    /// `readonlymode.enabled`: whether clients may read while there is no leader.
+    pub reads_alone: bool,
     pub local_sessions: bool,
     pub local_sessions_upgrading: bool,
 }

@@ -453,6 +453,7 @@ impl Parser<'_> {
             observer_master_port: u16::try_from(self.read(&knobs::OBSERVER_MASTER_PORT)?)
                 .ok()
                 .filter(|&port| port != 0),
+            reads_alone: self.read(&knobs::READ_ONLY_MODE)?,
             local_sessions: self.read(&knobs::LOCAL_SESSIONS)?,
             local_sessions_upgrading: self.read(&knobs::LOCAL_SESSIONS_UPGRADING)?,
         };
@@ -845,10 +846,7 @@ impl Parser<'_> {
                     .to_owned(),
             );
         }
-        for (knob, effect) in [
-            (&knobs::READ_ONLY_MODE, "without a quorum nobody is served"),
-            (&knobs::LOCAL_SESSIONS, "every session is a global one"),
-        ] {
+        for (knob, effect) in [(&knobs::LOCAL_SESSIONS, "every session is a global one")] {
             if self.read(knob)? {
                 let key = knob.about.key;
                 self.warnings

@@ -151,6 +151,19 @@ impl Gathered {
         self.sealed.push_back(Sealed { batch: Arc::new(batch), digest, sessions });
     }
 
+    /// Hands out the replies of a server without a leader, which wait for no commit: nothing else is
+    /// in the open batch. `shown` is what its clients see.
+    pub(super) fn hand_out(&mut self, shown: Zxid, out: &mut Vec<Arc<Applied>>) {
+        if self.open.items.is_empty() {
+            return;
+        }
+        let next = self.spare();
+        let mut batch = std::mem::replace(&mut self.open, next);
+        batch.zxid = shown;
+        self.outstanding -= batch.items.len();
+        out.push(Arc::new(batch));
+    }
+
     /// An empty batch, if possible one that all shards are done with.
     fn spare(&mut self) -> Applied {
         while let Some(lent) = self.lent.pop_front() {

@@ -5,7 +5,7 @@
 //! answer to a client of its own.
 
 use super::member::Agreement;
-use super::tracker::Owner;
+use super::tracker::{Owner, Scope};
 use super::{AuditResult, Output, Pipeline, Restored, password, prep_multi, write_result};
 use crate::exchange::{Outcome, Request};
 use crate::record::code::Code;
@@ -201,7 +201,7 @@ impl Pipeline {
         // A client may have moved here before this server knew of its session.
         let owner = client
             .map_or_else(|| self.tracker.owner(session).unwrap_or(Owner::Nobody), Owner::Client);
-        self.tracker.insert(now, session, timeout_ms, owner);
+        self.tracker.insert(now, session, timeout_ms, Scope::Global, owner);
         member.heard(std::iter::once(session), &self.tracker);
         self.gathered.session_opened(zxid, session, timeout_ms);
         if let Some(client) = client {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::member::Agreement;
-use super::tracker::{Client, Owner};
+use super::tracker::{Client, Owner, Scope};
 use super::{Output, Pipeline, audit, prep_multi, whole};
 use crate::exchange::{Outcome, Request, Want};
 use crate::jute::Write as _;
@@ -135,7 +135,7 @@ impl Forward {
 
     /// The session is back over another connection. What it asked for before is answered to nobody,
     /// but its transactions may still come.
-    fn disconnect(&mut self, session: SessionId) {
+    pub(super) fn disconnect(&mut self, session: SessionId) {
         let Some(queue) = self.pending.get_mut(&session) else { return };
         queue.retain(|pending| matches!(pending.what, What::Write { .. } | What::Sync { .. }));
         queue.iter_mut().for_each(|pending| pending.is_stale = true);
@@ -374,7 +374,8 @@ impl Pipeline {
                 if valid {
                     member.forward.disconnect(session);
                     let before = self.tracker.owner(session).unwrap_or(Owner::Nobody);
-                    self.tracker.insert(now, session, timeout_ms, Owner::Client(client));
+                    let owner = Owner::Client(client);
+                    self.tracker.insert(now, session, timeout_ms, Scope::Global, owner);
                     self.resumed(client, session, timeout_ms, Some(before));
                 } else {
                     self.resumed(client, session, timeout_ms, None);

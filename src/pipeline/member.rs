@@ -1,7 +1,7 @@
 //! A server of an ensemble: what its `Peer` asks for is done here, and what it must know is told.
 //!
 //! ```text
-//! LOOKING                  nobody is served
+//! LOOKING                  nobody is served, or clients that want no more than to read
 //! an established leader    orders what its own clients and its learners ask for
 //! an established learner   passes that on (`forward.rs`), and takes what the leader orders
 //! ```
@@ -11,6 +11,10 @@
 //! log applied, and one that loses its role takes nothing back: what it has logged may become
 //! history. What a leader has cut from the log, or replaces by a snapshot, is loaded from the disk
 //! anew (`Input::Replaced`).
+//!
+//! **Reading without a leader** (`readonlymode.enabled`) shows what is published, and writes nothing. A
+//! server that has lost its leader shows what it knows to be committed. One that has started shows
+//! all of its log, for a log does not say how far it was committed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,7 +24,7 @@ use super::Mutant;
 use super::deliver::Certainty;
 use super::forward::Forward;
 use super::quorum_stats::{LeaderReport, QuorumReport, QuorumRole, QuorumStats};
-use super::tracker::Tracker;
+use super::tracker::{Scope, Tracker};
 use super::{Output, Pipeline, Restored};
 use crate::exchange::{Mode, Serves};
 use crate::record::quorum::{FromLeader, FromLearner, LearnerInfo, TouchTable};
@@ -97,6 +101,20 @@ pub struct MemberStart {
     pub cache: Cache,
     /// `leaderServes`: whether this server has clients of its own while it leads.
     pub leader_serves: bool,
+    /// `readonlymode.enabled`: whether clients may read here while there is no leader.
+    pub reads_alone: bool,
+    pub local_sessions: LocalSessions,
+}
+
+/// Whether new sessions are known to their server alone (`localSessionsEnabled`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalSessions {
+    #[default]
+    Off,
+    /// They cannot own ephemerals.
+    Fixed,
+    /// One that is to own an ephemeral becomes global first (`localSessionsUpgradingEnabled`).
+    Upgraded,
 }
 
 /// How this server agrees with others on one order.
@@ -110,6 +128,8 @@ pub(super) enum Agreement {
 enum Role {
     /// It is not established.
     None,
+    /// The same, for so long that clients may read.
+    Reads,
     Leads,
     Learns,
 }
@@ -123,11 +143,17 @@ enum Leaving {
     /// The links are to be closed, and nothing is logged any more.
     Left,
 }
+/// For so long at least a server looks for a leader before clients may read, and for a tick.
+const READS_AFTER_MS_MIN: i64 = 2_000;
 
 pub(super) struct Member {
     peer: Peer,
     cache: Cache,
     leader_serves: bool,
+    /// How long this server looks for a leader before clients may read; `None`: they never may.
+    reads_after_ms: Option<i64>,
+    reads_from: Option<Deadline>,
+    local_sessions: LocalSessions,
     /// The leader's snapshot is on its way here.
     is_loading: bool,
     /// It is not wanted any more.
@@ -187,6 +213,18 @@ impl Agreement {
         matches!(self, Agreement::Member(member) if member.role == Role::Learns)
     }
 
+    /// Whether clients may read what is here, and there is no leader.
+    pub(super) fn reads(&self) -> bool {
+        matches!(self, Agreement::Member(member) if member.role == Role::Reads)
+    }
+
+    pub(super) fn local_sessions(&self) -> LocalSessions {
+        match self {
+            Agreement::Alone(_) => LocalSessions::Off,
+            Agreement::Member(member) => member.local_sessions,
+        }
+    }
+
     pub(super) fn member(&mut self) -> Option<&mut Member> {
         match self {
             Agreement::Alone(_) => None,
@@ -206,7 +244,7 @@ impl Agreement {
         matches!(self, Agreement::Member(_))
     }
 
-    /// Whether clients are served.
+    /// Whether clients may write here.
     pub(super) fn serves(&self) -> bool {
         self.orders() || self.forwards()
     }
@@ -241,7 +279,9 @@ impl Agreement {
 
 impl Member {
     pub(super) fn new(now: Now, start: MemberStart, last: Zxid, certainty: Certainty) -> Member {
-        let MemberStart { peer, config, config_version, cache, leader_serves } = start;
+        let MemberStart { peer, config, config_version, cache, leader_serves, .. } = start;
+        let grace_ms = READS_AFTER_MS_MIN.max(peer.settings.tick_ms);
+        let reads_after_ms = start.reads_alone.then_some(grace_ms);
         let kind = Kind::of(peer.is_observer);
         let info = LearnerInfo::new(peer.me, config_version);
         let mut asked = peer::Output::default();
@@ -250,6 +290,9 @@ impl Member {
             peer,
             cache,
             leader_serves,
+            reads_after_ms,
+            reads_from: reads_after_ms.map(|after_ms| Deadline(now.monotonic_ms + after_ms)),
+            local_sessions: start.local_sessions,
             is_loading: false,
             is_dropped: false,
             is_changing: false,
@@ -285,7 +328,7 @@ impl Member {
             stats.learner_report(now, learner, is_voter, bounds)
         };
         let role = match (self.role, self.kind) {
-            (Role::None, _) => QuorumRole::Looking,
+            (Role::None | Role::Reads, _) => QuorumRole::Looking,
             (Role::Leads, _) => QuorumRole::Leader(LeaderReport {
                 leading_ms: stats.established_ms(now),
                 learner_count: peer.learner_count(),
@@ -302,8 +345,8 @@ impl Member {
     /// Sessions that clients of this server have spoken for.
     pub(super) fn heard(&mut self, sessions: impl Iterator<Item = SessionId>, tracker: &Tracker) {
         if self.role == Role::Learns {
-            let known =
-                sessions.filter_map(|session| Some((session, tracker.timeout_ms(session)?)));
+            let global = sessions.filter(|session| tracker.scope(*session) == Some(Scope::Global));
+            let known = global.filter_map(|session| Some((session, tracker.timeout_ms(session)?)));
             self.heard.extend(known);
         }
     }
@@ -316,7 +359,7 @@ impl Member {
     /// Whether somebody here waits for what others have to agree to.
     fn owes_answers(&self) -> bool {
         match self.role {
-            Role::None => false,
+            Role::None | Role::Reads => false,
             Role::Leads => self.committed < self.proposed,
             Role::Learns => self.forward.count() != 0,
         }
@@ -372,7 +415,8 @@ impl Pipeline {
                     Leaving::Until(until) => Some(until),
                     Leaving::No | Leaving::Left => None,
                 };
-                member.peer.deadline().into_iter().chain(leaving).min()
+                let others = leaving.into_iter().chain(member.reads_from);
+                member.peer.deadline().into_iter().chain(others).min()
             }
         }
     }
@@ -505,8 +549,28 @@ impl Pipeline {
     pub(super) fn on_time(&mut self, now: Now, out: &mut Output) {
         if let Agreement::Member(member) = &mut self.zab {
             member.call(|peer, asked| peer.on_time(now, asked));
+            self.read_alone(now, out);
             self.seal(out);
         }
+    }
+
+    /// Lets clients read, once there has been no leader for long enough.
+    /// After `QuorumPeer.run` (`roZkMgr`).
+    fn read_alone(&mut self, now: Now, out: &mut Output) {
+        let is_changing = self.is_changing();
+        let Agreement::Member(member) = &mut self.zab else { return };
+        let Some(after_ms) = member.reads_after_ms else { return };
+        if !member.reads_from.is_some_and(|from| from.is_due(now)) {
+            return;
+        }
+        if is_changing || !member.peer.may_be_read() {
+            member.reads_from = Some(Deadline(now.monotonic_ms + after_ms));
+            return;
+        }
+        (member.role, member.reads_from) = (Role::Reads, None);
+        tracing::info!(zxid = %self.tree.published(), "Read-only server started");
+        self.tracker.restart(now);
+        self.open_to_clients(Mode::ReadOnly, out);
     }
 
     pub(super) fn on_stored(&mut self, now: Now, stored: Durable, out: &mut Output) {
@@ -605,7 +669,7 @@ impl Pipeline {
                 self.commit(now, committed, out);
             }
             if asked.ended.is_none() {
-                self.note_state(now, asked.state);
+                self.note_state(now, asked.state, out);
             }
             if is_applied && asked.established.is_some() {
                 self.serve(now, out);
@@ -618,8 +682,9 @@ impl Pipeline {
             if let Some(ended) = asked.ended {
                 tracing::warn!("{ended}");
                 self.stop_serving(out);
-                self.note_state(now, Some(PeerState::Looking));
-                self.note_state(now, asked.state.filter(|state| *state != PeerState::Looking));
+                self.note_state(now, Some(PeerState::Looking), out);
+                let decided = asked.state.filter(|state| *state != PeerState::Looking);
+                self.note_state(now, decided, out);
             }
             if let Some(why) = asked.retried {
                 tracing::warn!("the leader is called again: {why}");
@@ -674,9 +739,17 @@ impl Pipeline {
         self.settings.mutant == Some(mutant)
     }
 
-    fn note_state(&mut self, now: Now, state: Option<PeerState>) {
-        if let (Agreement::Member(member), Some(state)) = (&mut self.zab, state) {
-            member.stats.on_state(now, state);
+    fn note_state(&mut self, now: Now, state: Option<PeerState>, out: &mut Output) {
+        let (Agreement::Member(member), Some(state)) = (&mut self.zab, state) else { return };
+        member.stats.on_state(now, state);
+        member.reads_from = match state {
+            PeerState::Looking => {
+                member.reads_after_ms.map(|after_ms| Deadline(now.monotonic_ms + after_ms))
+            }
+            PeerState::Following | PeerState::Leading | PeerState::Observing => None,
+        };
+        if member.role == Role::Reads {
+            self.stop_serving(out);
         }
     }
 
@@ -721,8 +794,7 @@ impl Pipeline {
         }
         self.tracker.restart(now);
         if has_clients {
-            let readers = (0..self.settings.shards).map(|_| self.tree.reader()).collect();
-            out.serves = Some(Serves::Clients { mode: Mode::ReadWrite, readers });
+            self.open_to_clients(Mode::ReadWrite, out);
         }
         if leads {
             self.close_orphans(now, out);
@@ -730,10 +802,19 @@ impl Pipeline {
         }
     }
 
+    fn open_to_clients(&mut self, mode: Mode, out: &mut Output) {
+        let readers = (0..self.settings.shards).map(|_| self.tree.reader()).collect();
+        out.serves = Some(Serves::Clients { mode, readers });
+    }
+
     fn stop_serving(&mut self, out: &mut Output) {
         let Agreement::Member(member) = &mut self.zab else { return };
         if member.role != Role::None {
             out.serves = Some(Serves::Nobody);
+        }
+        if member.local_sessions == LocalSessions::Off {
+            // Those of who came to read.
+            self.tracker.forget_local();
         }
         member.role = Role::None;
         member.leader_link = None;

@@ -30,6 +30,8 @@ mod audit;
 mod commit;
 mod counts;
 mod deliver;
+#[cfg(test)]
+mod ensemble_tests;
 mod forward;
 mod learners;
 mod listing;
@@ -55,7 +57,7 @@ use commit::Gathered;
 pub use counts::Counts;
 use listing::Listing;
 use member::{Agreement, Member};
-pub use member::{LinkInput, MemberStart, ToLink};
+pub use member::{LinkInput, LocalSessions, MemberStart, ToLink};
 pub use password::{is_password, password};
 use prep::{Create, Prep, Scratch, decode};
 pub use quorum_stats::{
@@ -69,7 +71,7 @@ pub use restore::{
 use snapshots::Roll;
 pub use snapshots::{RollSettings, SnapshotJob};
 pub use tracker::SessionInfo;
-use tracker::{Client, Owner as SessionOwner, Tracker};
+use tracker::{Client, Owner as SessionOwner, Scope, Tracker};
 
 use crate::auth::Providers;
 use crate::exchange::{Applied, Outcome, Request, Requests, Serves, ShardId, Touched, Want};
@@ -263,6 +265,8 @@ pub struct Report {
     pub ephemerals: usize,
     pub data_bytes: i64,
     pub sessions: usize,
+    /// Those that this server alone knows.
+    pub local_sessions: usize,
     /// Requests that wait for their commit.
     pub outstanding: usize,
 }
@@ -340,6 +344,7 @@ impl Pipeline {
         let replaced = Pipeline::with(now, self.settings.clone(), restored, zab);
         let old = std::mem::replace(self, replaced);
         self.counts = old.counts;
+        self.tracker.take_over(old.tracker);
         self.roll = old.roll;
         // The log goes on in a file of its own.
         self.roll.begin_file();
@@ -418,8 +423,9 @@ impl Pipeline {
     ) {
         let client = (shard, request.connection);
         let (orders, forwards) = (self.zab.orders(), self.zab.forwards());
+        let reads = self.zab.reads();
         // Whoever asks a server without a leader is being told so by its shard.
-        if !(forwards || orders && self.has_zxid(now)) {
+        if !(forwards || reads || orders && self.has_zxid(now)) {
             return;
         }
         match request.want {
@@ -437,7 +443,14 @@ impl Pipeline {
                 Some(owner)
                     if owner != SessionOwner::Client(client) && !self.serves_moved_sessions() =>
                 {
-                    self.gathered.reply(client, self.zab.proposed(), Outcome::Dropped);
+                    self.gathered.reply(client, self.place(), Outcome::Dropped);
+                }
+                Some(_) if self.closes_here(request) => self.close_local(client, request),
+                Some(_) if reads => {
+                    // The shard refuses what is more than reading.
+                    if request.want == Want::Ephemerals {
+                        self.on_ephemerals(client, request, body);
+                    }
                 }
                 Some(_) if forwards => {
                     self.forward(client, request, body, out);
@@ -459,7 +472,7 @@ impl Pipeline {
         if self.zab.forwards() {
             self.answer_here(client, request, forward::Answered::Body(err, body));
         } else {
-            let (xid, zxid) = (request.xid, self.zab.proposed());
+            let (xid, zxid) = (request.xid, self.place());
             self.gathered.answer(client, xid, zxid, err, |out| out.extend_from_slice(&body));
         }
     }
@@ -573,13 +586,13 @@ impl Pipeline {
             let (from, session) = (listing.from, listing.session);
             match self.tracker.owner(session) {
                 None => {
-                    let (xid, zxid) = (listing.xid, self.zab.proposed());
+                    let (xid, zxid) = (listing.xid, self.place());
                     self.gathered.answer(from, xid, zxid, Code::SessionExpired, |_| ());
                 }
                 Some(owner)
                     if owner != SessionOwner::Client(from) && !self.serves_moved_sessions() =>
                 {
-                    self.gathered.reply(from, self.zab.proposed(), Outcome::Dropped);
+                    self.gathered.reply(from, self.place(), Outcome::Dropped);
                 }
                 Some(_) => {
                     for path in self.tree.take_disowned_by(session) {
@@ -603,7 +616,7 @@ impl Pipeline {
 
     /// Lists some more, and answers if that was all.
     fn list_more(&mut self, listing: &mut Listing) -> bool {
-        let (from, xid, zxid) = (listing.from, listing.xid, self.zab.proposed());
+        let (from, xid, zxid) = (listing.from, listing.xid, self.place());
         let has_more = listing.go_on(&self.tree, self.settings.listed_per_step);
         if self.settings.answer_bytes_max < listing.bytes() {
             self.gathered.answer(from, xid, zxid, Code::MarshallingError, |_| ());
@@ -726,7 +739,7 @@ impl Pipeline {
 
     /// A body that cannot be read is nobody's but this client's: nothing to order or to log.
     fn malformed(&mut self, client: Client, request: &Request) {
-        let zxid = self.zab.proposed();
+        let zxid = self.place();
         self.gathered.answer(client, request.xid, zxid, Code::MarshallingError, |_| ());
     }
 
@@ -795,6 +808,10 @@ impl Pipeline {
     /// Ends a step: what it gathered waits for its commit, or goes out at once if there is
     /// nothing to wait for.
     fn seal(&mut self, out: &mut Output) {
+        if self.zab.reads() {
+            self.gathered.hand_out(self.tree.published(), &mut out.applied);
+            return;
+        }
         self.seal_open();
         let committed = self.zab.committed();
         #[cfg(feature = "mutants")]
@@ -804,6 +821,16 @@ impl Pipeline {
             _ => committed,
         };
         self.release(committed, out);
+    }
+
+    /// What clients see ends here.
+    fn shown(&self) -> Zxid {
+        if self.zab.reads() { self.tree.published() } else { self.zab.committed() }
+    }
+
+    /// Where in history an answer has its place that is no transaction's.
+    fn place(&self) -> Zxid {
+        if self.zab.reads() { self.tree.published() } else { self.zab.proposed() }
     }
 
     fn seal_open(&mut self) {
@@ -876,16 +903,17 @@ impl Pipeline {
     #[must_use]
     pub fn report(&self) -> Report {
         Report {
-            zxid: self.zab.committed(),
+            zxid: self.shown(),
             znodes: self.tree.znode_count(),
             ephemerals: self.tree.ephemeral_count(),
             data_bytes: self.tree.data_bytes(),
-            sessions: self.tracker.count(),
+            sessions: self.tracker.count(Scope::Global),
+            local_sessions: self.tracker.count(Scope::Local),
             outstanding: self.gathered.outstanding() + self.zab.forwarded(),
         }
     }
 
-    /// All live sessions, soonest to expire first.
+    /// All live sessions that every server knows, soonest to expire first.
     pub fn sessions(&self) -> impl Iterator<Item = SessionInfo> + '_ {
         self.sessions_after(None)
     }
@@ -896,7 +924,15 @@ impl Pipeline {
         &self,
         place: Option<(i64, SessionId)>,
     ) -> impl Iterator<Item = SessionInfo> + '_ {
-        self.tracker.sessions_after(place)
+        self.tracker.sessions_after(Scope::Global, place)
+    }
+
+    /// The same, of those that this server alone knows.
+    pub fn local_sessions_after(
+        &self,
+        place: Option<(i64, SessionId)>,
+    ) -> impl Iterator<Item = SessionInfo> + '_ {
+        self.tracker.sessions_after(Scope::Local, place)
     }
 
     /// All ephemerals, by session and path, that come after a place in this order; from the

@@ -3,10 +3,14 @@
 //! Who leads says who lives: a session opens and ends by transactions, and the leader alone ends one
 //! that is silent. A server that follows passes on what its clients want (`forward.rs`), and whom it
 //! has heard from.
+//!
+//! A local session is its server's alone, which opens and ends it without a transaction: where
+//! `localSessionsEnabled` asks for it, and wherever clients may read and there is no leader.
 
-use super::tracker::{Client, Owner};
-use super::{Asker, Output, Pipeline, is_password, password, prep};
-use crate::exchange::{Outcome, Request, Touched};
+use super::forward::Answered;
+use super::tracker::{Client, Owner, Scope};
+use super::{Asker, LocalSessions, Output, Pipeline, is_password, password, prep};
+use crate::exchange::{Outcome, Request, Touched, Want};
 use crate::record::code::Code;
 use crate::record::op::code;
 use crate::record::txn::Txn;
@@ -23,10 +27,16 @@ impl Pipeline {
         out: &mut Output,
     ) {
         if self.is_ahead(last_zxid_seen) {
-            self.gathered.reply(client, self.zab.proposed(), Outcome::Dropped);
+            self.gathered.reply(client, self.place(), Outcome::Dropped);
             return;
         }
         let session = self.tracker.next();
+        if self.zab.reads() {
+            self.tracker.insert(now, session, timeout_ms, Scope::Local, Owner::Client(client));
+            let outcome = Outcome::Connected { session, timeout_ms, password: password(session) };
+            self.gathered.reply(client, self.place(), outcome);
+            return;
+        }
         if self.zab.forwards() {
             self.forward_open(client, session, timeout_ms, out);
             return;
@@ -45,7 +55,7 @@ impl Pipeline {
         owner: Owner,
         out: &mut Output,
     ) -> Zxid {
-        self.tracker.insert(now, session, timeout_ms, owner);
+        self.tracker.insert(now, session, timeout_ms, Scope::Global, owner);
         let header = self.header(now, session, 0, code::CREATE_SESSION);
         let txn = Txn::CreateSession { timeout_ms };
         self.log(now, &header, true, |out| txn.write(out), out);
@@ -65,7 +75,7 @@ impl Pipeline {
         claimed: &[u8; 16],
         out: &mut Output,
     ) {
-        let zxid = self.zab.proposed();
+        let zxid = self.place();
         if self.is_ahead(last_zxid_seen) {
             self.gathered.reply(client, zxid, Outcome::Dropped);
             return;
@@ -78,12 +88,27 @@ impl Pipeline {
         // connection.
         if !is_password {
             self.gathered.reply(client, zxid, Outcome::Refused);
-        } else if self.zab.forwards() {
+        } else if self.zab.reads() && !self.tracker.is_local(session) {
+            self.turn_away(client, session);
+        } else if self.zab.forwards() && !self.tracker.is_local(session) {
             self.revalidate(client, session, timeout_ms, out);
         } else {
+            if let Some(member) = self.zab.member() {
+                member.forward.disconnect(session);
+            }
             let before = self.tracker.resume(now, session, timeout_ms, Owner::Client(client));
             self.resumed(client, session, timeout_ms, before);
         }
+    }
+
+    /// Without a leader nobody can say whether a session lives that is not this server's alone: its
+    /// client looks for another server (`ReadOnlyZooKeeperServer.validateSession`). With local
+    /// sessions, one that this server has never heard of is another server's, and cannot come here.
+    fn turn_away(&mut self, client: Client, session: SessionId) {
+        let may_be_local = self.zab.local_sessions() != LocalSessions::Off;
+        let is_over = may_be_local && !self.tracker.is_alive(session);
+        let outcome = if is_over { Outcome::Refused } else { Outcome::Dropped };
+        self.gathered.reply(client, self.place(), outcome);
     }
 
     /// Answers a client whose session is back; it spoke through `before`, or is no session.
@@ -94,7 +119,7 @@ impl Pipeline {
         timeout_ms: i32,
         before: Option<Owner>,
     ) {
-        let zxid = self.zab.proposed();
+        let zxid = self.place();
         let Some(before) = before else {
             self.gathered.reply(client, zxid, Outcome::Refused);
             return;
@@ -112,7 +137,23 @@ impl Pipeline {
         if self.settings.mutant == Some(super::Mutant::FutureClientAccepted) {
             return false;
         }
-        self.zab.committed() < last_zxid_seen
+        self.shown() < last_zxid_seen
+    }
+
+    /// Whether a request ends a session that only this server knows.
+    pub(super) fn closes_here(&self, request: &Request) -> bool {
+        request.want == Want::Close && self.tracker.is_local(request.session)
+    }
+
+    pub(super) fn close_local(&mut self, client: Client, request: &Request) {
+        self.tracker.close(request.session);
+        if self.zab.forwards() {
+            self.answer_here(client, request, Answered::Closed);
+        } else {
+            let (xid, body) = (request.xid, Default::default());
+            let outcome = Outcome::Answer { xid, err: Code::Ok, body, close: true };
+            self.gathered.reply(client, self.place(), outcome);
+        }
     }
 
     pub(super) fn on_close(&mut self, now: Now, asker: Asker, request: &Request, out: &mut Output) {
@@ -208,10 +249,21 @@ impl Pipeline {
             }
             _ => now,
         };
+        if !(self.zab.serves() || self.zab.reads()) {
+            return;
+        }
+        for session in self.tracker.due(now, Scope::Local) {
+            let owner = self.tracker.close(session);
+            if let Some(member) = self.zab.member() {
+                member.forward.forget(session);
+            }
+            tracing::info!(%session, "expired");
+            self.drop_client(self.place(), owner);
+        }
         if !self.zab.orders() {
             return;
         }
-        for session in self.tracker.due(now) {
+        for session in self.tracker.due(now, Scope::Global) {
             if !self.has_zxid(now) {
                 return;
             }

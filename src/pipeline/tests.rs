@@ -38,7 +38,7 @@ struct Bench {
 /// What came back to one connection.
 type Replies = Vec<(ConnectionId, Zxid, Outcome, Vec<u8>)>;
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         server: ServerId(1),
         shards: 1,
@@ -205,7 +205,7 @@ impl From<ReplayError> for Failed {
     }
 }
 
-fn create(path: &str, data: &[u8], acl: AclBytes<'_>, flags: i32) -> Vec<u8> {
+pub(super) fn create(path: &str, data: &[u8], acl: AclBytes<'_>, flags: i32) -> Vec<u8> {
     let mut body = Vec::new();
     CreateRequest { path: Some(path.into()), data: Some(data), acl, flags }.write(&mut body);
     body
@@ -266,6 +266,7 @@ fn leading_alone() -> Bench {
                 init_limit: 10,
                 sync_limit: 5,
                 received_bytes_max: 1 << 20,
+                unsynced_bytes_max: 1 << 20,
                 #[cfg(feature = "mutants")]
                 mutant: None,
             },
@@ -279,6 +280,8 @@ fn leading_alone() -> Bench {
         },
         cache,
         leader_serves: true,
+        reads_alone: false,
+        local_sessions: LocalSessions::Off,
         config: "version=0".into(),
         config_version: 0,
     };

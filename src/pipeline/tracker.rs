@@ -9,7 +9,11 @@
 //!
 //! Shards say once per tick whom they heard. A bucket is let go only when every shard has
 //! reported since, so that a shard that stalls costs nobody the session. No shard decides that
-//! a session is dead. After `SessionTrackerImpl` and `ExpiryQueue`.
+//! a session is dead.
+//!
+//! A *global* session is everybody's: its leader alone ends it, and a learner knows of it what the
+//! log says. A *local* one is known to the server that its client is on, which ends it by itself; no
+//! log says anything of it. After `SessionTrackerImpl`, `ExpiryQueue`, `UpgradeableSessionTracker`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -44,9 +48,19 @@ impl Owner {
     }
 }
 
+/// Who knows a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Every server: a transaction has opened it, or is about to.
+    Global,
+    /// This server.
+    Local,
+}
+
 /// A session as long as it may do anything.
 #[derive(Clone, Copy, Debug)]
 struct Session {
+    scope: Scope,
     timeout_ms: i32,
     /// The end of its bucket, on the monotonic clock.
     deadline_ms: i64,
@@ -61,11 +75,36 @@ pub struct SessionInfo {
     pub deadline_ms: i64,
 }
 
+/// Sessions by when they expire.
+#[derive(Debug, Default)]
+struct Buckets {
+    by_deadline: BTreeMap<i64, BTreeSet<SessionId>>,
+    count: usize,
+}
+
+impl Buckets {
+    fn enter(&mut self, session: SessionId, deadline_ms: i64) {
+        self.by_deadline.entry(deadline_ms).or_default().insert(session);
+        self.count += 1;
+    }
+
+    fn leave(&mut self, session: SessionId, deadline_ms: i64) {
+        let bucket = self.by_deadline.get_mut(&deadline_ms);
+        let bucket = bucket.expect("every session is in a bucket");
+        bucket.remove(&session);
+        if bucket.is_empty() {
+            self.by_deadline.remove(&deadline_ms);
+        }
+        self.count -= 1;
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Tracker {
     tick_ms: i64,
     sessions: HashMap<SessionId, Session, foldhash::fast::FixedState>,
-    buckets: BTreeMap<i64, BTreeSet<SessionId>>,
+    global: Buckets,
+    local: Buckets,
     next: SessionId,
     /// By shard: all that it heard up to here is known.
     reported_ms: Vec<i64>,
@@ -89,14 +128,15 @@ impl Tracker {
         let mut tracker = Tracker {
             tick_ms,
             sessions: HashMap::default(),
-            buckets: BTreeMap::new(),
+            global: Buckets::default(),
+            local: Buckets::default(),
             next: highest
                 .of_server_of(first)
                 .map_or(first, |highest| first.max(after(highest, last))),
             reported_ms: vec![now.monotonic_ms; shards],
         };
         for (session, timeout_ms) in known {
-            tracker.insert(now, session, timeout_ms, Owner::Nobody);
+            tracker.insert(now, session, timeout_ms, Scope::Global, Owner::Nobody);
         }
         tracker
     }
@@ -108,14 +148,42 @@ impl Tracker {
         session
     }
 
-    /// A session is there, whole timeout and all, whether it was known or not.
-    pub(super) fn insert(&mut self, now: Now, session: SessionId, timeout_ms: i32, owner: Owner) {
-        let deadline_ms = self.deadline(now.monotonic_ms, timeout_ms);
-        let previous = self.sessions.insert(session, Session { timeout_ms, deadline_ms, owner });
-        if let Some(previous) = previous {
-            self.leave_bucket(session, previous.deadline_ms);
+    /// Another state replaces the one that was tracked before: what it cannot know goes on, which is
+    /// the local sessions and the ids that were given out.
+    pub(super) fn take_over(&mut self, before: Tracker) {
+        self.next = self.next.max(before.next);
+        for session in before.local.by_deadline.into_values().flatten() {
+            if let Some(&known) = before.sessions.get(&session)
+                && !self.is_alive(session)
+            {
+                self.local.enter(session, known.deadline_ms);
+                self.sessions.insert(session, known);
+            }
         }
-        self.buckets.entry(deadline_ms).or_default().insert(session);
+    }
+
+    /// A session is there, whole timeout and all, whether it was known or not.
+    pub(super) fn insert(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        timeout_ms: i32,
+        scope: Scope,
+        owner: Owner,
+    ) {
+        let deadline_ms = self.deadline(now.monotonic_ms, timeout_ms);
+        let known = Session { scope, timeout_ms, deadline_ms, owner };
+        if let Some(previous) = self.sessions.insert(session, known) {
+            self.buckets_of(previous.scope).leave(session, previous.deadline_ms);
+        }
+        self.buckets_of(scope).enter(session, deadline_ms);
+    }
+
+    fn buckets_of(&mut self, scope: Scope) -> &mut Buckets {
+        match scope {
+            Scope::Global => &mut self.global,
+            Scope::Local => &mut self.local,
+        }
     }
 
     #[must_use]
@@ -127,6 +195,17 @@ impl Tracker {
     #[must_use]
     pub(super) fn owner(&self, session: SessionId) -> Option<Owner> {
         self.sessions.get(&session).map(|known| known.owner)
+    }
+
+    /// `None` where there is no such session.
+    #[must_use]
+    pub(super) fn scope(&self, session: SessionId) -> Option<Scope> {
+        self.sessions.get(&session).map(|known| known.scope)
+    }
+
+    #[must_use]
+    pub(super) fn is_local(&self, session: SessionId) -> bool {
+        self.scope(session) == Some(Scope::Local)
     }
 
     /// A session that is known speaks through another from now on.
@@ -145,21 +224,26 @@ impl Tracker {
         timeout_ms: i32,
         owner: Owner,
     ) -> Option<Owner> {
-        let before = self.owner(session)?;
-        self.insert(now, session, timeout_ms, owner);
-        Some(before)
+        let before = *self.sessions.get(&session)?;
+        self.insert(now, session, timeout_ms, before.scope, owner);
+        Some(before.owner)
     }
 
     /// This server takes a role in which it tells who is alive: every session has its whole timeout
     /// again, and speaks through nobody yet.
     pub(super) fn restart(&mut self, now: Now) {
         self.reported_ms.fill(now.monotonic_ms);
-        self.buckets.clear();
-        let known: Vec<(SessionId, i32)> =
-            self.sessions.drain().map(|(session, known)| (session, known.timeout_ms)).collect();
-        for (session, timeout_ms) in known {
-            self.insert(now, session, timeout_ms, Owner::Nobody);
+        (self.global, self.local) = Default::default();
+        let known: Vec<(SessionId, Session)> = self.sessions.drain().collect();
+        for (session, Session { timeout_ms, scope, .. }) in known {
+            self.insert(now, session, timeout_ms, scope, Owner::Nobody);
         }
+    }
+
+    /// The sessions that this server alone knows are over, for all of them at once.
+    pub(super) fn forget_local(&mut self) {
+        self.local = Buckets::default();
+        self.sessions.retain(|_, known| known.scope == Scope::Global);
     }
 
     /// How long a session may be silent.
@@ -173,8 +257,9 @@ impl Tracker {
         let Some(known) = self.sessions.get(&session).copied() else { return };
         let deadline_ms = self.deadline(heard_ms, known.timeout_ms);
         if known.deadline_ms < deadline_ms {
-            self.leave_bucket(session, known.deadline_ms);
-            self.buckets.entry(deadline_ms).or_default().insert(session);
+            let buckets = self.buckets_of(known.scope);
+            buckets.leave(session, known.deadline_ms);
+            buckets.enter(session, deadline_ms);
             self.sessions.insert(session, Session { deadline_ms, ..known });
         }
     }
@@ -197,24 +282,24 @@ impl Tracker {
     /// The session is over. Says through whom it spoke.
     pub(super) fn close(&mut self, session: SessionId) -> Option<Owner> {
         let closed = self.sessions.remove(&session)?;
-        self.leave_bucket(session, closed.deadline_ms);
+        self.buckets_of(closed.scope).leave(session, closed.deadline_ms);
         Some(closed.owner)
     }
 
-    /// The sessions whose time has come, in the order of their ids within a bucket. They are
-    /// still known; `close` ends them.
+    /// The sessions of this scope whose time has come, in the order of their ids within a bucket. They
+    /// are still known; `close` ends them.
     #[must_use]
-    pub(super) fn due(&self, now: Now) -> Vec<SessionId> {
+    pub(super) fn due(&self, now: Now, scope: Scope) -> Vec<SessionId> {
         let heard_until = self.reported_ms.iter().copied().min().unwrap_or(i64::MAX);
         let until = now.monotonic_ms.min(heard_until);
-        self.buckets.range(..=until).flat_map(|(_, sessions)| sessions).copied().collect()
+        let due = self.buckets(scope).by_deadline.range(..=until);
+        due.flat_map(|(_, sessions)| sessions).copied().collect()
     }
 
-    fn leave_bucket(&mut self, session: SessionId, deadline_ms: i64) {
-        let bucket = self.buckets.get_mut(&deadline_ms).expect("every session is in a bucket");
-        bucket.remove(&session);
-        if bucket.is_empty() {
-            self.buckets.remove(&deadline_ms);
+    fn buckets(&self, scope: Scope) -> &Buckets {
+        match scope {
+            Scope::Global => &self.global,
+            Scope::Local => &self.local,
         }
     }
 
@@ -223,22 +308,24 @@ impl Tracker {
     }
 
     #[must_use]
-    pub(super) fn count(&self) -> usize {
-        self.sessions.len()
+    pub(super) fn count(&self, scope: Scope) -> usize {
+        self.buckets(scope).count
     }
 
     /// The sessions, soonest to expire first and by their ids in a bucket, that come after a place in
     /// this order. One that is heard from meanwhile moves to a later place, and may come again.
     pub(super) fn sessions_after(
         &self,
+        scope: Scope,
         place: Option<(i64, SessionId)>,
     ) -> impl Iterator<Item = SessionInfo> + '_ {
+        let buckets = &self.buckets(scope).by_deadline;
         let (deadline_ms, session) = place.unwrap_or((i64::MIN, SessionId(i64::MIN)));
-        let of_this = self.buckets.get(&deadline_ms).into_iter();
+        let of_this = buckets.get(&deadline_ms).into_iter();
         let rest = of_this
             .flat_map(move |bucket| bucket.range((Bound::Excluded(session), Bound::Unbounded)))
             .map(move |&session| (deadline_ms, session));
-        let later = self.buckets.range((Bound::Excluded(deadline_ms), Bound::Unbounded));
+        let later = buckets.range((Bound::Excluded(deadline_ms), Bound::Unbounded));
         let later = later.flat_map(|(&deadline_ms, bucket)| {
             bucket.iter().map(move |&session| (deadline_ms, session))
         });
@@ -252,8 +339,11 @@ impl Tracker {
     /// What does not hold, by name.
     #[must_use]
     pub(super) fn broken_invariant(&self) -> Option<&'static str> {
-        let in_buckets: usize = self.buckets.values().map(BTreeSet::len).sum();
-        (in_buckets != self.sessions.len()).then_some("each session is in one bucket")
+        let counted = [&self.global, &self.local].iter().all(|buckets| {
+            buckets.count == buckets.by_deadline.values().map(BTreeSet::len).sum::<usize>()
+        });
+        let is_whole = counted && self.global.count + self.local.count == self.sessions.len();
+        (!is_whole).then_some("each session is in one bucket")
     }
 }
 
@@ -266,7 +356,8 @@ const FORGOTTEN_SESSIONS_MAX: i64 = 1 << 40;
 /// The clock may have been set back since the highest that is known there was given out, and
 /// since others whose sessions are over, but whose clients may still come back. Each took a
 /// transaction, so none is as far from that one as there are transactions. The very last id of
-/// all was not given out: nobody has had that many.
+/// all was not given out: nobody has had that many. (A local session takes none, but its id is known to
+/// this server alone, and as long as it lives.)
 fn after(highest: SessionId, last: Zxid) -> SessionId {
     if highest.0 & ID_MASK == ID_MASK {
         return SessionId(highest.0 & !ID_MASK);
@@ -299,7 +390,7 @@ mod tests {
 
     fn open(tracker: &mut Tracker, now: Now, timeout_ms: i32) -> SessionId {
         let session = tracker.next();
-        tracker.insert(now, session, timeout_ms, HERE);
+        tracker.insert(now, session, timeout_ms, Scope::Global, HERE);
         session
     }
 
@@ -316,11 +407,11 @@ mod tests {
         let mut tracker = tracker();
         let session = open(&mut tracker, at(500), 4_000);
         tracker.on_report(SHARD, 4_999);
-        assert_eq!(tracker.due(at(4_999)), []);
+        assert_eq!(tracker.due(at(4_999), Scope::Global), []);
         // What its shard heard at 5,000 is not known yet.
-        assert_eq!(tracker.due(at(5_000)), []);
+        assert_eq!(tracker.due(at(5_000), Scope::Global), []);
         tracker.on_report(SHARD, 5_000);
-        assert_eq!(tracker.due(at(5_000)), [session]);
+        assert_eq!(tracker.due(at(5_000), Scope::Global), [session]);
         assert_eq!(tracker.close(session), Some(HERE));
         assert!(!tracker.is_alive(session));
         assert_eq!(tracker.broken_invariant(), None);
@@ -331,10 +422,10 @@ mod tests {
         let mut tracker = tracker();
         let session = open(&mut tracker, at(0), 2_000);
         tracker.on_report(SHARD, 1_000);
-        assert_eq!(tracker.due(at(60_000)), []);
+        assert_eq!(tracker.due(at(60_000), Scope::Global), []);
         tracker.touch(session, 59_000);
         tracker.on_report(SHARD, 60_000);
-        assert_eq!(tracker.due(at(60_000)), []);
+        assert_eq!(tracker.due(at(60_000), Scope::Global), []);
     }
 
     #[test]
@@ -343,13 +434,14 @@ mod tests {
         for number in 0..50 {
             open(&mut tracker, at(0), 4_000 + number % 4 * 1_500);
         }
-        let whole: Vec<SessionInfo> = tracker.sessions_after(None).collect();
+        let whole: Vec<SessionInfo> = tracker.sessions_after(Scope::Global, None).collect();
         assert_eq!(whole.len(), 50);
         assert!(whole.is_sorted_by_key(|of| (of.deadline_ms, of.session)));
         for most in 1..60 {
             let (mut parts, mut place) = (Vec::new(), None);
             loop {
-                let part: Vec<SessionInfo> = tracker.sessions_after(place).take(most).collect();
+                let part: Vec<SessionInfo> =
+                    tracker.sessions_after(Scope::Global, place).take(most).collect();
                 let Some(last) = part.last() else { break };
                 place = Some((last.deadline_ms, last.session));
                 parts.extend(part);

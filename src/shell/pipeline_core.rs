@@ -29,7 +29,7 @@ use super::logging::audit;
 use super::mesh::{Bell, FromShard, PipelineEnd};
 use super::ring::{self, Ring};
 use super::whole_ms;
-use crate::exchange::Serves;
+use crate::exchange::{Mode, Serves};
 use crate::metrics::{Counter, Recorder, Summary};
 use crate::pipeline::{Input, Output, Pipeline};
 use crate::types::Now;
@@ -459,7 +459,9 @@ impl<C> State<C> {
             self.end.publish(&applied);
         }
         if let Some(serves) = self.out.serves.take() {
-            if let (Serves::Clients { .. }, Some(side)) = (&serves, &self.ensemble) {
+            // A server without a leader changes no files.
+            let has_leader = matches!(&serves, Serves::Clients { mode: Mode::ReadWrite, .. });
+            if let (true, Some(side)) = (has_leader, &self.ensemble) {
                 side.remove_replaced();
             }
             self.end.serve(serves);

@@ -204,6 +204,12 @@ pub(crate) fn member(
     pipeline::MemberStart {
         cache,
         leader_serves: ensemble.leader_serves,
+        reads_alone: ensemble.reads_alone,
+        local_sessions: match (ensemble.local_sessions, ensemble.local_sessions_upgrading) {
+            (false, _) => pipeline::LocalSessions::Off,
+            (true, false) => pipeline::LocalSessions::Fixed,
+            (true, true) => pipeline::LocalSessions::Upgraded,
+        },
         config: members.to_string().into(),
         config_version: members.version,
         peer: peer::Start {

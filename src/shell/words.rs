@@ -433,6 +433,7 @@ impl Words {
             ephemerals: report.ephemerals as u64,
             data_bytes: u64::try_from(report.data_bytes).unwrap_or(0) + "/".len() as u64,
             global_sessions: report.sessions as u64,
+            local_sessions: report.local_sessions as u64,
             uptime_ms: u64::try_from(now.monotonic_ms).unwrap_or(0),
             open_files: facts.open_files,
             open_files_max: sys::open_files_limit().map_or(0, |limit| limit.soft),

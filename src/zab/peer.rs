@@ -337,6 +337,14 @@ impl Peer {
         is_behind || self.settings.unsynced_bytes_max <= self.unsynced_bytes
     }
 
+    /// Whether clients may be shown what is here while there is no leader: nothing of it is lost or
+    /// known to be wrong, and the disk is not about to change it.
+    #[must_use]
+    pub fn may_be_read(&self) -> bool {
+        let is_looking = matches!(self.role, Role::Looking { .. });
+        is_looking && self.is_vouched_for && self.wants_all == 0
+    }
+
     /// Where the history ends: what is committed, once a leader is established, and all that is
     /// logged before.
     #[must_use]

@@ -32,11 +32,18 @@ pub(crate) struct Terms {
     pub(crate) patience: Duration,
     /// The newest transaction that it knows of.
     pub(crate) last_zxid_seen: i64,
+    /// Whether a server will do that only reads.
+    pub(crate) read_only: bool,
 }
 
 impl Default for Terms {
     fn default() -> Terms {
-        Terms { timeout_ms: 30_000, patience: Duration::from_secs(30), last_zxid_seen: 0 }
+        Terms {
+            timeout_ms: 30_000,
+            patience: Duration::from_secs(30),
+            last_zxid_seen: 0,
+            read_only: false,
+        }
     }
 }
 
@@ -82,7 +89,7 @@ impl Client {
         session: Option<ConnectResponse>,
         terms: Terms,
     ) -> io::Result<Client> {
-        let Terms { timeout_ms, patience, last_zxid_seen } = terms;
+        let Terms { timeout_ms, patience, last_zxid_seen, read_only } = terms;
         let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(patience))?;
@@ -95,7 +102,7 @@ impl Client {
             timeout_ms,
             session: session.session,
             password: Some(&session.password),
-            read_only: Some(false),
+            read_only: Some(read_only),
         };
         frame::write(&mut client.output, |out| connect.write(out));
         client.flush()?;

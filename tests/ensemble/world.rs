@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ringkeeper::ensemble::Ensemble;
 use ringkeeper::exchange::{Applied, ConnectionId, Item, Requests, Serves, ShardId, Touched, Want};
 use ringkeeper::pipeline::{
-    Input, LinkInput, MemberStart, OnMismatch, Output, Pipeline, ReaperSettings, RollSettings,
-    Settings, SnapshotJob, ToLink,
+    Input, LinkInput, LocalSessions, MemberStart, OnMismatch, Output, Pipeline, ReaperSettings,
+    RollSettings, Settings, SnapshotJob, ToLink,
 };
 use ringkeeper::record::code::Code;
 use ringkeeper::record::op::code;
@@ -421,6 +421,8 @@ impl World {
             },
             cache,
             leader_serves: true,
+            reads_alone: false,
+            local_sessions: LocalSessions::Off,
             config: "version=0".into(),
             config_version: 0,
         };

@@ -197,8 +197,12 @@ impl Writer {
     }
 
     fn connect(&mut self) -> io::Result<Client> {
-        let terms =
-            Terms { timeout_ms: 40_000, patience: ANSWER_PATIENCE, last_zxid_seen: self.last_zxid };
+        let terms = Terms {
+            timeout_ms: 40_000,
+            patience: ANSWER_PATIENCE,
+            last_zxid_seen: self.last_zxid,
+            ..Terms::default()
+        };
         let mut client = Client::begin_as(self.shared.addresses[self.at], self.session, terms)?;
         client.finish()?;
         if client.session.timeout_ms == 0 {

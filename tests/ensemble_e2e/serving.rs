@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 
 use crate::PATIENCE;
-use crate::client::Client;
+use crate::client::{Client, Terms, word};
 use crate::ensemble::{Ensemble, Plan};
 use crate::load::{Load, check_equal};
 use crate::random::Random;
@@ -135,6 +135,67 @@ fn a_server_without_a_quorum_serves_nobody() {
     ensemble.start(3);
     ensemble.wait_serving(&[1, 3]);
     assert_eq!(read(&mut ensemble.client(3), "/a"), Some(b"1".to_vec()));
+}
+
+#[test]
+fn a_server_without_a_quorum_is_read_by_who_asks_for_no_more() {
+    let plan = Plan { settings: vec!["readonlymode.enabled=true"], ..Plan::of(3) };
+    let mut ensemble = Ensemble::started("read-only", &plan);
+    let leader = ensemble.wait_leader();
+    let left = (1..=3).find(|&id| id != leader).unwrap();
+    let lost: Vec<_> = ensemble.ids().into_iter().filter(|&id| id != left).collect();
+    let mut client = ensemble.client(left);
+    client.create("/a", b"1");
+    let zxid = client.answer().header.zxid;
+    let session = client.session;
+    lost.iter().for_each(|&id| ensemble.kill(id));
+    let is_read_only = |ensemble: &Ensemble| {
+        let answer = word(ensemble.address(left), b"srvr").unwrap_or_default();
+        answer.contains("READ-ONLY mode; serving only read-only clients\n")
+            && answer.contains("\nMode: read-only\n")
+    };
+    until(PATIENCE, || ensemble.tell(), || is_read_only(&ensemble));
+    assert!(client.reply().is_err(), "the connection is closed");
+    assert_eq!(word(ensemble.address(left), b"isro").unwrap(), "ro");
+
+    let connect = |ensemble: &Ensemble, session, read_only| {
+        let terms = Terms { read_only, last_zxid_seen: zxid, ..Terms::default() };
+        let mut client = Client::begin_as(ensemble.address(left), session, terms)?;
+        client.finish().map(|()| client)
+    };
+    assert!(connect(&ensemble, None, false).is_err(), "it would write");
+    // Whether this session lives, nobody knows here.
+    assert!(connect(&ensemble, Some(session), true).is_err(), "it is the ensemble's");
+    let mut reader = connect(&ensemble, None, true).unwrap();
+    assert_eq!((reader.session.session >> 56, reader.session.read_only), (left as i64, Some(true)));
+    reader.get("/a");
+    let reply = reader.replies(1).unwrap().remove(0);
+    assert_eq!((reply.data().0, reply.header.zxid), (b"1".to_vec(), zxid));
+    for refused in [
+        (|client: &mut Client| client.create("/b", b"")) as fn(&mut Client) -> i32,
+        |client| client.set("/a", b"2"),
+        |client| client.sync("/"),
+    ] {
+        refused(&mut reader);
+        let header = reader.replies(1).unwrap().remove(0).header;
+        assert_eq!((header.err, header.zxid), (-119, zxid));
+    }
+
+    // A leader is back: who was there to read is let go, and what was before goes on.
+    ensemble.start(lost[0]);
+    assert!(reader.reply().is_err(), "the connection is closed");
+    ensemble.wait_leader_among(&[left, lost[0]]);
+    ensemble.wait_serving(&[left]);
+    until(PATIENCE, || ensemble.tell(), || !is_read_only(&ensemble));
+    let mut back = ensemble.moved(left, session, zxid);
+    back.create_as("/mine", b"", EPHEMERAL);
+    back.answer();
+    assert_eq!(read(&mut back, "/b"), None);
+    let gone = connect(&ensemble, Some(reader.session), false).unwrap();
+    assert_eq!(gone.session.timeout_ms, 0, "it was never the ensemble's");
+    ensemble.start(lost[1]);
+    ensemble.wait_all();
+    check_equal(&ensemble, &ensemble.ids());
 }
 
 #[test]
