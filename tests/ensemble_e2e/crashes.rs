@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::PATIENCE;
 use crate::client::Client;
-use crate::ensemble::{Ensemble, Id, Plan, SYNC_LIMIT};
+use crate::ensemble::{Ensemble, Id, Plan};
 use crate::load::{Load, check_equal};
 use crate::random::Random;
 use crate::server::until;
@@ -66,12 +66,19 @@ fn a_leader_that_is_stopped_as_planned_hands_over() {
     for round in 1..=3 {
         load.wait_writes(100);
         let leader = ensemble.wait_leader();
+        let others = others(&ensemble, leader);
+        let said: Vec<usize> = others.iter().map(|&id| ensemble.server(id).said().len()).collect();
         load.mark();
         let status = ensemble.terminate(leader);
-        let gap = load.gap();
-        println!("handover: round {round}: leader {leader}, {gap:?} without a write");
+        println!("handover: round {round}: leader {leader}, {:?} without a write", load.gap());
         assert_eq!(status.code(), Some(0));
-        assert!(gap < SYNC_LIMIT, "{gap:?}: somebody waited for a timeout");
+        for (&id, before) in others.iter().zip(said) {
+            let said = ensemble.server(id).said().split_off(before);
+            let why = said.lines().find(|line| line.contains("WARN") && line.contains("member"));
+            let is_at_once =
+                why.is_some_and(|why| why.ends_with("connection to the leader is lost"));
+            assert!(is_at_once, "server {id} waited for a timeout: {said}");
+        }
         ensemble.start(leader);
         ensemble.wait_all();
     }
