@@ -36,13 +36,24 @@ pub(super) enum Undeliverable {
 /// of what comes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Certainty {
-    /// From the transaction after this one on; `None`: until a digest says so.
+    /// From the transaction after this one on; `None`: until a digest or a leader says so.
     after: Option<Zxid>,
+    /// It has differed: a digest alone can say that it is right again.
+    is_lost: bool,
 }
 
 impl Certainty {
     pub(super) fn of(restored: &Restored) -> Certainty {
-        Certainty { after: restored.certain_after }
+        Certainty { after: restored.certain_after, is_lost: false }
+    }
+
+    /// The leader has proposed nothing beyond this yet. A snapshot that has come from a server cannot
+    /// show more than was proposed when it came, so that the tree is certain from there on, also
+    /// where no digest ever comes.
+    pub(super) fn on_proposed_by_leader(&mut self, zxid: Zxid) {
+        if !self.is_lost && self.after.is_none() {
+            self.after = Some(zxid);
+        }
     }
 
     pub(super) fn holds_after(self, zxid: Zxid) -> bool {
@@ -122,7 +133,7 @@ impl Pipeline {
             .distrusted_ms
             .is_some_and(|before_ms| now.monotonic_ms < before_ms + DISTRUST_AGAIN_MS);
         if is_again {
-            member.certainty.after = None;
+            member.certainty = Certainty { after: None, is_lost: true };
         }
         is_again
     }

@@ -76,6 +76,8 @@ struct Trio {
     link_count: u64,
     connection_count: u32,
     xid: i32,
+    /// What learners have told leaders of whom they heard from.
+    touched: Vec<(ServerId, SessionId)>,
 }
 
 impl Trio {
@@ -91,6 +93,7 @@ impl Trio {
             link_count: 0,
             connection_count: 0,
             xid: 0,
+            touched: Vec::new(),
         };
         for id in [C, A, B] {
             trio.start(id, Vec::new(), Epoch(0), Epoch(0));
@@ -307,7 +310,12 @@ impl Trio {
         let input = if is_learner {
             LinkInput::FromLeader { link, packet: FromLeader::read(&packet).unwrap() }
         } else {
-            LinkInput::FromLearner { link, packet: FromLearner::read(&packet).unwrap() }
+            let packet = FromLearner::read(&packet).unwrap();
+            if let FromLearner::Ping { touched, .. } = packet {
+                let learner = known.learner;
+                self.touched.extend(touched.sessions().map(|(session, _)| (learner, session)));
+            }
+            LinkInput::FromLearner { link, packet }
         };
         self.step(to, Input::Link(input));
     }
@@ -560,4 +568,76 @@ fn nobody_reads_where_it_is_not_asked_for() {
     trio.kill(C);
     trio.pass(20_000, &[]);
     assert_eq!(trio.servers[&A].serves, None);
+}
+
+// ---- what servers of Java would do otherwise -------------------------------------------------
+
+/// A leader of 3.9 proposes its error under the zxid before it, and commits nothing from then on.
+#[test]
+fn what_cannot_be_read_is_not_passed_on_and_stops_nobody() {
+    let mut trio = Trio::new(Terms::default());
+    for (at, path) in [(A, "/a"), (C, "/c")] {
+        let writer = trio.open(at);
+        let before = trio.zxid(C);
+        for op in [
+            code::CREATE,
+            code::CREATE2,
+            code::CREATE_TTL,
+            code::CREATE_CONTAINER,
+            code::DELETE,
+            code::SET_DATA,
+            code::SET_ACL,
+            code::MULTI,
+            code::RECONFIG,
+        ] {
+            assert_eq!(trio.write(writer, op, &[0xff]).0, Code::MarshallingError, "{op}");
+        }
+        assert_eq!(trio.zxid(C), before, "the leader of another kind would repeat a zxid");
+        assert_eq!(trio.create(writer, path, CreateMode::Persistent), Code::Ok);
+        assert!([A, B, C].into_iter().all(|id| trio.has(id, path)));
+    }
+    for server in trio.servers.values() {
+        assert!(server.log.windows(2).all(|pair| pair[0].zxid < pair[1].zxid));
+    }
+}
+
+/// A leader of 3.8 proposes it, and its own followers leave it.
+#[test]
+fn a_check_that_is_proposed_alone_changes_nothing() {
+    let mut trio = Trio::new(Terms::default());
+    let writer = trio.open(A);
+    assert_eq!(trio.create(writer, "/a", CreateMode::Persistent), Code::Ok);
+    let (now, mut out) = (trio.now, Output::default());
+    let pipeline = trio.pipeline(C);
+    let txn = Txn::Check { path: "/a".into(), version: 7 };
+    let header = pipeline.header(now, writer.session, 77, txn.kind());
+    pipeline.log(now, &header, true, |out| txn.write(out), &mut out);
+    pipeline.do_what_is_asked(now, &mut out);
+    trio.carry_out(C, out);
+    trio.settle();
+    for id in [A, B, C] {
+        assert_eq!(trio.servers[&id].log.last().unwrap().zxid, Zxid(header.zxid), "{id}");
+        assert_eq!(trio.servers[&id].serves, Some(Mode::ReadWrite), "{id}");
+    }
+    assert_eq!(trio.create(writer, "/b", CreateMode::Persistent), Code::Ok);
+}
+
+#[test]
+fn a_new_session_is_reported_by_every_learner_once_and_then_by_its_own() {
+    let mut trio = Trio::new(Terms::default());
+    let client = trio.open(A);
+    let told = |trio: &mut Trio| -> BTreeSet<ServerId> {
+        let touched = std::mem::take(&mut trio.touched).into_iter();
+        touched.filter(|(_, session)| *session == client.session).map(|(by, _)| by).collect()
+    };
+    trio.pass(TICK_MS, &[]);
+    assert_eq!(told(&mut trio), BTreeSet::from([A, B]));
+    trio.pass(2 * TICK_MS, &[(A, client.session)]);
+    assert_eq!(told(&mut trio), BTreeSet::from([A]));
+    // Who says nothing is in no table, and expires.
+    trio.answers(A);
+    trio.pass(i64::from(TIMEOUT_MS) + 3 * TICK_MS, &[]);
+    let answers = trio.answers(A);
+    assert!(matches!(answers[..], [(to, _, Outcome::Ended, _)] if to == client.connection));
+    assert_eq!(trio.sessions(B).0, 0);
 }

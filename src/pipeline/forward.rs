@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::member::Agreement;
+use super::prep::is_readable;
 use super::tracker::{Client, Owner, Scope};
 use super::{Output, Pipeline, audit, prep_multi, whole};
 use crate::exchange::{Outcome, Request, Want};
@@ -213,6 +214,14 @@ impl Pipeline {
             let Agreement::Member(member) = &mut self.zab else { return };
             member.forward.push(request.session, client, request.xid, what);
             self.answer_in_order(request.session);
+            return;
+        }
+        // A leader of ZooKeeper 3.9 that is sent what it cannot read commits nothing from then on.
+        if let Want::Write { op } = request.want
+            && !is_readable(op, body)
+        {
+            let what = Answered::Body(Code::MarshallingError, Vec::new());
+            self.answer_here(client, request, what);
             return;
         }
         let op = match request.want {

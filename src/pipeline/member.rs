@@ -537,6 +537,9 @@ impl Pipeline {
                 }
                 member.call(|peer, asked| peer.on_packet_of_leader(now, link, packet, asked));
                 if member.leader_link == Some(link) {
+                    if let FromLeader::Ping { zxid } = packet {
+                        member.certainty.on_proposed_by_leader(zxid);
+                    }
                     self.on_leader_packet(now, packet);
                 }
             }

@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use super::Settings;
+use super::{Settings, prep_multi, whole};
 use crate::acl;
 use crate::jute::Reader;
 use crate::jute::record::{Record, Text};
@@ -16,7 +16,7 @@ use crate::record::code::Code;
 use crate::record::data::{Acl, AclBytes, Id, perms};
 use crate::record::op::{CreateMode, code};
 use crate::record::proto::{
-    CreateRequest, CreateTtlRequest, PathVersion, SetAclRequest, SetDataRequest,
+    CreateRequest, CreateTtlRequest, PathVersion, ReconfigRequest, SetAclRequest, SetDataRequest,
 };
 use crate::record::txn::{CreateKind, Txn};
 use crate::tree::ephemerals::{Owner, TTL_MS_MAX};
@@ -70,6 +70,24 @@ impl<'a> Create<'a> {
 
 pub(super) fn decode<'a, R: Record<'a>>(body: &mut Reader<'a>) -> Result<R, Code> {
     R::read(body).map_err(|_| Code::MarshallingError)
+}
+
+/// Whether what is asked for can be read at all.
+pub(super) fn is_readable(op: i32, body: &[u8]) -> bool {
+    fn is_a<'a, R: Record<'a>>(body: &'a [u8]) -> bool {
+        decode::<R>(&mut whole(body)).is_ok()
+    }
+    match op {
+        code::CREATE | code::CREATE2 | code::CREATE_CONTAINER | code::CREATE_TTL => {
+            Create::read(op, &mut whole(body)).is_ok()
+        }
+        code::DELETE => is_a::<PathVersion<'_>>(body),
+        code::SET_DATA => is_a::<SetDataRequest<'_>>(body),
+        code::SET_ACL => is_a::<SetAclRequest<'_>>(body),
+        code::RECONFIG => is_a::<ReconfigRequest<'_>>(body),
+        code::MULTI => prep_multi::is_readable(body),
+        _ => true,
+    }
 }
 
 impl<'p> Prep<'p> {

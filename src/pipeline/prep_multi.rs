@@ -114,6 +114,11 @@ fn normalized(create: Create<'_>) -> Result<Create<'_>, Code> {
     Ok(Create { op, ttl, ..create })
 }
 
+/// Whether all operations of a multi can be read.
+pub(super) fn is_readable(body: &[u8]) -> bool {
+    read_operations(&mut whole(body)).is_ok()
+}
+
 fn read_operations<'a>(body: &mut Reader<'a>) -> Result<Vec<Operation<'a>>, Code> {
     let mut operations = Vec::new();
     loop {

@@ -754,7 +754,7 @@ impl Leader {
                 return;
             }
             seat.stage = SeatStage::Synced;
-            seat.acked = zxid;
+            seat.acked = zxid.max(seat.acked);
             if let Stage::Synchronization { acked, .. } = &mut self.stage {
                 if !is_observer {
                     acked.insert(server);
@@ -764,6 +764,11 @@ impl Leader {
                 seat.serve(now);
                 out.sends.push((link, ToLearner::UpToDate));
             }
+            return;
+        }
+        // Of what was never proposed: no word of a correct server, and it would count for all that
+        // is proposed later.
+        if self.proposed < zxid {
             return;
         }
         seat.on_acked(zxid);

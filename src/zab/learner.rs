@@ -628,9 +628,9 @@ impl Learner {
         out: &mut Output,
     ) -> Result<(), Fault> {
         let last = self.last();
-        if zxid == last {
+        if zxid == last || zxid.counter() == 0 {
             // A leader of 3.9 proposes the error of a request that it cannot read under the zxid
-            // before it, and waits for the ACK.
+            // before it, and waits for the ACK. Before its first proposal that is NEWLEADER's.
             if let Stage::Broadcast { unacked } = &mut self.stage
                 && self.kind == Kind::Follower
             {
@@ -743,10 +743,10 @@ impl Joining {
     }
 }
 
-/// Inside an epoch, a leader leaves nothing out (ZOOKEEPER-4925).
+/// A leader leaves nothing out, and begins each epoch at its beginning (ZOOKEEPER-4925).
 fn follows(last: Zxid, found: Zxid) -> Result<(), Fault> {
     let is_next = last.0.checked_add(1) == Some(found.0);
-    if is_next || (last < found && last.epoch() < found.epoch()) {
+    if is_next || (last.epoch() < found.epoch() && found.counter() <= 1) {
         Ok(())
     } else {
         Err(Fault::Gap { last, found })

@@ -73,3 +73,38 @@ pub fn plan(peer_last: Zxid, history: &History) -> Plan {
 fn truncated(to: Zxid) -> Plan {
     if to.counter() == 0 { Plan::Snap } else { Plan::Trunc { to } }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zab::history::Cache;
+    use crate::zab::proposals::Proposal;
+
+    #[test]
+    fn every_end_of_a_log_has_javas_operation() {
+        let mut history = History::new(Cache { count_max: 99, bytes_max: 99 }, Zxid(0x1_0000_0005));
+        for zxid in (0x1_0000_0006..=0x1_0000_000b).chain(0x2_0000_0001..=0x2_0000_0006) {
+            history.push(Proposal { zxid: Zxid(zxid), payload: [].into() });
+        }
+        let end = Zxid(0x2_0000_0006);
+        for (last, expected) in [
+            (-1, Plan::Snap),
+            (0, Plan::Log { after: Zxid(0) }),
+            (0x1_0000_0004, Plan::Log { after: Zxid(0x1_0000_0004) }),
+            (0x1_0000_0005, Plan::Diff { after: Zxid(0x1_0000_0005) }),
+            (0x1_0000_000b, Plan::Diff { after: Zxid(0x1_0000_000b) }),
+            (0x1_0000_000c, Plan::Snap),
+            (0x2_0000_0000, Plan::Diff { after: Zxid(0x2_0000_0000) }),
+            (0x2_0000_0003, Plan::Diff { after: Zxid(0x2_0000_0003) }),
+            (0x2_0000_0006, Plan::Diff { after: end }),
+            (0x2_0000_0007, Plan::Trunc { to: end }),
+            (0x3_0000_0000, Plan::Snap),
+            (0x3_0000_0001, Plan::Trunc { to: end }),
+        ] {
+            assert_eq!(plan(Zxid(last), &history), expected, "{last:#x}");
+        }
+        history.truncate_after(Zxid(0x1_0000_000b));
+        let to = Zxid(0x1_0000_000b);
+        assert_eq!(plan(Zxid(0x2_0000_0001), &history), Plan::Trunc { to });
+    }
+}

@@ -1177,8 +1177,8 @@ fn notification(frame: &[u8]) -> Option<election::Notification> {
         ServerState::Looking => PeerState::Looking,
         ServerState::Following => PeerState::Following,
         ServerState::Leading => PeerState::Leading,
-        ServerState::Observing => PeerState::Observing,
-        ServerState::Unknown(_) => return None,
+        // One that this version does not know is no vote either, and is answered.
+        ServerState::Observing | ServerState::Unknown(_) => PeerState::Observing,
     };
     let vote = Vote {
         leader: said.leader,

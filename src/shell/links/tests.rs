@@ -546,6 +546,23 @@ fn garbage_and_silence_are_cut_off_and_nobody_hears_of_them() {
 }
 
 #[test]
+fn a_state_that_no_release_has_is_heard_and_is_no_vote() {
+    let mut frame = Vec::new();
+    Notification {
+        state: ServerState::Unknown(9),
+        leader: ServerId(i64::MIN),
+        zxid: Zxid(i64::MIN),
+        election_epoch: 1,
+        peer_epoch: i64::MIN,
+        version: 0,
+        config: None,
+    }
+    .write(&mut frame);
+    let heard = notification(&frame).expect("one without a vote is answered whatever it does");
+    assert_eq!(heard.state, PeerState::Observing);
+}
+
+#[test]
 fn a_leader_whose_port_does_not_answer_is_silent_and_not_refused() {
     let address = Some(Ipv4Addr::LOCALHOST.into());
     let port_of_leader = port();
