@@ -16,7 +16,9 @@ use ringkeeper::jute::record::Record;
 use ringkeeper::jute::{Malformed, Reader, Write as _};
 use ringkeeper::record::data::AclBytes;
 use ringkeeper::record::op::{code, xid};
-use ringkeeper::record::proto::{ConnectRequest, ConnectResponse, ReplyHeader, RequestHeader};
+use ringkeeper::record::proto::{
+    ConnectRequest, ConnectResponse, ReplyHeader, RequestHeader, SetWatches,
+};
 
 use crate::sys;
 
@@ -32,6 +34,8 @@ pub enum Lost {
     Closed,
     #[error("session refused by the server")]
     Refused,
+    #[error("nothing heard from the server for two thirds of the session timeout")]
+    Silent,
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The server broke the protocol.
@@ -57,6 +61,10 @@ pub enum Arrival<'a, T> {
         body: &'a [u8],
     },
     Pong,
+    /// Watches are set again, or not: 0, or the number of an error.
+    WatchesSet {
+        err: i32,
+    },
     /// The session is closed, as asked.
     Ended,
 }
@@ -205,6 +213,17 @@ impl<T> Connection<T> {
         self.put(xid::PING, code::PING, |_| {});
     }
 
+    /// Puts a request into the buffer that sets watches again, as clients do that have come back.
+    pub fn set_watches(&mut self, record: &SetWatches<'_>) {
+        self.put(xid::SET_WATCHES, code::SET_WATCHES, |out| record.write(out));
+    }
+
+    /// The last zxid that a reply has told.
+    #[must_use]
+    pub fn zxid(&self) -> i64 {
+        self.zxid
+    }
+
     /// Puts the request that ends the session into the buffer.
     pub fn close(&mut self) {
         self.put(XID_CLOSE, code::CLOSE_SESSION, |_| {});
@@ -286,6 +305,7 @@ impl<T> Connection<T> {
         let header = ReplyHeader::read(&mut reader).map_err(broken)?;
         Ok(Some(match header.xid {
             xid::PING => Arrival::Pong,
+            xid::SET_WATCHES => Arrival::WatchesSet { err: header.err },
             XID_CLOSE => Arrival::Ended,
             xid::NOTIFICATION => Arrival::Event { zxid: header.zxid, body: reader.rest() },
             found => match self.in_flight.pop_front() {
@@ -427,7 +447,7 @@ impl Session {
                     Arrival::Connected => Some(None),
                     Arrival::Reply { err: 0, body, .. } => Some(Some(Ok(body.to_vec()))),
                     Arrival::Reply { err, .. } => Some(Some(Err(err))),
-                    Arrival::Event { .. } | Arrival::Pong => None,
+                    Arrival::Event { .. } | Arrival::Pong | Arrival::WatchesSet { .. } => None,
                     Arrival::Ended => return Err(Lost::Closed),
                 };
             }

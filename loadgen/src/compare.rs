@@ -113,7 +113,7 @@ impl Outcome {
 }
 
 /// A summary's figures by name. The names sort as they are to be read.
-fn figures_of(summary: &Summary) -> Vec<(String, f64)> {
+pub(crate) fn figures_of(summary: &Summary) -> Vec<(String, f64)> {
     let mut figures = Vec::new();
     for op in &summary.ops {
         let name = op.op.name();
@@ -500,6 +500,28 @@ fn starts(
     })
 }
 
+/// A table of figures of both sides.
+pub(crate) fn write_ratios(
+    f: &mut fmt::Formatter<'_>,
+    figures: &BTreeMap<String, Ratio>,
+) -> fmt::Result {
+    let width = figures.keys().map(|name| name.chars().count() + 1).max().unwrap_or(0).max(36);
+    let (a, b, spread) = ("a", "b", "spread of a/b");
+    writeln!(f, "{:<width$}{a:>12}{b:>12}{:>9}  {spread}", "", "a/b")?;
+    for (name, ratio) in figures {
+        let ratios = ratio.ratios();
+        let (Some(least), Some(most)) = (ratios.first(), ratios.last()) else { continue };
+        writeln!(
+            f,
+            "{name:<width$}{:>12.1}{:>12.1}{:>9.3}  {least:.3} to {most:.3}",
+            median(&ratio.a),
+            median(&ratio.b),
+            median(&ratios),
+        )?;
+    }
+    Ok(())
+}
+
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Comparison { command, a, b, pairs, .. } = self;
@@ -515,19 +537,7 @@ impl fmt::Display for Comparison {
             format!("{}{server}{cpus}", side.name)
         };
         writeln!(f, "a: {}; b: {}; medians", place(a), place(b))?;
-        let (a, b, spread) = ("a", "b", "spread of a/b");
-        writeln!(f, "{:<36}{a:>12}{b:>12}{:>9}  {spread}", "", "a/b")?;
-        for (name, ratio) in &self.figures {
-            let ratios = ratio.ratios();
-            let (Some(least), Some(most)) = (ratios.first(), ratios.last()) else { continue };
-            writeln!(
-                f,
-                "{name:<36}{:>12.1}{:>12.1}{:>9.3}  {least:.3} to {most:.3}",
-                median(&ratio.a),
-                median(&ratio.b),
-                median(&ratios),
-            )?;
-        }
+        write_ratios(f, &self.figures)?;
         if self.is_in_memory {
             writeln!(f, "the servers kept their data in memory: nothing was synced to a disk")?;
         }

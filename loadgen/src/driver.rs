@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::mem;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::thread;
@@ -25,8 +26,9 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::client::{Arrival, Connection, Lost, Resume};
+use crate::ensemble::gaps::Spans;
 use crate::keys::Random;
-use crate::sys::{Interest, Poll, Ready};
+use crate::sys::{self, Interest, Poll, Ready};
 use crate::workload::{Achieved, Asked, Heard, Next, Op, Source, multi_error};
 use crate::{Fault, make_room_for};
 
@@ -48,6 +50,11 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// How long an attempt to reconnect may take; after one that took longer, twice as long.
 const ATTEMPT_WITHIN: Duration = Duration::from_secs(1);
 const ATTEMPT_WITHIN_MAX: Duration = Duration::from_secs(16);
+/// A client that hears nothing for two thirds of its session timeout goes to another server, as
+/// ZooKeeper's do (`ClientCnxn`, `readTimeout`). Shorter silences than this are no sign of anything.
+const SILENCE_MIN: Duration = Duration::from_millis(100);
+/// How often connections are looked at for silence.
+const SILENCE_EVERY: Duration = Duration::from_millis(50);
 
 /// When requests are made.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -76,6 +83,9 @@ pub enum Span {
 pub struct Plan {
     /// Connections go to these in turn.
     pub servers: Vec<SocketAddr>,
+    /// On which of them, by their places, connections begin; empty: on all. A connection that is
+    /// lost may come back on any.
+    pub homes: Vec<usize>,
     /// How many requests a connection may have in flight.
     pub depth: usize,
     pub session_timeout_ms: i32,
@@ -83,6 +93,36 @@ pub struct Plan {
     pub span: Span,
     /// None: a connection that is lost stays lost.
     pub reconnect: Option<Reconnect>,
+    /// Once everything is answered, the sessions live on until `Moment::Held` is over.
+    pub holds: bool,
+    /// Each time this grows, all connections are cut, and come back.
+    pub cuts: Option<Arc<AtomicU64>>,
+}
+
+impl Plan {
+    /// Makes a list of requests on all servers; a connection that is lost stays lost.
+    #[must_use]
+    pub fn of_list(servers: Vec<SocketAddr>, depth: usize, session_timeout_ms: i32) -> Plan {
+        Plan {
+            servers,
+            homes: Vec::new(),
+            depth,
+            session_timeout_ms,
+            pace: Pace::Closed,
+            span: Span::UntilDone,
+            reconnect: None,
+            holds: false,
+            cuts: None,
+        }
+    }
+
+    /// The place of the server that a connection begins on.
+    fn home(&self, connection: usize) -> usize {
+        match self.homes.as_slice() {
+            [] => connection % self.servers.len(),
+            homes => homes[connection % homes.len()],
+        }
+    }
 }
 
 /// Connections that are lost come back, with their session or, once it has expired, a new one.
@@ -144,6 +184,19 @@ pub struct Tally {
     /// Watch events.
     pub events: u64,
     pub reconnects: Reconnects,
+    /// When writes were acknowledged, in nanoseconds since the start of the run.
+    pub acks: Spans,
+    /// Connections that were lost and have come back.
+    pub returns: Vec<Return>,
+}
+
+/// A connection that was lost and has come back, in nanoseconds since the start of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Return {
+    pub lost_ns: u64,
+    pub back_ns: u64,
+    /// Whether its session had expired, and it has a new one.
+    pub is_anew: bool,
 }
 
 /// What became of connections that may come back.
@@ -155,8 +208,12 @@ pub struct Reconnects {
     pub lost: u64,
     /// Connections that came back with their session.
     pub resumed: u64,
+    /// Those of them that came back on another server.
+    pub moved: u64,
     /// Sessions that had expired.
     pub expired: u64,
+    /// Requests whose reply was lost with the connection.
+    pub unanswered: u64,
 }
 
 impl Tally {
@@ -194,7 +251,11 @@ impl Tally {
         self.reconnects.dropped += other.reconnects.dropped;
         self.reconnects.lost += other.reconnects.lost;
         self.reconnects.resumed += other.reconnects.resumed;
+        self.reconnects.moved += other.reconnects.moved;
         self.reconnects.expired += other.reconnects.expired;
+        self.reconnects.unanswered += other.reconnects.unanswered;
+        self.acks.merge(other.acks);
+        self.returns.extend(other.returns);
     }
 }
 
@@ -209,14 +270,28 @@ pub enum Moment {
         replies: u64,
     },
     End,
+    /// Everything is answered, and the sessions live until this is over. Only if the plan holds.
+    Held,
 }
 
 /// How a run went.
 pub struct Driven<S> {
     pub tally: Tally,
+    /// The same by the server that the connection was on.
+    pub by_server: Vec<Tally>,
+    /// The moment that all times count from.
+    pub start: Instant,
     /// Between begin and end.
     pub seconds: f64,
     pub sources: Vec<S>,
+}
+
+impl<S> Driven<S> {
+    /// The sources, and all else.
+    pub fn without_sources(self) -> (Vec<S>, Driven<()>) {
+        let Driven { tally, by_server, start, seconds, sources } = self;
+        (sources, Driven { tally, by_server, start, seconds, sources: Vec::new() })
+    }
 }
 
 /// Runs all crews, each on a thread of its own, and calls `at` at each moment.
@@ -249,24 +324,31 @@ pub fn drive<S: Source>(
                 ran
             }));
         }
-        let conducted = conduct(plan.span, threads, &from_threads, gates, &replies, at);
-        let mut tally = Tally::default();
+        let conducted = conduct(plan, threads, &from_threads, gates, &replies, at);
+        let mut by_server = vec![Tally::default(); plan.servers.len()];
         let mut sources = Vec::new();
         let mut failed = None;
         for handle in handles {
             match handle.join().expect("a thread that panics ends the process") {
                 Ok((theirs, source)) => {
-                    tally.merge(theirs);
+                    for (ours, theirs) in by_server.iter_mut().zip(theirs) {
+                        ours.merge(theirs);
+                    }
                     sources.push(source);
                 }
                 Err(Fault::GivenUp) => {}
                 Err(fault) => failed = Some(fault),
             }
         }
-        match failed {
-            Some(fault) => Err(fault),
-            None => Ok(Driven { tally, seconds: conducted?, sources }),
+        if let Some(fault) = failed {
+            return Err(fault);
         }
+        let (start, seconds) = conducted?;
+        let mut tally = Tally::default();
+        for theirs in &by_server {
+            tally.merge(theirs.clone());
+        }
+        Ok(Driven { tally, by_server, start, seconds, sources })
     })
 }
 
@@ -278,20 +360,21 @@ enum Word {
     Failed,
 }
 
-/// Lets the threads go once all are connected, keeps the time, and returns the measured seconds.
+/// Lets the threads go once all are connected, keeps the time, and returns the moment of the start
+/// and the measured seconds.
 fn conduct(
-    span: Span,
+    plan: &Plan,
     threads: usize,
     words: &Receiver<Word>,
     gates: Vec<Sender<Instant>>,
     replies: &AtomicU64,
     at: &mut dyn FnMut(Moment) -> Result<(), Fault>,
-) -> Result<f64, Fault> {
+) -> Result<(Instant, f64), Fault> {
     for _ in 0..threads {
         // Dropping the gates is how the others hear that one could not connect.
         let Ok(Word::Connected) = words.recv() else { return Err(Fault::GivenUp) };
     }
-    let (warmup, duration) = match span {
+    let (warmup, duration) = match plan.span {
         Span::Timed { warmup, duration } => (warmup, Some(duration)),
         Span::UntilDone => (Duration::ZERO, None),
     };
@@ -300,7 +383,7 @@ fn conduct(
         at(Moment::Begin)?;
     }
     let start = Instant::now();
-    for gate in gates {
+    for gate in &gates {
         // A thread that has ended says so with its result.
         let _ = gate.send(start);
     }
@@ -333,7 +416,13 @@ fn conduct(
     }
     let seconds = begin.elapsed().as_secs_f64();
     at(Moment::End)?;
-    Ok(duration.map_or(seconds, |duration| duration.as_secs_f64()))
+    if plan.holds {
+        while !wait_until(Instant::now() + DRAIN_WITHIN) {}
+        at(Moment::Held)?;
+    }
+    // Dropping the gates lets the threads close their sessions.
+    drop(gates);
+    Ok((start, duration.map_or(seconds, |duration| duration.as_secs_f64())))
 }
 
 /// Which of how many threads this is.
@@ -365,7 +454,12 @@ struct Worker<'a, S> {
     dues: Dues,
     pings: Pings,
     drops: Drops,
-    tally: Tally,
+    /// How often all connections have been cut.
+    cuts_seen: u64,
+    /// When connections are looked at for silence.
+    next_silence_ns: u64,
+    /// What was seen, by the server that it was seen on.
+    tallies: Vec<Tally>,
     replies: &'a AtomicU64,
 }
 
@@ -377,6 +471,7 @@ struct Line {
     interest: Interest,
     /// Whether it is to be asked again though nothing is heard on it.
     is_later: bool,
+    heard_ns: u64,
 }
 
 impl Line {
@@ -391,6 +486,10 @@ struct Away {
     resume: Resume,
     /// How long the lost session was to live.
     timeout_ms: i32,
+    /// When it was lost, and on which server.
+    lost_ns: u64,
+    lost_place: usize,
+    is_anew: bool,
     /// Which server is tried next.
     place: usize,
     /// When that is, and an attempt under way is given up.
@@ -400,8 +499,17 @@ struct Away {
 }
 
 impl Away {
-    fn new(resume: Resume, timeout_ms: i32, place: usize, next_ns: u64) -> Away {
-        Away { resume, timeout_ms, place, next_ns, within: ATTEMPT_WITHIN }
+    fn new(resume: Resume, timeout_ms: i32, lost_place: usize, now_ns: u64) -> Away {
+        Away {
+            resume,
+            timeout_ms,
+            lost_ns: now_ns,
+            lost_place,
+            is_anew: false,
+            place: lost_place,
+            next_ns: now_ns,
+            within: ATTEMPT_WITHIN,
+        }
     }
 }
 
@@ -436,6 +544,11 @@ impl Clock {
     fn is_measured(&self, moment_ns: u64) -> bool {
         (self.begin_ns..self.end_ns).contains(&moment_ns)
     }
+}
+
+/// An error once somebody has asked us to end.
+fn not_interrupted() -> Result<(), Fault> {
+    if sys::is_interrupted() { Err(Fault::Interrupted) } else { Ok(()) }
 }
 
 fn nanos(duration: Duration) -> u64 {
@@ -476,6 +589,9 @@ impl Dues {
     /// How many are due in the measured time and have not been made.
     fn left(&self, clock: &Clock) -> u64 {
         let Some(period_ns) = self.period_ns else { return 0 };
+        if clock.end_ns == u64::MAX {
+            return 0;
+        }
         let before = |moment_ns: u64| {
             ((moment_ns as f64 - self.offset_ns) / period_ns).ceil().max(0.0) as u64
         };
@@ -553,12 +669,14 @@ impl<'a, S: Source> Worker<'a, S> {
             dues: Dues::of(plan.pace, share),
             pings: Pings::new(plan.session_timeout_ms),
             drops: Drops::of(plan.reconnect, share),
-            tally: Tally::default(),
+            cuts_seen: plan.cuts.as_ref().map_or(0, |cuts| cuts.load(Ordering::Relaxed)),
+            next_silence_ns: 0,
+            tallies: vec![Tally::default(); plan.servers.len()],
             replies,
         };
         let all = crew.connections.len();
         for number in crew.connections {
-            worker.open(number % plan.servers.len())?;
+            worker.open(plan.home(number))?;
             worker.wait_for_sessions((worker.live + 1).saturating_sub(CONNECTING_MAX))?;
         }
         worker.wait_for_sessions(all)?;
@@ -587,7 +705,8 @@ impl<'a, S: Source> Worker<'a, S> {
         };
         let interest = Interest::Read;
         self.poll.add(&connection, self.lines.len(), interest).map_err(Fault::Poll)?;
-        self.lines.push(Some(Line { place, connection, interest, is_later: false }));
+        let heard_ns = self.clock.now_ns();
+        self.lines.push(Some(Line { place, connection, interest, is_later: false, heard_ns }));
         self.live += 1;
         Ok(())
     }
@@ -617,7 +736,7 @@ impl<'a, S: Source> Worker<'a, S> {
         mut self,
         to_main: &Sender<Word>,
         gate: &Receiver<Instant>,
-    ) -> Result<(Tally, S), Fault> {
+    ) -> Result<(Vec<Tally>, S), Fault> {
         // Main outlives its threads; were it gone, the gate would say so.
         let _ = to_main.send(Word::Connected);
         let start = loop {
@@ -626,6 +745,7 @@ impl<'a, S: Source> Worker<'a, S> {
                 Err(TryRecvError::Empty) => self.turn(Duration::from_millis(1))?,
                 Err(TryRecvError::Disconnected) => return Err(Fault::GivenUp),
             }
+            not_interrupted()?;
         };
         let (begin_ns, end_ns) = match self.plan.span {
             Span::Timed { warmup, duration } => (nanos(warmup), nanos(warmup + duration)),
@@ -634,17 +754,22 @@ impl<'a, S: Source> Worker<'a, S> {
         self.clock = Clock { start, begin_ns, end_ns };
         for away in self.away.values_mut() {
             // Its time was by another clock.
-            away.next_ns = 0;
+            (away.next_ns, away.lost_ns) = (0, 0);
+        }
+        for line in self.lines.iter_mut().flatten() {
+            line.heard_ns = self.clock.now_ns();
         }
         if self.plan.pace == Pace::Closed {
             self.ask_first()?;
         }
         while 0 < self.live {
+            not_interrupted()?;
             let now_ns = self.clock.now_ns();
             if self.phase == Phase::Asking && (end_ns <= now_ns || self.source.is_done()) {
                 self.drain();
             }
             self.drop_due(now_ns);
+            self.cut_due();
             self.reconnect_due(now_ns);
             self.ask_later()?;
             self.ask_due(now_ns)?;
@@ -660,13 +785,19 @@ impl<'a, S: Source> Worker<'a, S> {
             }
         }
         self.give_up_those_away();
-        self.tally.unanswered += self.dues.left(&self.clock);
+        self.tallies[0].unanswered += self.dues.left(&self.clock);
         for line in self.lines.iter().flatten() {
-            self.tally.unanswered += unanswered(&line.connection, self.plan.pace, &self.clock);
+            self.tallies[line.place].unanswered +=
+                unanswered(&line.connection, self.plan.pace, &self.clock);
         }
         let _ = to_main.send(Word::Drained);
+        while self.plan.holds && gate.try_recv() == Err(TryRecvError::Empty) {
+            not_interrupted()?;
+            self.reconnect_due(self.clock.now_ns());
+            self.turn(TURN_MAX)?;
+        }
         self.close()?;
-        Ok((self.tally, self.source))
+        Ok((self.tallies, self.source))
     }
 
     /// In a closed loop: fills all connections. From then on each reply brings a request.
@@ -788,7 +919,27 @@ impl<'a, S: Source> Worker<'a, S> {
                 self.on_lost(ready.token, lost)?;
             }
         }
+        self.lose_silent()?;
         self.ping_due()
+    }
+
+    /// Leaves servers that say nothing any more, if connections may come back.
+    fn lose_silent(&mut self) -> Result<(), Fault> {
+        let now_ns = self.clock.now_ns();
+        if self.plan.reconnect.is_none() || now_ns < self.next_silence_ns {
+            return Ok(());
+        }
+        self.next_silence_ns = now_ns + nanos(SILENCE_EVERY);
+        for token in 0..self.lines.len() {
+            let Some(line) = &self.lines[token] else { continue };
+            let Some(greeting) = line.connection.greeting() else { continue };
+            let timeout = Duration::from_millis(greeting.timeout_ms.unsigned_abs().into());
+            let silence_ns = nanos((timeout * 2 / 3).max(SILENCE_MIN));
+            if silence_ns <= now_ns.saturating_sub(line.heard_ns) {
+                self.on_lost(token, Lost::Silent)?;
+            }
+        }
+        Ok(())
     }
 
     fn on_ready(&mut self, ready: Ready) -> Result<(), Lost> {
@@ -796,6 +947,8 @@ impl<'a, S: Source> Worker<'a, S> {
         if ready.readable {
             let mut input = line.connection.receive(&mut self.chunk)?;
             let now_ns = self.clock.now_ns();
+            line.heard_ns = now_ns;
+            let tally = &mut self.tallies[line.place];
             let mut replies = 0;
             while let Some(arrival) = line.connection.take(&mut input)? {
                 let connection = ready.token;
@@ -804,28 +957,39 @@ impl<'a, S: Source> Worker<'a, S> {
                         if let Phase::Connecting { greeted } = &mut self.phase {
                             *greeted += 1;
                         }
-                        if let Some(away) = self.away.remove(&connection)
-                            && away.resume.has_session()
-                        {
-                            self.tally.reconnects.resumed += 1;
+                        if let Some(away) = self.away.remove(&connection) {
+                            if away.resume.has_session() {
+                                tally.reconnects.resumed += 1;
+                                tally.reconnects.moved += u64::from(away.lost_place != line.place);
+                            }
+                            let Away { lost_ns, is_anew, .. } = away;
+                            tally.returns.push(Return { lost_ns, back_ns: now_ns, is_anew });
+                            self.source.on_return(connection, &mut line.connection);
                         }
                     }
                     Arrival::Reply { tag, zxid, err, body } => {
                         replies += 1;
-                        self.tally.note(self.plan.pace, &self.clock, now_ns, &tag, err, body);
+                        tally.note(self.plan.pace, &self.clock, now_ns, &tag, err, body);
                         let heard = Heard { connection, now_ns, zxid, err, body };
                         self.source.on_reply(&heard, &tag, &mut self.achieved);
                     }
                     Arrival::Event { zxid, body } => {
-                        self.tally.events += 1;
+                        tally.events += 1;
                         let heard = Heard { connection, now_ns, zxid, err: 0, body };
                         self.source.on_event(&heard, &mut self.achieved);
                     }
-                    Arrival::Pong => {}
-                    Arrival::Ended => return Err(Lost::Closed),
+                    Arrival::Pong | Arrival::WatchesSet { err: 0 } => {}
+                    Arrival::WatchesSet { err } => {
+                        let what = format!("watches cannot be set again: error {err}");
+                        return Err(Lost::Protocol(what));
+                    }
+                    Arrival::Ended => {
+                        self.source.on_closed(connection);
+                        return Err(Lost::Closed);
+                    }
                 }
                 for achieved in self.achieved.drain(..) {
-                    self.tally.achieve(&self.clock, now_ns, achieved);
+                    tally.achieve(&self.clock, now_ns, achieved);
                 }
             }
             line.connection.keep(input);
@@ -856,9 +1020,9 @@ impl<'a, S: Source> Worker<'a, S> {
         let is_final = self.phase == Phase::Closing || matches!(lost, Lost::Protocol(_));
         if self.plan.reconnect.is_some() && !is_final {
             if self.away.contains_key(&token) {
-                self.on_failed_attempt(token, &lost);
+                self.on_failed_attempt(token, line.place, &lost);
             } else {
-                self.tally.reconnects.lost += 1;
+                self.tallies[line.place].reconnects.lost += 1;
                 self.set_out(token, &line);
             }
             return Ok(());
@@ -871,8 +1035,9 @@ impl<'a, S: Source> Worker<'a, S> {
                 return Err(Fault::Connect { server, source: lost });
             }
             Phase::Asking | Phase::Draining { .. } => {
-                *self.tally.dropped.entry(lost.to_string()).or_default() += 1;
-                self.tally.unanswered += unanswered(&line.connection, self.plan.pace, &self.clock);
+                let tally = &mut self.tallies[line.place];
+                *tally.dropped.entry(lost.to_string()).or_default() += 1;
+                tally.unanswered += unanswered(&line.connection, self.plan.pace, &self.clock);
             }
             Phase::Closing => {}
         }
@@ -888,19 +1053,25 @@ impl<'a, S: Source> Worker<'a, S> {
             *greeted -= 1;
         }
         self.source.on_lost(token);
+        self.tallies[line.place].reconnects.unanswered += line.connection.in_flight() as u64;
         // One that was never greeted asks for its first session again.
         let resume = line.connection.resume().unwrap_or_default();
         let (timeout_ms, now_ns) = (timeout_ms.unwrap_or(0), self.clock.now_ns());
-        self.away.insert(token, Away::new(resume, timeout_ms, line.place + 1, now_ns));
+        let mut away = Away::new(resume, timeout_ms, line.place, now_ns);
+        // Those that one server has lost do not all go to the same one.
+        let others = self.plan.servers.len().saturating_sub(1).max(1);
+        away.place = line.place + 1 + token % others;
+        self.away.insert(token, away);
     }
 
-    fn on_failed_attempt(&mut self, token: usize, lost: &Lost) {
+    fn on_failed_attempt(&mut self, token: usize, place: usize, lost: &Lost) {
         let Some(away) = self.away.get_mut(&token) else { return };
         let now_ns = self.clock.now_ns();
         away.next_ns = now_ns + nanos(RETRY_AFTER);
         if matches!(lost, Lost::Refused) && away.resume.has_session() {
             away.resume = away.resume.without_session();
-            self.tally.reconnects.expired += 1;
+            away.is_anew = true;
+            self.tallies[place].reconnects.expired += 1;
             self.source.on_expired(token, now_ns, away.timeout_ms);
         }
     }
@@ -921,7 +1092,7 @@ impl<'a, S: Source> Worker<'a, S> {
             .and_then(|connection| {
                 let interest = Interest::ReadWrite;
                 self.poll.add(&connection, token, interest)?;
-                Ok(Line { place, connection, interest, is_later: false })
+                Ok(Line { place, connection, interest, is_later: false, heard_ns: now_ns })
             });
             let within = if begun.is_ok() { away.within } else { RETRY_AFTER };
             away.next_ns = now_ns + nanos(within);
@@ -945,18 +1116,40 @@ impl<'a, S: Source> Worker<'a, S> {
             return;
         }
         let token = here[self.drops.random.below(here.len() as u64) as usize];
+        self.drop_line(token);
+    }
+
+    /// Cuts a connection, which is to come back.
+    fn drop_line(&mut self, token: usize) {
         if let Some(line) = self.lines[token].take() {
-            self.tally.reconnects.dropped += 1;
+            self.tallies[line.place].reconnects.dropped += 1;
             self.set_out(token, &line);
+        }
+    }
+
+    /// Cuts all connections, if the plan says so.
+    fn cut_due(&mut self) {
+        let Some(cuts) = &self.plan.cuts else { return };
+        let cuts = cuts.load(Ordering::Relaxed);
+        if mem::replace(&mut self.cuts_seen, cuts) == cuts || self.phase != Phase::Asking {
+            return;
+        }
+        for token in 0..self.lines.len() {
+            if !self.away.contains_key(&token) {
+                self.drop_line(token);
+            }
         }
     }
 
     /// What has not come back stays lost.
     fn give_up_those_away(&mut self) {
-        for token in mem::take(&mut self.away).into_keys() {
+        for (token, away) in mem::take(&mut self.away) {
             self.lines[token] = None;
             self.live -= 1;
-            *self.tally.dropped.entry("did not come back".to_owned()).or_default() += 1;
+            *self.tallies[away.lost_place]
+                .dropped
+                .entry("did not come back".to_owned())
+                .or_default() += 1;
         }
     }
 
@@ -1018,6 +1211,9 @@ impl Tally {
         err: i32,
         body: &[u8],
     ) {
+        if err == 0 && asked.op.is_write() && asked.is_answered_by(body) {
+            self.acks.note(now_ns);
+        }
         let is_measured = match pace {
             Pace::Open { .. } => clock.is_measured(asked.due_ns),
             Pace::Closed | Pace::Idle => clock.is_measured(now_ns),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::driver::{Crew, Pace, Plan, Span, drive, split};
+use crate::driver::{Crew, Plan, drive, split};
 use crate::paths::{LEVELS_MAX, Paths};
 use crate::report::{OwnCost, ServerCost, Summary};
 use crate::sizes::Sizes;
@@ -68,14 +68,7 @@ impl Fill {
     pub fn run(&self, pid: Option<u32>, progress: Progress<'_>) -> Result<FillReport, Fault> {
         let paths = self.paths()?;
         let servers = resolve(&self.servers)?;
-        let plan = Plan {
-            servers: servers.clone(),
-            depth: self.depth,
-            session_timeout_ms: LIST_TIMEOUT_MS,
-            pace: Pace::Closed,
-            span: Span::UntilDone,
-            reconnect: None,
-        };
+        let plan = Plan::of_list(servers.clone(), self.depth, LIST_TIMEOUT_MS);
         let crews = |task, end| -> Vec<Crew<Listed>> {
             let connections = split(self.connections, self.threads);
             ranges(end, connections.len())

@@ -49,12 +49,9 @@ impl Idle {
             return Err(Fault::Load(what.to_owned()));
         }
         let plan = Plan {
-            servers: resolve(&self.servers)?,
-            depth: 1,
-            session_timeout_ms: self.session_timeout_ms,
             pace: Pace::Idle,
             span: Span::Timed { warmup: Duration::ZERO, duration: self.hold },
-            reconnect: None,
+            ..Plan::of_list(resolve(&self.servers)?, 1, self.session_timeout_ms)
         };
         let crews = split(self.connections, self.threads)
             .into_iter()

@@ -11,6 +11,7 @@ pub mod client;
 pub mod compare;
 pub mod driver;
 pub mod echo;
+pub mod ensemble;
 pub mod fill;
 pub mod idle;
 pub mod keys;
@@ -34,12 +35,12 @@ pub mod workload;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::process::ExitStatus;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
 use client::{Lost, Session};
-use driver::{Crew, Driven, Moment, Pace, Plan, Span, drive, split};
+use driver::{Crew, Driven, Moment, Pace, Plan, Reconnect, Span, drive, split};
 use keys::Keys;
 use paths::{LEVELS_MAX, Paths};
 use process::Usage;
@@ -78,6 +79,8 @@ pub enum Fault {
     SetUp { what: String },
     #[error("setting up: {requests} requests unanswered: {reason}")]
     Unanswered { requests: u64, reason: String },
+    #[error("interrupted")]
+    Interrupted,
     /// Another thread has the reason.
     #[error("given up")]
     GivenUp,
@@ -144,6 +147,50 @@ impl Default for Load {
 /// A progress line, once a second: the time since begin, and the replies in this second.
 pub type Progress<'a> = &'a mut dyn FnMut(Duration, u64);
 
+/// What is done at the moments of a run.
+pub type At<'a> = &'a mut dyn FnMut(Moment) -> Result<(), Fault>;
+
+/// Makes progress lines of the moments of a run.
+fn passes_seconds(progress: Progress<'_>) -> impl FnMut(Moment) -> Result<(), Fault> {
+    |moment| {
+        if let Moment::Second { elapsed, replies } = moment {
+            progress(elapsed, replies);
+        }
+        Ok(())
+    }
+}
+
+/// How a load takes servers that come and go.
+#[derive(Clone, Debug, Default)]
+pub struct Stage {
+    /// On which of the servers, by their places, connections begin; empty: on all.
+    pub homes: Vec<usize>,
+    /// Whether connections that are lost come back, with their sessions.
+    pub reconnects: bool,
+}
+
+/// What came of a run, and what its connections saw of each server.
+pub struct Ran<R> {
+    pub report: R,
+    pub seconds: f64,
+    pub tally: driver::Tally,
+    pub by_server: Vec<driver::Tally>,
+    /// The moment that the tallies' times count from.
+    pub start: Instant,
+}
+
+impl<R> Ran<R> {
+    fn new<S>(report: R, driven: Driven<S>) -> Ran<R> {
+        let Driven { tally, by_server, start, seconds, sources: _ } = driven;
+        Ran { report, seconds, tally, by_server, start }
+    }
+
+    fn map<T>(self, told: impl FnOnce(R) -> T) -> Ran<T> {
+        let Ran { report, seconds, tally, by_server, start } = self;
+        Ran { report: told(report), seconds, tally, by_server, start }
+    }
+}
+
 impl Load {
     /// What is wrong with it, if anything.
     pub fn check(&self) -> Result<(), Fault> {
@@ -171,6 +218,16 @@ impl Load {
 
     /// Makes the load, and looks at the server process if its pid is given.
     pub fn run(&self, pid: Option<u32>, progress: Progress<'_>) -> Result<Report, Fault> {
+        Ok(self.run_on(&Stage::default(), pid, &mut passes_seconds(progress))?.report)
+    }
+
+    /// The same where servers come and go.
+    pub fn run_on(
+        &self,
+        stage: &Stage,
+        pid: Option<u32>,
+        at: At<'_>,
+    ) -> Result<Ran<Report>, Fault> {
         self.check()?;
         let servers = resolve(&self.servers)?;
         let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
@@ -185,25 +242,28 @@ impl Load {
             .map(|connections| Crew { source: Workload::new(&shape, &connections), connections })
             .collect();
         let plan = Plan {
-            servers: servers.clone(),
-            depth: self.depth,
-            session_timeout_ms: self.session_timeout_ms,
+            homes: stage.homes.clone(),
             pace: self.rate.map_or(Pace::Closed, |per_second| Pace::Open { per_second }),
             span: Span::Timed { warmup: self.warmup, duration: self.duration },
-            reconnect: None,
+            reconnect: stage.reconnects.then_some(Reconnect { drop_every: None, seed: self.seed }),
+            ..Plan::of_list(servers.clone(), self.depth, self.session_timeout_ms)
         };
-        let driven = drive(&plan, crews, &mut |moment| costs.progress(moment, progress))?;
+        let driven = drive(&plan, crews, &mut |moment| {
+            costs.look_at(moment)?;
+            at(moment)
+        })?;
         if creates && !self.keep {
             let created = driven.sources.iter().flat_map(Workload::created).copied().collect();
             self.clean_up(&servers, shape.created_below, created)?;
         }
-        Ok(Report {
+        let report = Report {
             load: self.clone(),
             summary: Summary::new(&driven.tally, driven.seconds),
             server: costs.server(&driven),
             own: costs.own(&driven),
             fractions: None,
-        })
+        };
+        Ok(Ran::new(report, driven))
     }
 
     /// What the threads have in common. `run` is a number that no other run has.
@@ -343,14 +403,7 @@ fn run_list<S: workload::Source>(
         .zip(sources)
         .map(|(connections, source)| Crew { connections, source })
         .collect();
-    let plan = Plan {
-        servers: servers.to_vec(),
-        depth: LIST_DEPTH,
-        session_timeout_ms: LIST_TIMEOUT_MS,
-        pace: Pace::Closed,
-        span: Span::UntilDone,
-        reconnect: None,
-    };
+    let plan = Plan::of_list(servers.to_vec(), LIST_DEPTH, LIST_TIMEOUT_MS);
     let driven = drive(&plan, crews, &mut |_| Ok(()))?;
     Ok(Listing { tally: driven.tally })
 }
@@ -412,15 +465,17 @@ impl Costs {
         moment: Moment,
         progress: &mut dyn FnMut(Duration, u64),
     ) -> Result<(), Fault> {
+        self.look_at(moment)?;
+        passes_seconds(progress)(moment)
+    }
+
+    fn look_at(&mut self, moment: Moment) -> Result<(), Fault> {
         match moment {
             Moment::Unconnected if self.is_seen[0] => Ok(()),
             Moment::Unconnected => self.look(0),
             Moment::Begin => self.look(1),
             Moment::End => self.look(2),
-            Moment::Second { elapsed, replies } => {
-                progress(elapsed, replies);
-                Ok(())
-            }
+            Moment::Second { .. } | Moment::Held => Ok(()),
         }
     }
 

@@ -138,13 +138,10 @@ impl Limits {
             .collect();
         let warmup = self.duration / 4;
         let plan = Plan {
-            servers: vec![echo.address()],
-            depth: load.depth,
-            session_timeout_ms: load.session_timeout_ms,
             // As quickly as it goes, whatever the load's own rate.
             pace: Pace::Closed,
             span: Span::Timed { warmup, duration: self.duration },
-            reconnect: None,
+            ..Plan::of_list(vec![echo.address()], load.depth, load.session_timeout_ms)
         };
         let mut costs = Costs::new(None);
         let driven = drive(&plan, crews, &mut |moment| costs.progress(moment, &mut |_, _| {}))?;

@@ -14,6 +14,9 @@ use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use loadgen::compare::{Compare, Subject, Trial};
+use loadgen::ensemble::schedule::{Event, Schedule};
+use loadgen::ensemble::servers::{Kind, Makeup};
+use loadgen::ensemble::{Ensemble, On, Subject as OnEnsemble};
 use loadgen::fill::Fill;
 use loadgen::idle::Idle;
 use loadgen::keys::Keys;
@@ -25,7 +28,7 @@ use loadgen::scene::{Scene, SceneReport, Timing};
 use loadgen::side::{Side, Way, all_cpus};
 use loadgen::sizes::Sizes;
 use loadgen::start_time::StartTime;
-use loadgen::storm::{Kind, Storm};
+use loadgen::storm::{Kind as StormKind, Storm};
 use loadgen::sys;
 use loadgen::verify::{Verify, usual_mix};
 use loadgen::watch::Watch;
@@ -129,6 +132,89 @@ enum Command {
     /// or another command of loadgen after `--`. `-- start-time` compares the starts themselves:
     /// each with an empty data directory, or with one that `--prepare` has filled once.
     Compare(Box<CompareArguments>),
+    /// Start an ensemble of servers, make a load on it, and report gaps in writes and each server's
+    /// figures
+    ///
+    /// The servers run on this machine, of either kind or mixed, and end with the load. Meanwhile some
+    /// of them may be killed, stopped or paused by a schedule; clients that lose their connection
+    /// come back on another server with their session. The load is that of `run`, or of `verify`,
+    /// behind `--`, without --server. With --versus all is done on two ensembles in alternating
+    /// pairs, each time on new ones.
+    Ensemble(Box<EnsembleArguments>),
+}
+
+#[derive(Args)]
+struct EnsembleArguments {
+    /// The servers that vote, 1 to 7 with observers: ringkeeper or java, by comma
+    #[arg(long, value_delimiter = ',', default_value = "ringkeeper,ringkeeper,ringkeeper")]
+    servers: Vec<Kind>,
+    /// The servers that observe
+    #[arg(long, value_delimiter = ',')]
+    observers: Vec<Kind>,
+    /// Do the same on other servers: java,java,java
+    #[arg(long, value_name = "SERVERS", value_delimiter = ',')]
+    versus: Vec<Kind>,
+    /// The observers of these [default: as many of the kind of their first]
+    #[arg(long, value_name = "SERVERS", value_delimiter = ',', requires = "versus")]
+    versus_observers: Vec<Kind>,
+    /// How many pairs of runs, with --versus
+    #[arg(long, default_value_t = 5)]
+    pairs: usize,
+    /// The program ringkeeper [default: the one where loadgen is]
+    #[arg(long, value_name = "PROGRAM")]
+    ringkeeper: Option<PathBuf>,
+    /// Where Apache ZooKeeper is: its distribution's directory, one of jars, or a class path
+    #[arg(long, value_name = "DIRECTORY")]
+    jars: Option<String>,
+    /// Flags for java
+    #[arg(long, default_value = "-Xmx2g", allow_hyphen_values = true)]
+    java_flags: String,
+    /// A line for each server's configuration: tickTime=500; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    config: Vec<String>,
+    /// An empty directory where the servers' data and logs go, and stay [default: a temporary one]
+    #[arg(long, value_name = "DIRECTORY", conflicts_with = "versus")]
+    folder: Option<PathBuf>,
+    /// The first of the servers' ports, three for each [default: any that are free]
+    #[arg(long, value_name = "PORT")]
+    first_port: Option<u16>,
+    /// Where connections begin: all, leader, followers, observers
+    #[arg(long, default_value = "all")]
+    on: On,
+    /// What happens, one after the other: kill, stop or pause a leader, follower or observer, as in
+    /// kill-leader,stop-follower
+    #[arg(long, value_delimiter = ',')]
+    event: Vec<Event>,
+    /// How far events are apart; the first comes after half of this
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = parse_span)]
+    every: Duration,
+    /// How long a server is down or paused
+    #[arg(long, value_name = "SPAN", default_value = "2s", value_parser = parse_span)]
+    down: Duration,
+    /// Create so many znodes of 100 bytes before
+    #[arg(long, value_name = "ZNODES", default_value_t = 0)]
+    preload: u64,
+    /// Hold so many sessions more, whose connections are all cut when something happens to the leader
+    #[arg(long, value_name = "SESSIONS", default_value_t = 0)]
+    reconnect_storm: usize,
+    /// Make so many sets a second beside the load
+    #[arg(long, value_name = "RATE")]
+    beside: Option<f64>,
+    /// Where those begin
+    #[arg(long, value_name = "WHERE", default_value = "leader")]
+    beside_on: On,
+    /// Measure the load first without observers, events, sessions and sets beside, and report ratios
+    #[arg(long)]
+    baseline: bool,
+    /// Make no load: say where the servers are, and wait to be interrupted
+    #[arg(long, conflicts_with_all = ["versus", "event", "baseline", "command"])]
+    wait: bool,
+    #[command(flatten)]
+    output: OutputArguments,
+    /// The load: -- run --op set --connections 64, or -- verify, without --server [default: run
+    /// --op set]
+    #[arg(last = true)]
+    command: Vec<String>,
 }
 
 #[derive(Args)]
@@ -358,8 +444,8 @@ impl QueueArguments {
 impl StormArguments {
     fn storm(self) -> Storm {
         let kind = match self.duration {
-            Some(duration) => Kind::ForLong { duration },
-            None => Kind::AtOnce { rounds: self.rounds, reconnects: self.reconnects },
+            Some(duration) => StormKind::ForLong { duration },
+            None => StormKind::AtOnce { rounds: self.rounds, reconnects: self.reconnects },
         };
         Storm {
             scene: self.scene.scene(self.root),
@@ -793,6 +879,7 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             output.print(&StartTime { server, runs, within, command }.run()?)?;
             (output, true)
         }
+        Command::Ensemble(arguments) => return arguments.run(),
         Command::Compare(arguments) => {
             let (compare, output) = arguments.compare()?;
             let quiet = output.quiet;
@@ -806,6 +893,96 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
         }
     };
     Ok(output.exit(is_clean))
+}
+
+impl EnsembleArguments {
+    fn run(self: Box<Self>) -> Result<ExitCode, Fault> {
+        let (output, wait, pairs) = (self.output.clone(), self.wait, self.pairs);
+        let (ensemble, other) = self.ensembles()?;
+        let open = |source| Fault::Process { what: "signals".to_owned(), source };
+        sys::catch_interrupts().map_err(open)?;
+        let quiet = output.quiet;
+        let mut said = |line: &str| {
+            if !quiet || wait {
+                eprintln!("{line}");
+            }
+        };
+        let mut progress = output.progress();
+        if wait {
+            ensemble.wait(&mut said)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let is_clean = match other {
+            Some(other) => {
+                let versus = ensemble.run_versus(&other, pairs, &mut said, &mut progress)?;
+                output.print(&versus)?;
+                versus.is_clean()
+            }
+            None => {
+                let report = ensemble.run(&mut said, &mut progress)?;
+                output.print(&report)?;
+                report.is_clean()
+            }
+        };
+        Ok(output.exit(is_clean))
+    }
+
+    /// The ensemble, and the servers that it is compared with.
+    fn ensembles(self) -> Result<(Ensemble, Option<Makeup>), Fault> {
+        let words = if self.command.is_empty() {
+            ["run", "--op", "set"].map(str::to_owned).to_vec()
+        } else {
+            self.command
+        };
+        let unnamed = vec!["ENSEMBLE".to_owned()];
+        let subject = match command(&words)? {
+            Command::Run { load, .. } => OnEnsemble::Load(load.load(unnamed, Mix::only(Op::Get))?),
+            Command::Verify { load, drop_every, .. } => {
+                let load = load.load(unnamed, usual_mix())?;
+                OnEnsemble::Verify(Verify { load, drop_every })
+            }
+            _ => return Err(Fault::Load("wanted is run or verify behind --".to_owned())),
+        };
+        let ringkeeper = match self.ringkeeper {
+            Some(program) => program,
+            None => std::env::current_exe()
+                .map_err(|source| Fault::Process { what: "loadgen".to_owned(), source })?
+                .with_file_name("ringkeeper"),
+        };
+        let makeup = Makeup {
+            voters: self.servers,
+            observers: self.observers,
+            ringkeeper,
+            jars: self.jars,
+            java_flags: self.java_flags,
+            config: self.config,
+            folder: self.folder,
+            first_port: self.first_port,
+        };
+        let other = self.versus.first().map(|&first| Makeup {
+            observers: match self.versus_observers.as_slice() {
+                [] => vec![first; makeup.observers.len()],
+                observers => observers.to_vec(),
+            },
+            voters: self.versus.clone(),
+            ..makeup.clone()
+        });
+        let (every, down) = (self.every, self.down);
+        let schedule =
+            (!self.event.is_empty()).then_some(Schedule { events: self.event, every, down });
+        let ensemble = Ensemble {
+            makeup,
+            subject,
+            on: self.on,
+            schedule,
+            preload: self.preload,
+            storm: self.reconnect_storm,
+            beside: self.beside,
+            beside_on: self.beside_on,
+            baseline: self.baseline,
+        };
+        Ok((ensemble, other))
+    }
 }
 
 impl CompareArguments {
@@ -919,6 +1096,7 @@ fn trial(command: Command, wanted: &str) -> Result<Box<dyn Trial>, Fault> {
         Command::Limits { .. }
         | Command::Verify { .. }
         | Command::StartTime { .. }
+        | Command::Ensemble(_)
         | Command::Compare(_) => {
             let what = format!("wanted is {wanted} run, fill, idle, watch, lock, queue, storm");
             return Err(Fault::Load(what));

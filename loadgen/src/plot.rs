@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::compare::{Comparison, Outcome};
+use crate::ensemble::report::{EnsembleReport, Versus};
 use crate::fill::FillReport;
 use crate::idle::IdleReport;
 use crate::limits::LimitsReport;
@@ -276,6 +277,18 @@ impl Plots for Report {
 impl Plots for Verdict {
     fn plots(&self) -> Vec<Plot> {
         plots_of_one(&self.summary)
+    }
+}
+
+impl Plots for EnsembleReport {
+    fn plots(&self) -> Vec<Plot> {
+        plots_of_one(self.summary())
+    }
+}
+
+impl Plots for Versus {
+    fn plots(&self) -> Vec<Plot> {
+        Vec::new()
     }
 }
 

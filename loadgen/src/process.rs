@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -70,13 +70,22 @@ pub struct Start {
     pub cpus: Vec<usize>,
     /// Where its words go; none: what it says of errors to ours.
     pub log: Option<File>,
+    /// Whether it is killed, not asked to end, should we end without a word. One that is stopped by a
+    /// signal would not hear what it is asked.
+    pub is_killed_with_us: bool,
 }
 
 impl Start {
     #[must_use]
     pub fn plain(program: &str, arguments: &[String]) -> Start {
         let arguments = arguments.to_vec();
-        Start { program: program.into(), arguments, cpus: Vec::new(), log: None }
+        Start {
+            program: program.into(),
+            arguments,
+            cpus: Vec::new(),
+            log: None,
+            is_killed_with_us: false,
+        }
     }
 }
 
@@ -95,7 +104,7 @@ impl Started {
         if TcpStream::connect(server).is_ok() {
             return Err(Fault::InUse { server });
         }
-        let Start { program, arguments, cpus, log } = start;
+        let Start { program, arguments, cpus, log, is_killed_with_us } = start;
         let text = [&[program.display().to_string()], &arguments[..]].concat().join(" ");
         let fault = |source| Fault::Process { what: text.clone(), source };
         let mut command = Command::new(program);
@@ -103,7 +112,7 @@ impl Started {
         if let Some(log) = log {
             command.stdout(log.try_clone().map_err(fault)?).stderr(log);
         }
-        sys::belongs_to_us(&mut command, &cpus);
+        sys::belongs_to_us(&mut command, &cpus, is_killed_with_us);
         let since = Instant::now();
         match command.spawn() {
             Ok(child) => Ok(Started { child, command: text, server, since }),
@@ -134,6 +143,40 @@ impl Started {
         }
     }
 
+    /// How it ended, if it has ended.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    #[must_use]
+    pub fn command(&self) -> &str {
+        &self.command
+    }
+
+    /// Ends the server at once.
+    pub fn kill(mut self) {
+        self.kill_now();
+    }
+
+    fn kill_now(&mut self) {
+        // It may have ended by itself; then there is nothing left to do.
+        let _ = sys::kill_group(self.pid());
+        let _ = self.child.wait();
+    }
+
+    /// Stops the server until `go_on`: it keeps its connections, and answers nothing.
+    pub fn pause(&self) -> Result<(), Fault> {
+        sys::stop_group(self.pid()).map_err(|source| self.fault(source))
+    }
+
+    pub fn go_on(&self) -> Result<(), Fault> {
+        sys::continue_group(self.pid()).map_err(|source| self.fault(source))
+    }
+
+    fn fault(&self, source: io::Error) -> Fault {
+        Fault::Process { what: self.command.clone(), source }
+    }
+
     /// Asks the server to end, waits for that, and says how long it took.
     pub fn end(mut self) -> Duration {
         self.end_now()
@@ -146,14 +189,14 @@ impl Started {
         }
         // It may have ended by itself in between; then there is nothing left to do.
         let _ = sys::terminate_group(self.pid());
+        let _ = sys::continue_group(self.pid());
         while since.elapsed() < END_WITHIN {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return since.elapsed();
             }
             thread::sleep(TRY_EVERY);
         }
-        let _ = sys::kill_group(self.pid());
-        let _ = self.child.wait();
+        self.kill_now();
         since.elapsed()
     }
 }

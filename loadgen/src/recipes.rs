@@ -15,7 +15,7 @@ use ringkeeper::record::op::{CreateMode, code};
 use serde::Serialize;
 
 use crate::client::{Connection, names};
-use crate::driver::{Crew, Driven, Pace, Plan, Span, drive, split};
+use crate::driver::{Crew, Driven, Plan, Span, drive, split};
 use crate::report::Summary;
 use crate::scene::{Keeper, Scene, SceneReport, Timing, run_name};
 use crate::workload::{
@@ -229,12 +229,8 @@ impl Locks {
 fn plan(scene: &Scene, servers: Vec<std::net::SocketAddr>, timing: Timing) -> Plan {
     let Timing { warmup, duration } = timing;
     Plan {
-        servers,
-        depth: 1,
-        session_timeout_ms: scene.session_timeout_ms,
-        pace: Pace::Closed,
         span: Span::Timed { warmup, duration },
-        reconnect: None,
+        ..Plan::of_list(servers, 1, scene.session_timeout_ms)
     }
 }
 

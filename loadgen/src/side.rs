@@ -186,7 +186,13 @@ impl Side {
                 ("java".into(), arguments)
             }
         };
-        let mut start = Start { program, arguments, cpus: self.cpus.clone(), log: None };
+        let mut start = Start {
+            program,
+            arguments,
+            cpus: self.cpus.clone(),
+            log: None,
+            is_killed_with_us: false,
+        };
         if let Some(directory) = &home.directory {
             start.arguments.push(directory.join(CONFIG_NAME).display().to_string());
             let log = directory.join(LOG_NAME);
@@ -237,7 +243,7 @@ fn free_address() -> io::Result<SocketAddr> {
 }
 
 /// A distribution's directory has its jars in `lib`; anything else is a class path already.
-fn full_class_path(given: &str) -> String {
+pub(crate) fn full_class_path(given: &str) -> String {
     if Path::new(given).is_dir() {
         format!("{given}/lib/*:{given}/*:{given}/conf")
     } else {

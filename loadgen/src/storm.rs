@@ -181,7 +181,7 @@ impl Slots<'_> {
                     self.on_closed(place);
                     return Ok(());
                 }
-                Arrival::Event { .. } | Arrival::Pong => {}
+                Arrival::Event { .. } | Arrival::Pong | Arrival::WatchesSet { .. } => {}
             }
         }
     }
@@ -368,7 +368,13 @@ impl Storm {
         let mut keeper = Keeper::on(&servers)?;
         keeper.delete(&path)?;
         keeper.close();
-        let driven = Driven { tally, seconds, sources: Vec::<()>::new() };
+        let driven = Driven {
+            tally,
+            by_server: Vec::new(),
+            start: since,
+            seconds,
+            sources: Vec::<()>::new(),
+        };
         Ok(SceneReport {
             command: self.command(),
             summary: Summary::new(&driven.tally, seconds),

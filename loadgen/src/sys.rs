@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The most events taken in one turn.
@@ -251,6 +252,43 @@ pub fn is_in_memory(directory: &std::path::Path) -> io::Result<bool> {
     Ok(kind == libc::TMPFS_MAGIC)
 }
 
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_interrupt(_signal: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// From here on SIGINT and SIGTERM only set what `is_interrupted` tells, so that what we have started
+/// can be ended in order. A second signal of the same kind ends us at once.
+pub fn catch_interrupts() -> io::Result<()> {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: an action of all zero is one with an empty mask; the handler only stores to an
+        // atomic, which is async-signal-safe; `action` lives through the call, which only reads it.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = on_interrupt as *const () as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESETHAND | libc::SA_RESTART;
+            checked(libc::sigaction(signal, &raw const action, std::ptr::null_mut()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether somebody has asked us to end.
+#[must_use]
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Stops a process, and all that it started in its group, until `continue_group`.
+pub fn stop_group(leader: u32) -> io::Result<()> {
+    signal_group(leader, libc::SIGSTOP)
+}
+
+pub fn continue_group(leader: u32) -> io::Result<()> {
+    signal_group(leader, libc::SIGCONT)
+}
+
 /// Asks a process, and all that it started in its group, to end.
 pub fn terminate_group(leader: u32) -> io::Result<()> {
     signal_group(leader, libc::SIGTERM)
@@ -270,15 +308,16 @@ fn signal_group(leader: u32, signal: i32) -> io::Result<()> {
 }
 
 /// Has the command run in a process group of its own, on some of the CPUs (none: where we run),
-/// and end when we end.
-pub fn belongs_to_us(command: &mut Command, cpus: &[usize]) {
+/// and end when the thread that starts it ends: asked to, or killed.
+pub fn belongs_to_us(command: &mut Command, cpus: &[usize], is_killed: bool) {
     command.process_group(0);
     let cpus = cpus.to_vec();
+    let signal = if is_killed { libc::SIGKILL } else { libc::SIGTERM };
     // SAFETY: between fork and exec only prctl and sched_setaffinity are called, which are
     // async-signal-safe, and nothing is allocated unless a CPU does not exist.
     unsafe {
         command.pre_exec(move || {
-            checked(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM))?;
+            checked(libc::prctl(libc::PR_SET_PDEATHSIG, signal))?;
             stay_on(&cpus)
         });
     }

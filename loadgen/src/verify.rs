@@ -44,7 +44,7 @@ use ringkeeper::record::proto::{GetDataResponse, MULTI_END, MultiHeader, Watcher
 use serde::Serialize;
 
 use crate::client::{Connection, Lost, names};
-use crate::driver::{Crew, Pace, Plan, Reconnect, Reconnects, Span, drive, split};
+use crate::driver::{Crew, Plan, Reconnect, Reconnects, drive, split};
 use crate::keys::{Chooser, Random};
 use crate::paths::{NAME_DIGITS, Paths};
 use crate::report::{OwnCost, ServerCost, Summary, code_name, span};
@@ -53,7 +53,10 @@ use crate::workload::{
     ANY_LENGTH, Achieved, Asked, Heard, Mix, Next, Op, Shape, Source, created_parent, put_created,
     put_new_znode,
 };
-use crate::{Costs, Fault, LIST_TIMEOUT_MS, Load, Progress, connect, hold, resolve};
+use crate::{
+    At, Costs, Fault, LIST_TIMEOUT_MS, Load, Progress, Ran, Stage, connect, hold, passes_seconds,
+    resolve,
+};
 
 /// What is asked where nothing else is: some of everything.
 pub const USUAL_MIX: &str =
@@ -830,14 +833,7 @@ struct Survey {
 
 impl Survey {
     fn of(server: SocketAddr, shape: &Shape) -> Result<Survey, Fault> {
-        let plan = Plan {
-            servers: vec![server],
-            depth: 256,
-            session_timeout_ms: LIST_TIMEOUT_MS,
-            pace: Pace::Closed,
-            span: Span::UntilDone,
-            reconnect: None,
-        };
+        let plan = Plan::of_list(vec![server], 256, LIST_TIMEOUT_MS);
         let source = Survey {
             paths: shape.paths.clone(),
             next: 0,
@@ -920,6 +916,16 @@ impl Verify {
 
     /// Makes the load with every reply checked. Its rate is not kept: the loop is closed.
     pub fn run(&self, pid: Option<u32>, progress: Progress<'_>) -> Result<Verdict, Fault> {
+        Ok(self.run_on(&Stage::default(), pid, &mut passes_seconds(progress))?.report)
+    }
+
+    /// The same where servers come and go.
+    pub fn run_on(
+        &self,
+        stage: &Stage,
+        pid: Option<u32>,
+        at: At<'_>,
+    ) -> Result<Ran<Verdict>, Fault> {
         let Verify { load, drop_every } = self;
         load.check()?;
         hold(&[
@@ -948,18 +954,20 @@ impl Verify {
             })
             .collect();
         let plan = Plan {
-            servers: servers.clone(),
-            depth: load.depth,
-            session_timeout_ms: load.session_timeout_ms,
-            pace: Pace::Closed,
-            span: Span::UntilDone,
+            homes: stage.homes.clone(),
             reconnect: Some(Reconnect { drop_every: *drop_every, seed: load.seed }),
+            holds: true,
+            ..Plan::of_list(servers.clone(), load.depth, load.session_timeout_ms)
         };
-        let driven = drive(&plan, crews, &mut |moment| costs.progress(moment, progress))?;
+        let driven = drive(&plan, crews, &mut |moment| {
+            costs.look_at(moment)?;
+            at(moment)
+        })?;
         let (server, own) = (costs.server(&driven), costs.own(&driven));
         let summary = Summary::new(&driven.tally, driven.seconds);
         persist(|| catch_up(servers[0]))?;
-        let mut audit = Audit::of(&shape, &base, driven.sources);
+        let (sources, driven) = driven.without_sources();
+        let mut audit = Audit::of(&shape, &base, sources);
         let listings = persist(|| audit.list_created(servers[0], &shape))?;
         audit.look_for_created(&listings);
         audit.hold_versions_against(&persist(|| Survey::of(servers[0], &shape))?);
@@ -967,7 +975,7 @@ impl Verify {
             let below = || shape.created_below.clone();
             persist(|| load.clean_up(&servers, below(), audit.created()))?;
         }
-        Ok(Verdict {
+        let verdict = Verdict {
             command: self.command(),
             load: load.clone(),
             summary,
@@ -976,7 +984,8 @@ impl Verify {
             checked: audit.checked,
             violations: audit.violations.counts,
             examples: audit.violations.examples,
-        })
+        };
+        Ok(Ran::new(verdict, driven))
     }
 }
 
@@ -1054,12 +1063,12 @@ impl fmt::Display for Verdict {
             "checked: {replies} replies, {events} events, {versions_written} versions written, \
              {versions_read} read, {created} znodes created and not deleted"
         )?;
-        let Reconnects { dropped, lost, resumed, expired } = self.summary.reconnects;
+        let Reconnects { dropped, lost, resumed, moved, expired, .. } = self.summary.reconnects;
         if 0 < dropped + lost {
             writeln!(
                 f,
                 "{dropped} connections dropped and {lost} lost: {resumed} times the session went \
-                 on, {expired} times it had expired; {unknown} writes of unknown outcome, \
+                 on, {moved} of these on another server, {expired} times it had expired; {unknown} writes of unknown outcome, \
                  {unknown_done} sets of these seen to be done"
             )?;
         }

@@ -19,7 +19,7 @@ use ringkeeper::record::proto::WatcherEvent;
 use serde::Serialize;
 
 use crate::client::Connection;
-use crate::driver::{Crew, Pace, Plan, Span, drive, split};
+use crate::driver::{Crew, Plan, drive, split};
 use crate::keys::Random;
 use crate::paths::Paths;
 use crate::report::Summary;
@@ -246,14 +246,7 @@ impl Watch {
                 Crew { connections, source }
             })
             .collect();
-        let plan = Plan {
-            servers,
-            depth: self.depth,
-            session_timeout_ms: self.scene.session_timeout_ms,
-            pace: Pace::Closed,
-            span: Span::UntilDone,
-            reconnect: None,
-        };
+        let plan = Plan::of_list(servers, self.depth, self.scene.session_timeout_ms);
         let mut costs = Costs::new(pid);
         let driven = drive(&plan, crews, &mut |moment| costs.progress(moment, progress))?;
         let server = costs.server(&driven);

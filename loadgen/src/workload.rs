@@ -13,6 +13,7 @@ use ringkeeper::record::op::{CreateMode, code};
 use ringkeeper::record::proto::{MULTI_END, MultiHeader};
 use serde::{Deserialize, Serialize};
 
+use crate::NO_NODE;
 use crate::client::Connection;
 use crate::keys::{Chooser, Keys, Random};
 use crate::paths::{NAME_DIGITS, Paths, put_digits};
@@ -36,6 +37,8 @@ pub enum Op {
     Ephemeral,
     Delete,
     Multi,
+    /// A client's `sync`, which brings its server up to date.
+    Sync,
     /// A watch that is placed.
     Watch,
     /// From a write to a watch event of it.
@@ -73,6 +76,12 @@ impl Op {
         !matches!(self, Op::Event | Op::Last | Op::Lock | Op::Take)
     }
 
+    /// Whether its reply acknowledges a write.
+    #[must_use]
+    pub const fn is_write(self) -> bool {
+        matches!(self, Op::Set | Op::Create | Op::Ephemeral | Op::Delete | Op::Multi)
+    }
+
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -84,6 +93,7 @@ impl Op {
             Op::Ephemeral => "ephemeral",
             Op::Delete => "delete",
             Op::Multi => "multi",
+            Op::Sync => "sync",
             Op::Watch => "watch",
             Op::Event => "event",
             Op::Last => "last",
@@ -253,6 +263,12 @@ pub trait Source: Send {
     /// with a new one.
     fn on_expired(&mut self, _connection: usize, _now_ns: u64, _timeout_ms: i32) {}
 
+    /// A connection that was lost is back, and nothing has been asked on it yet.
+    fn on_return(&mut self, _connection: usize, _into: &mut Connection<Asked>) {}
+
+    /// The server has confirmed the end of a connection's session.
+    fn on_closed(&mut self, _connection: usize) {}
+
     /// Whether the connections that wait are to be asked again, for something has happened
     /// elsewhere.
     fn wakes(&mut self) -> bool {
@@ -280,6 +296,8 @@ pub struct Workload {
     random: Random,
     created_below: String,
     created: Vec<Created>,
+    /// By connection: whether what it has asked to create may not be there, for a reply was lost.
+    is_in_doubt: Vec<bool>,
 }
 
 /// What one connection has created and not deleted: names `first..next`. A session's requests
@@ -369,6 +387,7 @@ impl Workload {
                 .iter()
                 .map(|&connection| Created { connection, ..Created::default() })
                 .collect(),
+            is_in_doubt: vec![false; connections.len()],
         }
     }
 
@@ -413,7 +432,9 @@ impl Source for Workload {
         } else {
             ANY_LENGTH
         };
-        let asked = Asked { op, due_ns, reply_bytes, tolerated: 0 };
+        let is_in_doubt = op == Op::Delete && self.is_in_doubt[connection];
+        let tolerated = if is_in_doubt { NO_NODE } else { 0 };
+        let asked = Asked { op, due_ns, reply_bytes, tolerated };
         let value = |index| &self.value[..sizes.of(index)];
         match op {
             Op::Get | Op::Exists => {
@@ -451,7 +472,8 @@ impl Source for Workload {
                 }
                 MULTI_END.write(out);
             }),
-            Op::Watch
+            Op::Sync
+            | Op::Watch
             | Op::Event
             | Op::Last
             | Op::Lock
@@ -461,6 +483,10 @@ impl Source for Workload {
             | Op::Close => unreachable!("a mix holds requests alone"),
         }
         Next::Asked
+    }
+
+    fn on_lost(&mut self, connection: usize) {
+        self.is_in_doubt[connection] = true;
     }
 }
 

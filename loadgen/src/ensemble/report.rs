@@ -1,0 +1,616 @@
+//! What a load on an ensemble has shown, as text and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::Ensemble;
+use super::conductor::{Conducted, Happened, Look};
+use super::gaps::Spread;
+use super::schedule::{Event, Whom};
+use super::servers::{Kind, Makeup, Mode, Used};
+use crate::Ran;
+use crate::compare::{Ratio, figures_of, write_ratios};
+use crate::driver::{Reconnects, Return, Tally};
+use crate::report::{Report, Summary, mib};
+use crate::verify::Verdict;
+
+/// The load's own report.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Told {
+    Load(Report),
+    Verify(Verdict),
+}
+
+impl Told {
+    #[must_use]
+    pub fn summary(&self) -> &Summary {
+        match self {
+            Told::Load(report) => &report.summary,
+            Told::Verify(verdict) => &verdict.summary,
+        }
+    }
+
+    fn is_clean(&self) -> bool {
+        match self {
+            Told::Load(report) => report.summary.is_clean(),
+            Told::Verify(verdict) => verdict.is_clean(),
+        }
+    }
+}
+
+/// What was seen while the load ran.
+pub(super) struct Measured {
+    pub(super) ran: Ran<Told>,
+    pub(super) conducted: Conducted,
+    pub(super) storm: Option<Ran<()>>,
+    pub(super) beside: Option<Ran<()>>,
+}
+
+/// An ensemble, what was done with it, and what came of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct EnsembleReport {
+    /// The command that does the same again.
+    pub command: String,
+    pub makeup: Makeup,
+    pub preload: u64,
+    /// Whether the servers kept their data in memory, where syncs cost nothing.
+    pub is_in_memory: bool,
+    /// The same without observers, schedule, sessions and writers beside.
+    pub baseline: Option<Part>,
+    #[serde(flatten)]
+    pub part: Part,
+    /// What is compared, by name and unit.
+    pub figures: BTreeMap<String, f64>,
+}
+
+/// One load, and what it was to the servers.
+#[derive(Clone, Debug, Serialize)]
+pub struct Part {
+    pub told: Told,
+    pub servers: Vec<ServerReport>,
+    pub rounds: Vec<Round>,
+    /// By event and figure.
+    pub spreads: BTreeMap<String, Spread>,
+    /// Of the sessions that were cut and reconnected.
+    pub storm: Option<Storm>,
+    /// What the writers beside were answered.
+    pub beside: Option<Summary>,
+    /// CPU time of all servers over all operations.
+    pub cpu_us_per_op: Option<f64>,
+    pub leader_cpu_us_per_op: Option<f64>,
+}
+
+/// One server while the load ran.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerReport {
+    pub id: usize,
+    pub kind: Kind,
+    pub mode_begin: Option<Mode>,
+    pub mode_end: Option<Mode>,
+    /// What its own clients were answered.
+    #[serde(flatten)]
+    pub summary: Summary,
+    pub cpu_seconds: f64,
+    /// Seconds of CPU time in a second.
+    pub cores: f64,
+    /// Over what its own clients were answered.
+    pub cpu_us_per_op: Option<f64>,
+    pub resident_bytes: u64,
+    pub resident_peak_bytes: u64,
+}
+
+/// One event.
+#[derive(Clone, Debug, Serialize)]
+pub struct Round {
+    pub event: Event,
+    pub server: usize,
+    /// Since the begin of the load.
+    pub at_s: f64,
+    /// The longest time without an acknowledged write. None: no write was ever acknowledged.
+    pub gap_ms: Option<f64>,
+    /// False where no write was acknowledged any more.
+    pub is_gap_over: bool,
+    /// The same when the server came back.
+    pub return_gap_ms: Option<f64>,
+    /// From the request to end to the end.
+    pub end_ms: Option<f64>,
+    /// From the start of the process, or its going on, until it leads, follows or observes.
+    pub rejoin_ms: f64,
+    pub mode_then: Mode,
+    /// Connections of the load that were lost, and the time from the event until all were back.
+    pub lost: usize,
+    pub clients_back_ms: Option<f64>,
+    /// The time from the event until all sessions were back that were cut then.
+    pub sessions_back_ms: Option<f64>,
+}
+
+/// Sessions that were cut and reconnected.
+#[derive(Clone, Debug, Serialize)]
+pub struct Storm {
+    pub sessions: usize,
+    pub reconnects: Reconnects,
+    /// Those that never came back.
+    pub gone: u64,
+}
+
+impl Part {
+    fn new(ensemble: &Ensemble, measured: Measured) -> Part {
+        let Measured { ran, conducted, storm, beside } = measured;
+        let rounds = rounds(&ran, &conducted, storm.as_ref(), beside.as_ref());
+        let spreads = spreads(&rounds);
+        let seconds = ran.seconds;
+        let begin = conducted.looks[0].clone();
+        let end = conducted.looks[1].clone();
+        let mut servers = Vec::new();
+        let kinds = ensemble.makeup.voters.iter().chain(&ensemble.makeup.observers);
+        for (place, &kind) in kinds.enumerate() {
+            let Some(seen) = ran.by_server.get(place) else { continue };
+            let mut tally = seen.clone();
+            // Its writers beside are its clients, too.
+            if let Some(theirs) = beside.as_ref().and_then(|beside| beside.by_server.get(place)) {
+                tally.merge(theirs.clone());
+            }
+            let used = |look: &Option<Look>| {
+                look.as_ref().and_then(|look| look.used.get(place).copied()).unwrap_or_default()
+            };
+            let mode = |look: &Option<Look>| look.as_ref().and_then(|look| look.modes[place]);
+            let (before, after): (Used, Used) = (used(&begin), used(&end));
+            let cpu_seconds = after.cpu_seconds - before.cpu_seconds;
+            servers.push(ServerReport {
+                id: place + 1,
+                kind,
+                mode_begin: mode(&begin),
+                mode_end: mode(&end),
+                summary: Summary::new(&tally, seconds),
+                cpu_seconds,
+                cores: cpu_seconds / seconds,
+                cpu_us_per_op: per_op_us(cpu_seconds, &tally),
+                resident_bytes: after.resident_bytes,
+                resident_peak_bytes: after.resident_peak_bytes,
+            });
+        }
+        let mut all = ran.tally.clone();
+        let mut beside_summary = None;
+        if let Some(beside) = &beside {
+            all.merge(beside.tally.clone());
+            beside_summary = Some(Summary::new(&beside.tally, beside.seconds));
+        }
+        let cpu: f64 = servers.iter().map(|server| server.cpu_seconds).sum();
+        let leader = servers.iter().find(|server| server.mode_begin == Some(Mode::Leader));
+        Part {
+            leader_cpu_us_per_op: leader
+                .filter(|_| rounds.is_empty())
+                .and_then(|leader| per_op_us(leader.cpu_seconds, &all)),
+            cpu_us_per_op: per_op_us(cpu, &all),
+            told: ran.report,
+            servers,
+            rounds,
+            spreads,
+            storm: storm.map(|storm| Storm {
+                sessions: ensemble.storm,
+                reconnects: storm.tally.reconnects,
+                gone: storm.tally.dropped.values().sum(),
+            }),
+            beside: beside_summary,
+        }
+    }
+
+    fn is_clean(&self) -> bool {
+        self.told.is_clean()
+            && self.beside.as_ref().is_none_or(Summary::is_clean)
+            && self.storm.as_ref().is_none_or(|storm| storm.gone == 0)
+            && self.rounds.iter().all(|round| round.is_gap_over)
+    }
+
+    /// What is compared.
+    fn figures(&self) -> BTreeMap<String, f64> {
+        let mut figures: BTreeMap<_, _> = figures_of(self.told.summary()).into_iter().collect();
+        let mut add = |name: &str, value: Option<f64>| {
+            figures.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        add("servers' CPU µs per operation", self.cpu_us_per_op);
+        add("leader's CPU µs per operation", self.leader_cpu_us_per_op);
+        let resident: Vec<_> = self
+            .servers
+            .iter()
+            .map(|server| server.resident_bytes as f64 / f64::from(1 << 20))
+            .collect();
+        add("resident MiB of a server", Some(crate::report::median(&resident)));
+        for (name, spread) in &self.spreads {
+            add(&format!("{name}, median"), Some(spread.median));
+            add(&format!("{name}, max"), Some(spread.max));
+        }
+        let Reconnects { lost, moved, expired, .. } = self.told.summary().reconnects;
+        if !self.rounds.is_empty() {
+            add("connections lost", Some(lost as f64));
+            add("sessions moved", Some(moved as f64));
+            add("sessions expired", Some(expired as f64));
+        }
+        if let Some(storm) = &self.storm {
+            add("cut sessions expired", Some(storm.reconnects.expired as f64));
+        }
+        for (name, value) in self.beside.iter().flat_map(figures_of) {
+            add(&format!("beside: {name}"), Some(value));
+        }
+        figures
+    }
+}
+
+fn per_op_us(cpu_seconds: f64, tally: &Tally) -> Option<f64> {
+    let requests = tally.ops.iter().filter(|(op, _)| op.is_request());
+    let count: u64 = requests.map(|(_, tally)| tally.latency_ns.len()).sum();
+    (0 < count).then(|| cpu_seconds * 1e6 / count as f64)
+}
+
+/// What each event has been to the clients.
+fn rounds(
+    ran: &Ran<Told>,
+    conducted: &Conducted,
+    storm: Option<&Ran<()>>,
+    beside: Option<&Ran<()>>,
+) -> Vec<Round> {
+    let mut acks = ran.tally.acks.clone();
+    if let Some(beside) = beside {
+        // Its clock began earlier or later; acknowledged is acknowledged.
+        acks.merge(beside.tally.acks.moved(beside.start, ran.start));
+    }
+    let since = |start: Instant, moment: Instant| {
+        u64::try_from(moment.saturating_duration_since(start).as_nanos()).unwrap_or(u64::MAX)
+    };
+    let happened = &conducted.happened;
+    let both = |it: &Happened| (since(ran.start, it.at), since(ran.start, it.again));
+    let events: Vec<_> = happened.iter().map(both).collect();
+    let end = conducted.end.map_or(0, |end| since(ran.start, end));
+    let gaps = acks.gaps(&events, end);
+    let ms = |ns: u64| ns as f64 / 1e6;
+    let round = |(number, it): (usize, &Happened)| {
+        let own = gaps.as_ref().map(|gaps| gaps[number]);
+        let (gap, return_gap) = (own.map(|own| own.0), own.map(|own| own.1));
+        let next = happened.get(number + 1).map(|next| next.at);
+        // Those that were lost between this event and the next.
+        let returns = |ran: &Tally, start: Instant| -> Vec<Return> {
+            let (from, to) =
+                (since(start, it.at), next.map_or(u64::MAX, |next| since(start, next)));
+            let lost = ran.returns.iter().filter(|it| from <= it.lost_ns && it.lost_ns < to);
+            lost.copied().collect()
+        };
+        let back_ms = |returns: &[Return], start: Instant| {
+            let last = returns.iter().map(|it| it.back_ns).max()?;
+            Some(ms(last.saturating_sub(since(start, it.at))))
+        };
+        let of_load = returns(&ran.tally, ran.start);
+        Round {
+            event: it.event,
+            server: it.id,
+            at_s: conducted.begin.map_or(0.0, |begin| (it.at - begin).as_secs_f64()),
+            gap_ms: gap.map(|gap| ms(gap.ns)),
+            is_gap_over: own.is_some_and(|(gap, on_return)| gap.is_over && on_return.is_over),
+            return_gap_ms: return_gap.map(|gap| ms(gap.ns)),
+            end_ms: it.ended_in.map(|span| span.as_secs_f64() * 1e3),
+            rejoin_ms: (it.back - it.again).as_secs_f64() * 1e3,
+            mode_then: it.mode,
+            lost: of_load.len(),
+            clients_back_ms: back_ms(&of_load, ran.start),
+            sessions_back_ms: storm
+                .filter(|_| it.event.whom == Whom::Leader)
+                .and_then(|storm| back_ms(&returns(&storm.tally, storm.start), storm.start)),
+        }
+    };
+    happened.iter().enumerate().map(round).collect()
+}
+
+/// Median, p90 and most of each figure of each event.
+fn spreads(rounds: &[Round]) -> BTreeMap<String, Spread> {
+    let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for round in rounds {
+        let mut add = |name: &str, value: Option<f64>| {
+            let value = value.into_iter();
+            values.entry(format!("{}: {name}", round.event)).or_default().extend(value);
+        };
+        add("gap in writes ms", round.gap_ms.filter(|_| round.is_gap_over));
+        add("gap in writes on return ms", round.return_gap_ms.filter(|_| round.is_gap_over));
+        add("end ms", round.end_ms);
+        add("rejoin ms", Some(round.rejoin_ms));
+        add("clients back ms", round.clients_back_ms);
+        add("cut sessions back ms", round.sessions_back_ms);
+    }
+    values.into_iter().filter_map(|(name, values)| Some((name, Spread::of(&values)?))).collect()
+}
+
+impl EnsembleReport {
+    pub(super) fn new(
+        ensemble: &Ensemble,
+        measured: Measured,
+        baseline: Option<Measured>,
+        is_in_memory: bool,
+    ) -> EnsembleReport {
+        let part = Part::new(ensemble, measured);
+        let baseline = baseline.map(|baseline| Part::new(ensemble, baseline));
+        let mut figures = part.figures();
+        if let Some(baseline) = &baseline {
+            figures.extend(over_baseline(ensemble, &part, baseline));
+        }
+        EnsembleReport {
+            command: ensemble.to_string(),
+            makeup: ensemble.makeup.clone(),
+            preload: ensemble.preload,
+            is_in_memory,
+            baseline,
+            part,
+            figures,
+        }
+    }
+
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.part.is_clean() && self.baseline.as_ref().is_none_or(Part::is_clean)
+    }
+
+    #[must_use]
+    pub fn summary(&self) -> &Summary {
+        self.part.told.summary()
+    }
+}
+
+/// What has become more or less since the baseline.
+fn over_baseline(ensemble: &Ensemble, part: &Part, baseline: &Part) -> Vec<(String, f64)> {
+    let mut figures = Vec::new();
+    for op in &part.told.summary().ops {
+        let mut before = baseline.told.summary().ops.iter();
+        let Some(before) = before.find(|before| before.op == op.op) else { continue };
+        let name = op.op.name();
+        figures.push((format!("{name} per s over baseline"), op.per_second / before.per_second));
+        let p99 = op.latency_us.p99 / before.latency_us.p99;
+        figures.push((format!("{name} p99 over baseline"), p99));
+    }
+    let observers = ensemble.makeup.observers.len();
+    if let (Some(with), Some(without)) = (part.leader_cpu_us_per_op, baseline.leader_cpu_us_per_op)
+        && 0 < observers
+    {
+        let each = (with - without) / observers as f64;
+        figures.push(("leader's CPU µs per operation for each observer".to_owned(), each));
+    }
+    figures
+}
+
+impl fmt::Display for Ensemble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ensemble { makeup, subject, on, schedule, preload, storm, beside, beside_on, baseline } =
+            self;
+        let Makeup { voters, observers, ringkeeper, jars, java_flags, config, folder, first_port } =
+            makeup;
+        write!(f, "loadgen ensemble --servers {}", Makeup::names(voters))?;
+        if !observers.is_empty() {
+            write!(f, " --observers {}", Makeup::names(observers))?;
+        }
+        let has = |kind| voters.iter().chain(observers).any(|&it| it == kind);
+        if has(Kind::Ringkeeper) {
+            write!(f, " --ringkeeper {}", ringkeeper.display())?;
+        }
+        if let Some(jars) = jars
+            && has(Kind::Java)
+        {
+            write!(f, " --jars {jars} --java-flags '{java_flags}'")?;
+        }
+        for line in config {
+            write!(f, " --config {line}")?;
+        }
+        if let Some(folder) = folder {
+            write!(f, " --folder {}", folder.display())?;
+        }
+        if let Some(port) = first_port {
+            write!(f, " --first-port {port}")?;
+        }
+        write!(f, " --on {on}")?;
+        if let Some(schedule) = schedule {
+            write!(f, " {schedule}")?;
+        }
+        if 0 < *preload {
+            write!(f, " --preload {preload}")?;
+        }
+        if 0 < *storm {
+            write!(f, " --reconnect-storm {storm}")?;
+        }
+        if let Some(rate) = beside {
+            write!(f, " --beside {rate} --beside-on {beside_on}")?;
+        }
+        if *baseline {
+            f.write_str(" --baseline")?;
+        }
+        let own = match subject {
+            super::Subject::Load(load) => load.to_string(),
+            super::Subject::Verify(verify) => verify.command(),
+        };
+        // Where the servers are is not for the load to say.
+        let words = own.strip_prefix("loadgen ").unwrap_or(&own);
+        let place = format!("--server {} ", subject.load().servers.join(","));
+        write!(f, " -- {}", words.replacen(&place, "", 1))
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.told {
+            Told::Load(report) => write!(f, "{report}")?,
+            Told::Verify(verdict) => write!(f, "{verdict}")?,
+        }
+        if let Some(beside) = &self.beside {
+            write!(f, "beside:\n{beside}")?;
+        }
+        writeln!(
+            f,
+            "{:<26}{:>10}{:>10}{:>10}{:>8}{:>10}{:>10}{:>7}{:>7}{:>9}",
+            "server",
+            "per s",
+            "p50 µs",
+            "p99 µs",
+            "CPU s",
+            "µs per op",
+            "MiB",
+            "lost",
+            "moved",
+            "expired"
+        )?;
+        for server in &self.servers {
+            write!(f, "{server}")?;
+        }
+        if let Some(us) = self.cpu_us_per_op {
+            write!(f, "{us:.2} µs of CPU per operation, of all servers")?;
+            match self.leader_cpu_us_per_op {
+                Some(us) => writeln!(f, "; {us:.2} of the leader")?,
+                None => writeln!(f)?,
+            }
+        }
+        for round in &self.rounds {
+            write!(f, "{round}")?;
+        }
+        if !self.spreads.is_empty() {
+            let Reconnects { lost, resumed, moved, expired, unanswered, .. } =
+                self.told.summary().reconnects;
+            writeln!(
+                f,
+                "{lost} connections lost with {unanswered} requests: {resumed} times the session \
+                 went on, {moved} of these on another server; {expired} sessions expired"
+            )?;
+            writeln!(f, "{:<44}{:>8}{:>10}{:>10}{:>10}", "", "rounds", "median", "p90", "max")?;
+        }
+        for (name, Spread { count, median, p90, max }) in &self.spreads {
+            writeln!(f, "{name:<44}{count:>8}{median:>10.1}{p90:>10.1}{max:>10.1}")?;
+        }
+        if let Some(Storm { sessions, reconnects, gone }) = &self.storm {
+            writeln!(
+                f,
+                "{sessions} sessions cut: {} times one went on, {} expired, {gone} did not come back",
+                reconnects.resumed, reconnects.expired
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ServerReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = |mode: Option<Mode>| mode.map_or("down".to_owned(), |mode| mode.to_string());
+        let mut name = format!("{} {} {}", self.id, self.kind, mode(self.mode_begin));
+        if self.mode_end != self.mode_begin {
+            name.push_str(&format!(" > {}", mode(self.mode_end)));
+        }
+        let us = self.cpu_us_per_op.map_or("-".to_owned(), |us| format!("{us:.2}"));
+        // Of its most frequent operation.
+        let latency = self.summary.ops.iter().max_by_key(|op| op.count).map(|op| op.latency_us);
+        let latency = latency.unwrap_or_default();
+        let Reconnects { lost, moved, expired, .. } = self.summary.reconnects;
+        writeln!(
+            f,
+            "{name:<26}{:>10.0}{:>10.1}{:>10.1}{:>8.2}{us:>10}{:>10}{lost:>7}{moved:>7}{expired:>9}",
+            self.summary.total_per_second,
+            latency.p50,
+            latency.p99,
+            self.cpu_seconds,
+            mib(self.resident_bytes),
+        )
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:6.1} s  {}, server {}: ", self.at_s, self.event, self.server)?;
+        match self.gap_ms {
+            Some(ms) => write!(f, "no write for {ms:.1} ms")?,
+            None => f.write_str("no write at all")?,
+        }
+        if !self.is_gap_over {
+            f.write_str(", and none after that")?;
+        }
+        if let Some(ms) = self.end_ms {
+            write!(f, "; ended in {ms:.0} ms")?;
+        }
+        write!(f, "; back in {:.0} ms: {}", self.rejoin_ms, self.mode_then)?;
+        if let Some(ms) = self.clients_back_ms {
+            write!(f, "; {} connections back after {ms:.0} ms", self.lost)?;
+        }
+        if let Some(ms) = self.sessions_back_ms {
+            write!(f, "; cut sessions after {ms:.0} ms")?;
+        }
+        writeln!(f)
+    }
+}
+
+impl fmt::Display for EnsembleReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.command)?;
+        if let Some(baseline) = &self.baseline {
+            write!(f, "baseline:\n{baseline}\nthen:\n")?;
+        }
+        write!(f, "{}", self.part)?;
+        for (name, value) in self
+            .figures
+            .iter()
+            .filter(|(name, _)| name.contains("baseline") || name.contains("for each"))
+        {
+            writeln!(f, "{name}: {value:.3}")?;
+        }
+        if self.is_in_memory {
+            writeln!(f, "the servers kept their data in memory: nothing was synced to a disk")?;
+        }
+        Ok(())
+    }
+}
+
+/// The same on two ensembles, in alternating pairs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Versus {
+    /// What was done on the first.
+    pub command: String,
+    pub a: Makeup,
+    pub b: Makeup,
+    /// By the figure's name.
+    pub figures: BTreeMap<String, Ratio>,
+    /// All single runs: a, b, a, b, …
+    pub reports: Vec<EnsembleReport>,
+}
+
+impl Versus {
+    pub(super) fn new(ensemble: &Ensemble, other: &Makeup, reports: Vec<EnsembleReport>) -> Versus {
+        let mut figures: BTreeMap<String, Ratio> = BTreeMap::new();
+        for pair in reports.chunks_exact(2) {
+            // What only one of a pair has cannot be compared.
+            for (name, &a) in &pair[0].figures {
+                let Some(&b) = pair[1].figures.get(name) else { continue };
+                let ratio = figures.entry(name.clone()).or_default();
+                ratio.a.push(a);
+                ratio.b.push(b);
+            }
+        }
+        let (command, a, b) = (ensemble.to_string(), ensemble.makeup.clone(), other.clone());
+        Versus { command, a, b, figures, reports }
+    }
+
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.reports.iter().all(EnsembleReport::is_clean)
+    }
+}
+
+impl fmt::Display for Versus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} pairs of: {}", self.reports.len() / 2, self.command)?;
+        let names = |makeup: &Makeup| {
+            let mut names = Makeup::names(&makeup.voters);
+            if !makeup.observers.is_empty() {
+                names.push_str(&format!(" observed by {}", Makeup::names(&makeup.observers)));
+            }
+            names
+        };
+        writeln!(f, "a: {}; b: {}; medians", names(&self.a), names(&self.b))?;
+        write_ratios(f, &self.figures)?;
+        for report in self.reports.iter().filter(|report| !report.is_clean()) {
+            writeln!(f, "not clean:\n{report}")?;
+        }
+        Ok(())
+    }
+}
