@@ -94,6 +94,14 @@ impl Paths {
         put_digits(out, index, self.name_digits);
     }
 
+    /// The path of a znode.
+    #[must_use]
+    pub fn znode(&self, index: u64) -> String {
+        let mut bytes = Vec::new();
+        self.put_znode(&mut bytes, index);
+        String::from_utf8_lossy(&bytes[4..]).into_owned()
+    }
+
     pub fn put_parent(&self, out: &mut Vec<u8>, parent: u64, level: u32) {
         out.put_count(Some(self.parent_length(level)));
         self.put_parent_bytes(out, parent, level);

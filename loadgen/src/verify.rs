@@ -12,17 +12,23 @@
 //! | checked | where |
 //! |---|---|
 //! | replies in the order of requests | `client`, which gives the connection up |
-//! | zxids of a session never fall, and a write's is new | each reply |
+//! | zxids of a session never fall, and a write's is new | each reply, over reconnects |
+//! | a write's zxid is above that of any write acknowledged, to whomever, before it was asked | each reply |
+//! | what is read after a `sync` is as new as any write acknowledged, to whomever, before that | each sync |
 //! | a session never sees a znode older than it has: its own writes, and what it has read | each reply, over reconnects |
 //! | a read that shows one znode of a multi is followed by none that misses another | each reply, and afterwards |
 //! | a multi that cannot succeed changes nothing | each value read |
 //! | children are exactly those that the session has made; of unknown outcomes, once it shows | each listing, over reconnects |
 //! | a session lives for its timeout | each reconnect |
-//! | a watch's event comes before newer data | each read, and a last one of each watched znode |
+//! | a watch's event comes before newer data, and once | each read, and a last one of each watched znode; over reconnects, where clients set their watches again |
+//! | ephemeral znodes are there while their session lives, and gone once its end is confirmed | afterwards, on every server |
 //! | a version has one zxid and one writer, whoever looks | reads of all sessions together |
 //! | versions grow by one with each acknowledged set, in the order of zxids | afterwards |
 //! | a write of unknown outcome is done once at most | afterwards |
-//! | what was acknowledged or read is there, and nothing else | afterwards |
+//! | what was acknowledged or read is there, and nothing else | afterwards, on every server |
+//!
+//! Apache ZooKeeper does not promise that a read after a `sync` is fresh while the leader changes: a
+//! leader that was deposed and does not know it yet answers a `sync` by itself.
 //!
 //! Histories are kept in memory: 100 to 200 bytes for each write and each version that was read.
 
@@ -30,8 +36,10 @@ mod audit;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -40,11 +48,13 @@ use ringkeeper::jute::record::Record as _;
 use ringkeeper::jute::{Reader, Write as _};
 use ringkeeper::record::data::Stat;
 use ringkeeper::record::op::{CreateMode, EventType, code};
-use ringkeeper::record::proto::{GetDataResponse, MULTI_END, MultiHeader, WatcherEvent};
+use ringkeeper::record::proto::{
+    GetDataResponse, MULTI_END, MultiHeader, SetWatches, WatcherEvent,
+};
 use serde::Serialize;
 
 use crate::client::{Connection, Lost, names};
-use crate::driver::{Crew, Plan, Reconnect, Reconnects, drive, split};
+use crate::driver::{Crew, Moment, Plan, Reconnect, Reconnects, drive, split};
 use crate::keys::{Chooser, Random};
 use crate::paths::{NAME_DIGITS, Paths};
 use crate::report::{OwnCost, ServerCost, Summary, code_name, span};
@@ -73,6 +83,10 @@ const EXAMPLES_MAX: usize = 20;
 const CREATED_MAX: u64 = 100;
 /// One get in so many places a watch.
 const WATCH_EVERY: u64 = 4;
+/// One get in so many comes after a `sync`.
+const SYNC_EVERY: u64 = 8;
+/// The most watches that one request sets again.
+const SET_WATCHES_MAX: usize = 1000;
 /// One multi in so many is made to fail.
 const DOOMED_EVERY: u64 = 4;
 const BAD_VERSION: i32 = -103;
@@ -107,6 +121,12 @@ pub struct Verdict {
 pub struct Checked {
     pub replies: u64,
     pub events: u64,
+    /// Reads that came after a `sync`.
+    pub syncs: u64,
+    /// Watches that were set again over another connection.
+    pub watches_again: u64,
+    /// Servers that were looked at in the end.
+    pub servers: usize,
     /// Versions that sets and multis were acknowledged with.
     pub versions_written: u64,
     /// Different versions that reads have shown.
@@ -183,6 +203,11 @@ enum What {
     Get {
         znode: u64,
         watches: bool,
+        /// What it must not be older than, after a `sync`.
+        fresh: Option<Fresh>,
+    },
+    Sync {
+        znode: u64,
     },
     Exists {
         znode: u64,
@@ -209,7 +234,9 @@ enum What {
 impl What {
     fn writes(self) -> bool {
         match self {
-            What::Get { .. } | What::Exists { .. } | What::Children { .. } => false,
+            What::Get { .. } | What::Sync { .. } | What::Exists { .. } | What::Children { .. } => {
+                false
+            }
             What::Set { .. } | What::Create { .. } | What::Delete { .. } | What::Multi { .. } => {
                 true
             }
@@ -217,8 +244,35 @@ impl What {
     }
 }
 
+/// What was acknowledged to anybody at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Fresh {
+    /// The newest zxid of all writes, and of those of one znode.
+    zxid: i64,
+    mzxid: i64,
+}
+
+/// What was acknowledged to anybody so far.
+struct Newest {
+    zxid: AtomicI64,
+    /// Of each znode.
+    mzxids: Vec<AtomicI64>,
+}
+
+impl Newest {
+    fn of(znodes: u64) -> Newest {
+        let mzxids = (0..znodes).map(|_| AtomicI64::new(0)).collect();
+        Newest { zxid: AtomicI64::new(0), mzxids }
+    }
+
+    fn fresh(&self, znode: u64) -> Fresh {
+        let mzxid = self.mzxids[znode as usize].load(Ordering::SeqCst);
+        Fresh { zxid: self.zxid.load(Ordering::SeqCst), mzxid }
+    }
+}
+
 /// The least that a session may see of a znode.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Floor {
     version: i32,
     mzxid: i64,
@@ -228,7 +282,10 @@ struct Floor {
 struct Told {
     /// Its number over all threads.
     number: usize,
-    asked: VecDeque<What>,
+    /// What waits for its reply, with the newest zxid that was acknowledged when it was asked.
+    asked: VecDeque<(What, i64)>,
+    /// What is read next, after a `sync`.
+    to_read: Option<(u64, Fresh)>,
     zxid: i64,
     /// When it asked the newest of what has a reply: the server has heard of it since.
     heard_ns: u64,
@@ -239,8 +296,10 @@ struct Told {
     /// The znodes it has made: `first..next`, but those of unknown outcome.
     first: u64,
     next: u64,
-    /// Which of those that it has not deleted are ephemeral.
+    /// Which of those that it has not deleted are ephemeral, and of the session that it has now.
     ephemerals: BTreeSet<u64>,
+    /// Whether the end of its session was confirmed.
+    is_closed: bool,
     /// What it has asked to create or delete, and no reply has told of.
     fates: BTreeMap<u64, Fate>,
     /// Sets and multis that no reply has told of.
@@ -289,7 +348,8 @@ impl Fate {
 impl Told {
     /// Takes note of what was asked and will have no reply.
     fn give_up_asked(&mut self) {
-        for what in self.asked.drain(..) {
+        self.to_read = None;
+        for (what, _) in self.asked.drain(..) {
             self.unknown_writes += u64::from(what.writes());
             match what {
                 What::Create { name } => {
@@ -300,10 +360,12 @@ impl Told {
                     self.fates.insert(name, fate);
                 }
                 What::Set { mark } | What::Multi { mark } => self.unknown.push(mark),
-                What::Get { .. } | What::Exists { .. } | What::Children { .. } => {}
+                What::Get { .. }
+                | What::Sync { .. }
+                | What::Exists { .. }
+                | What::Children { .. } => {}
             }
         }
-        self.watches.clear();
     }
 
     /// The znodes `first..next` that are there for certain.
@@ -394,6 +456,10 @@ const LISTED: &str = "children are what was created and not deleted";
 const STEPS: &str = "versions grow by one with each set";
 const LOST: &str = "what was acknowledged stays";
 const ONCE: &str = "a write is done once at most";
+const OVERTAKEN: &str = "a write comes after all that was acknowledged before it was asked";
+const STALE: &str = "what is read after a sync is as new as what was acknowledged before it";
+const ENDED: &str = "ephemeral znodes go with their session, on every server";
+const UNEQUAL: &str = "all servers are equal in the end";
 const FORGOTTEN: &str = "a session lives for its timeout";
 const ODD: &str = "a reply is what its request asks for";
 
@@ -403,6 +469,7 @@ struct Checking {
     chooser: Chooser,
     random: Random,
     base: Arc<Vec<Floor>>,
+    newest: Arc<Newest>,
     told: Vec<Told>,
     written: Vec<Written>,
     read: HashMap<(u64, i32), ReadAs>,
@@ -470,9 +537,20 @@ impl Checking {
                 told.ephemerals.remove(&(told.first - 1));
                 What::Delete { name: told.first - 1 }
             }
-            _ => What::Get { znode, watches: self.random.below(WATCH_EVERY) == 0 },
+            _ if self.random.below(SYNC_EVERY) == 0 => {
+                told.to_read = Some((znode, self.newest.fresh(znode)));
+                What::Sync { znode }
+            }
+            _ => {
+                let watches = self.random.below(WATCH_EVERY) == 0;
+                What::Get { znode, watches, fresh: None }
+            }
         };
-        let op = if matches!(what, What::Get { .. }) { Op::Get } else { op };
+        let op = match what {
+            What::Get { .. } => Op::Get,
+            What::Sync { .. } => Op::Sync,
+            _ => op,
+        };
         (op, what)
     }
 
@@ -485,7 +563,7 @@ impl Checking {
     ) {
         let Shape { paths, sizes, created_below, znodes, .. } = &self.shape;
         let told = &mut self.told[connection];
-        told.asked.push_back(what);
+        told.asked.push_back((what, self.newest.zxid.load(Ordering::SeqCst)));
         let number = told.number;
         let asked = Asked { op, due_ns, reply_bytes: ANY_LENGTH, tolerated: 0 };
         let put_set = |out: &mut Vec<u8>, mark: Mark| {
@@ -494,10 +572,13 @@ impl Checking {
             out.put_i32(-1);
         };
         match what {
-            What::Get { znode, watches } => into.ask(asked, code::GET_DATA, |out| {
+            What::Get { znode, watches, .. } => into.ask(asked, code::GET_DATA, |out| {
                 paths.put_znode(out, znode);
                 out.put_bool(watches);
             }),
+            What::Sync { znode } => {
+                into.ask(asked, code::SYNC, |out| paths.put_znode(out, znode));
+            }
             What::Exists { znode } => into.ask(asked, code::EXISTS, |out| {
                 paths.put_znode(out, znode);
                 out.put_bool(false);
@@ -583,7 +664,13 @@ impl Checking {
         known.mark = known.mark.or(seen.mark);
     }
 
-    fn on_get(&mut self, heard: &Heard<'_>, znode: u64, watches: bool) -> Result<(), &'static str> {
+    fn on_get(
+        &mut self,
+        heard: &Heard<'_>,
+        znode: u64,
+        watches: bool,
+        fresh: Option<Fresh>,
+    ) -> Result<(), &'static str> {
         let reply = GetDataResponse::read(&mut Reader::new(heard.body))
             .map_err(|_| "a get's reply cannot be read")?;
         let (value, stat) = (reply.data.unwrap_or_default(), reply.stat);
@@ -591,6 +678,19 @@ impl Checking {
             return Err("a get's stat tells another length than its value has");
         }
         self.see(heard.connection, znode, &stat, heard.zxid, true);
+        if let Some(Fresh { zxid, mzxid }) = fresh {
+            self.checked.syncs += 1;
+            if heard.zxid < zxid || stat.mzxid < mzxid {
+                let number = self.told[heard.connection].number;
+                self.violations.note(STALE, || {
+                    format!(
+                        "connection {number} reads znode {znode} of zxid {:#x} in a reply of {:#x}, \
+                         and {mzxid:#x} and {zxid:#x} were acknowledged before its sync",
+                        stat.mzxid, heard.zxid
+                    )
+                });
+            }
+        }
         if watches {
             self.told[heard.connection].watches.entry(znode).or_insert(stat.mzxid);
         }
@@ -638,6 +738,7 @@ impl Checking {
         }
         self.see(heard.connection, mark.znode, stat, heard.zxid, false);
         let Stat { version, mzxid, .. } = *stat;
+        self.newest.mzxids[mark.znode as usize].fetch_max(mzxid, Ordering::SeqCst);
         self.checked.versions_written += 1;
         self.written.push(Written { znode: mark.znode, version, mzxid, mark });
     }
@@ -686,7 +787,12 @@ impl Checking {
     fn check(&mut self, heard: &Heard<'_>, what: What) -> Result<(), &'static str> {
         let stat = || Stat::read(&mut Reader::new(heard.body)).map_err(|_| "no stat in a reply");
         match what {
-            What::Get { znode, watches } => self.on_get(heard, znode, watches),
+            What::Get { znode, watches, fresh } => self.on_get(heard, znode, watches, fresh),
+            What::Sync { znode } => {
+                let mut path = Vec::new();
+                self.shape.paths.put_znode(&mut path, znode);
+                if path == heard.body { Ok(()) } else { Err("a sync's reply tells another path") }
+            }
             What::Exists { znode } => {
                 let stat = stat()?;
                 self.see(heard.connection, znode, &stat, heard.zxid, true);
@@ -742,9 +848,14 @@ impl Source for Checking {
             told.end = End::LastReads(watched);
         }
         let what = match &mut told.end {
-            End::NotYet => self.next_what(connection),
+            End::NotYet => match told.to_read.take() {
+                Some((znode, fresh)) => {
+                    (Op::Get, What::Get { znode, watches: false, fresh: Some(fresh) })
+                }
+                None => self.next_what(connection),
+            },
             End::LastReads(watched) => match watched.pop() {
-                Some(znode) => (Op::Get, What::Get { znode, watches: false }),
+                Some(znode) => (Op::Get, What::Get { znode, watches: false, fresh: None }),
                 None => {
                     told.end = End::Ended;
                     self.ended += 1;
@@ -763,7 +874,9 @@ impl Source for Checking {
 
     fn on_expired(&mut self, connection: usize, now_ns: u64, timeout_ms: i32) {
         let told = &mut self.told[connection];
-        for &number in &told.ephemerals {
+        // They go with the session, and so do its watches.
+        told.watches.clear();
+        for number in mem::take(&mut told.ephemerals) {
             let fate = told.fates.get(&number).map_or(Fate::MayGo, |fate| fate.on_doubt());
             told.fates.insert(number, fate);
         }
@@ -781,12 +894,44 @@ impl Source for Checking {
         }
     }
 
+    fn on_return(&mut self, connection: usize, into: &mut Connection<Asked>) {
+        let mut watched: Vec<_> = self.told[connection].watches.keys().copied().collect();
+        watched.sort_unstable();
+        self.checked.watches_again += watched.len() as u64;
+        for znodes in watched.chunks(SET_WATCHES_MAX) {
+            let path = |&znode: &u64| Some(self.shape.paths.znode(znode).into());
+            let request = SetWatches {
+                relative_zxid: into.zxid(),
+                data_watches: Some(znodes.iter().map(path).collect()),
+                exist_watches: Some(Vec::new()),
+                child_watches: Some(Vec::new()),
+            };
+            into.set_watches(&request);
+        }
+    }
+
+    fn on_closed(&mut self, connection: usize) {
+        self.told[connection].is_closed = true;
+    }
+
     fn on_reply(&mut self, heard: &Heard<'_>, asked: &Asked, _achieved: &mut Vec<Achieved>) {
         self.checked.replies += 1;
         let told = &mut self.told[heard.connection];
         told.heard_ns = asked.due_ns;
         let (number, before) = (told.number, told.zxid);
-        let what = told.asked.pop_front().expect("what was asked is remembered until its reply");
+        let (what, after) =
+            told.asked.pop_front().expect("what was asked is remembered until its reply");
+        if what.writes() && heard.err == 0 {
+            if heard.zxid <= after {
+                self.violations.note(OVERTAKEN, || {
+                    format!(
+                        "connection {number} has {what:?} at {:#x} after {after:#x}",
+                        heard.zxid
+                    )
+                });
+            }
+            self.newest.zxid.fetch_max(heard.zxid, Ordering::SeqCst);
+        }
         if heard.zxid < before || (what.writes() && heard.err == 0 && heard.zxid == before) {
             let promise = if heard.zxid < before { FELL } else { NOT_NEW };
             self.violations.note(promise, || {
@@ -936,8 +1081,8 @@ impl Verify {
             ),
         ])?;
         let servers = resolve(&load.servers)?;
-        // From here on the server is known to be one that can go and come back.
-        catch_up(servers[0])?;
+        // From here on the servers are known to be some that can go and come back.
+        servers.iter().try_for_each(|&server| catch_up(server))?;
         let run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
         let shape = Shape { checks_lengths: false, ..load.shape(run) };
         let mut costs = Costs::new(pid);
@@ -945,11 +1090,12 @@ impl Verify {
         persist(|| load.set_up(&servers, &shape, true))?;
         let base = persist(|| Survey::of(servers[0], &shape))?;
         let base = Arc::new(base.seen.into_iter().map(|(floor, _)| floor).collect::<Vec<_>>());
+        let newest = Arc::new(Newest::of(load.znodes));
         let span = load.warmup + load.duration;
         let crews = split(load.connections, load.threads)
             .into_iter()
             .map(|connections| {
-                let source = Checking::new(&shape, &connections, &base, span);
+                let source = Checking::new(&shape, &connections, (&base, &newest), span);
                 Crew { connections, source }
             })
             .collect();
@@ -959,18 +1105,40 @@ impl Verify {
             holds: true,
             ..Plan::of_list(servers.clone(), load.depth, load.session_timeout_ms)
         };
+        let look_everywhere = || {
+            let look = |&server: &SocketAddr| {
+                persist(|| {
+                    catch_up(server)?;
+                    audit::list_created(server, &shape, load.connections)
+                })
+            };
+            servers.iter().map(look).collect::<Result<Vec<_>, Fault>>()
+        };
+        // While all sessions live, with their ephemeral znodes.
+        let mut living = Vec::new();
         let driven = drive(&plan, crews, &mut |moment| {
             costs.look_at(moment)?;
-            at(moment)
+            at(moment)?;
+            if moment == Moment::Held {
+                living = look_everywhere()?;
+            }
+            Ok(())
         })?;
         let (server, own) = (costs.server(&driven), costs.own(&driven));
         let summary = Summary::new(&driven.tally, driven.seconds);
-        persist(|| catch_up(servers[0]))?;
         let (sources, driven) = driven.without_sources();
         let mut audit = Audit::of(&shape, &base, sources);
-        let listings = persist(|| audit.list_created(servers[0], &shape))?;
-        audit.look_for_created(&listings);
-        audit.hold_versions_against(&persist(|| Survey::of(servers[0], &shape))?);
+        for (server, listings) in servers.iter().zip(&living) {
+            audit.look_for_living(*server, listings);
+        }
+        for (server, listings) in servers.iter().zip(&look_everywhere()?) {
+            audit.look_for_created(*server, listings);
+        }
+        let surveys = servers.iter().map(|&server| persist(|| Survey::of(server, &shape)));
+        let surveys = surveys.collect::<Result<Vec<_>, Fault>>()?;
+        audit.hold_equal(&servers, &surveys);
+        audit.hold_versions_against(&surveys[0]);
+        audit.checked.servers = servers.len();
         if !load.keep {
             let below = || shape.created_below.clone();
             persist(|| load.clean_up(&servers, below(), audit.created()))?;
@@ -993,7 +1161,7 @@ impl Checking {
     fn new(
         shape: &Shape,
         connections: &[usize],
-        base: &Arc<Vec<Floor>>,
+        (base, newest): (&Arc<Vec<Floor>>, &Arc<Newest>),
         span: Duration,
     ) -> Checking {
         let thread = connections.first().copied().unwrap_or(0) as u64;
@@ -1003,11 +1171,13 @@ impl Checking {
             chooser: Chooser::new(shape.keys, shape.znodes, &mut random),
             random,
             base: Arc::clone(base),
+            newest: Arc::clone(newest),
             told: connections
                 .iter()
                 .map(|&number| Told {
                     number,
                     asked: VecDeque::new(),
+                    to_read: None,
                     zxid: 0,
                     heard_ns: 0,
                     serial: 0,
@@ -1016,6 +1186,7 @@ impl Checking {
                     first: 0,
                     next: 0,
                     ephemerals: BTreeSet::new(),
+                    is_closed: false,
                     fates: BTreeMap::new(),
                     unknown: Vec::new(),
                     unknown_writes: 0,
@@ -1052,6 +1223,9 @@ impl fmt::Display for Verdict {
         let Checked {
             replies,
             events,
+            syncs,
+            watches_again,
+            servers,
             versions_written,
             versions_read,
             created,
@@ -1060,8 +1234,9 @@ impl fmt::Display for Verdict {
         } = self.checked;
         writeln!(
             f,
-            "checked: {replies} replies, {events} events, {versions_written} versions written, \
-             {versions_read} read, {created} znodes created and not deleted"
+            "checked: {replies} replies, {events} events, {syncs} reads after a sync, \
+             {versions_written} versions written, {versions_read} read, {created} znodes created and \
+             not deleted, on {servers} servers; {watches_again} watches set again"
         )?;
         let Reconnects { dropped, lost, resumed, moved, expired, .. } = self.summary.reconnects;
         if 0 < dropped + lost {

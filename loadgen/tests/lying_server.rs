@@ -26,7 +26,7 @@ use ringkeeper::record::data::{AclBytes, Stat};
 use ringkeeper::record::op::{CreateMode, EventType, STATE_SYNC_CONNECTED, code, xid};
 use ringkeeper::record::proto::{
     ConnectRequest, ConnectResponse, MULTI_END, MultiHeader, PathVersion, ReplyHeader,
-    RequestHeader, SetDataRequest, WatcherEvent,
+    RequestHeader, SetDataRequest, SetWatches, WatcherEvent,
 };
 
 const NODE_EXISTS: i32 = -110;
@@ -73,6 +73,22 @@ enum Lie {
     Repeats,
     /// Does by half a multi that it has not answered.
     HalvesUnanswered,
+    /// Answers a read after a sync with what was there before the last set.
+    StaleAfterSync,
+    /// Gives a write the zxid of one that it has acknowledged to another session.
+    ZxidsTwice,
+    /// Neither sets watches again nor tells of what was missed.
+    ForgetsWatches,
+    /// Tells of what was missed twice.
+    RepeatsMissed,
+    /// Tells of watches that are set again though nothing was missed.
+    InventsMissed,
+    /// Keeps the ephemeral znodes of a session that has ended.
+    KeepsEphemerals,
+    /// Lists less, while sessions live, where the second of two servers listens.
+    SecondListsLess,
+    /// Shows old data in the end where the second of two servers listens.
+    SecondIsOld,
 }
 
 /// How an honest server treats connections.
@@ -84,11 +100,15 @@ enum Manner {
     HangsUp,
     /// The same, and lets a session that comes back wait until it has expired.
     Expires,
+    /// Answers nothing more now and then, and keeps the connection.
+    FallsSilent,
 }
 
 const SESSION_TIMEOUT: Duration = Duration::from_secs(30);
 /// So short that a session expires while its client waits to try again.
 const SHORT_SESSION_TIMEOUT: Duration = Duration::from_millis(5);
+/// Long enough to come back, for whoever hears nothing for two thirds of it.
+const SILENT_SESSION_TIMEOUT: Duration = Duration::from_millis(600);
 
 #[derive(Clone, Default)]
 struct Znode {
@@ -132,10 +152,20 @@ struct Session {
 struct Client {
     number: usize,
     session: i64,
+    /// Where it has come in, of two places.
+    door: usize,
+    /// Whether its last request was a sync.
+    has_synced: bool,
     /// So many of its reads are of what was there when its session came last.
     old_reads: usize,
     /// So many of its replies have an older zxid.
     old_zxids: usize,
+}
+
+impl Client {
+    fn new(number: usize, session: i64, door: usize) -> Client {
+        Client { number, session, door, has_synced: false, old_reads: 0, old_zxids: 0 }
+    }
 }
 
 /// A request that nobody waits for.
@@ -160,9 +190,12 @@ struct World {
     clients_greeted: usize,
     requests: u64,
     writes: u64,
+    creates: u64,
     hang_ups: u64,
-    /// One comes before the load, and one after it, when somebody looks at what has come of it.
-    syncs: u32,
+    /// At each place one comes before the load, and others after it, when somebody looks at what has
+    /// come of it.
+    syncs: usize,
+    doors: usize,
     late: VecDeque<Late>,
     /// How often there was an occasion to lie.
     occasions: u64,
@@ -173,7 +206,18 @@ impl World {
         match self.manner {
             Manner::Keeps | Manner::HangsUp => SESSION_TIMEOUT,
             Manner::Expires => SHORT_SESSION_TIMEOUT,
+            Manner::FallsSilent => SILENT_SESSION_TIMEOUT,
         }
+    }
+
+    /// Whether the load runs.
+    fn is_loaded(&self) -> bool {
+        self.syncs == self.doors
+    }
+
+    /// Whether the load has ended.
+    fn is_over(&self) -> bool {
+        self.doors < self.syncs
     }
 
     /// The session that a client asks for, or none if it has expired. None at all: not from here.
@@ -250,8 +294,8 @@ impl World {
         // Only some multis are lied about, and a lie is told only if it is read in time.
         let is_occasion = self.lie == Lie::HalvesUnanswered && op == code::MULTI;
         let apart = if is_occasion { 2 } else { 17 };
-        let is_time = writes && self.syncs == 1 && self.writes.is_multiple_of(apart);
-        if self.manner == Manner::Keeps || !is_time {
+        let is_time = writes && self.is_loaded() && self.writes.is_multiple_of(apart);
+        if matches!(self.manner, Manner::Keeps | Manner::FallsSilent) || !is_time {
             return false;
         }
         self.hang_ups += 1;
@@ -266,12 +310,19 @@ impl World {
         true
     }
 
+    /// Whether a connection has no answer from here on.
+    fn falls_silent(&mut self, op: i32, request: &[u8]) -> bool {
+        let of_the_load =
+            matches!(op, code::CREATE | code::DELETE if of_the_load(request)) && self.is_loaded();
+        self.creates += u64::from(of_the_load);
+        self.manner == Manner::FallsSilent && of_the_load && self.creates.is_multiple_of(15)
+    }
+
     /// Does what is due of what nobody waits for; all of it, if somebody wants to be up to date.
     fn catch_up(&mut self, with_all: bool) {
         while let Some(late) = self.late.pop_front_if(|late| with_all || late.due <= self.requests)
         {
-            let mut client =
-                Client { number: usize::MAX, session: late.session, old_reads: 0, old_zxids: 0 };
+            let mut client = Client::new(usize::MAX, late.session, 0);
             let mut reader = Reader::new(&late.request);
             let RequestHeader { op, .. } = RequestHeader::read(&mut reader).unwrap();
             // Nobody hears whether it succeeds.
@@ -323,20 +374,25 @@ impl World {
                 () if self.lies(Lie::DoublesEvents) => 2,
                 () => 1,
             };
-            let mut out = Vec::new();
-            frame::write(&mut out, |out| {
-                ReplyHeader { xid: xid::NOTIFICATION, zxid: -1, err: 0 }.write(out);
-                WatcherEvent {
-                    kind: EventType::NodeDataChanged as i32,
-                    state: STATE_SYNC_CONNECTED,
-                    path: Some(path.into()),
-                }
-                .write(out);
-            });
-            for _ in 0..times {
-                // A client that has gone needs no event.
-                let _ = self.clients.get_mut(&client).map(|client| client.write_all(&out));
+            self.tell(path, client, times);
+        }
+    }
+
+    /// Sends a client an event of a znode.
+    fn tell(&mut self, path: &str, client: usize, times: usize) {
+        let mut out = Vec::new();
+        frame::write(&mut out, |out| {
+            ReplyHeader { xid: xid::NOTIFICATION, zxid: -1, err: 0 }.write(out);
+            WatcherEvent {
+                kind: EventType::NodeDataChanged as i32,
+                state: STATE_SYNC_CONNECTED,
+                path: Some(path.into()),
             }
+            .write(out);
+        });
+        for _ in 0..times {
+            // A client that has gone needs no event.
+            let _ = self.clients.get_mut(&client).map(|client| client.write_all(&out));
         }
     }
 
@@ -404,8 +460,11 @@ impl World {
         if matches!(op, code::CREATE | code::DELETE | code::SET_DATA | code::MULTI) {
             self.zxid += 1;
         }
+        let has_synced = std::mem::replace(&mut client.has_synced, op == code::SYNC);
         let path = match op {
-            code::MULTI | code::SET_DATA | code::PING | code::CLOSE_SESSION => String::new(),
+            code::MULTI | code::SET_DATA | code::PING | code::CLOSE_SESSION | code::SET_WATCHES => {
+                String::new()
+            }
             _ => reader.text().unwrap().unwrap().into_owned(),
         };
         match op {
@@ -445,7 +504,10 @@ impl World {
                     let old = &self.sessions[&client.session].old;
                     znode = old.get(&path).cloned().unwrap_or(znode);
                 }
-                if back && let Some(before) = znode.before.take() {
+                let is_old = back
+                    || (has_synced && self.lies(Lie::StaleAfterSync))
+                    || (self.is_over() && client.door == 1 && self.lie == Lie::SecondIsOld);
+                if is_old && let Some(before) = znode.before.take() {
                     znode = *before;
                 }
                 let other = self.znodes.iter().rev().find(|(other, it)| {
@@ -466,7 +528,9 @@ impl World {
                 let names = self.znodes.keys().filter_map(|path| path.strip_prefix(&below));
                 let mut names: Vec<_> =
                     names.filter(|name| !name.contains('/')).map(str::to_owned).collect();
-                if self.lies(Lie::ListsLess) {
+                let second_lists_less =
+                    self.lie == Lie::SecondListsLess && self.is_over() && client.door == 1;
+                if self.lies(Lie::ListsLess) || second_lists_less {
                     names.pop();
                 }
                 body.put_count(Some(names.len()));
@@ -477,15 +541,44 @@ impl World {
             code::SET_DATA => self.set(&SetDataRequest::read(reader).unwrap())?.write(&mut body),
             code::MULTI => body = self.multi(reader, client.number == usize::MAX),
             code::SYNC => {
-                self.catch_up(true);
-                self.syncs += 1;
+                if path == "/" {
+                    self.catch_up(true);
+                    self.syncs += 1;
+                }
                 body.put_text(&path);
             }
-            code::CLOSE_SESSION => self.end(client.session),
+            code::SET_WATCHES => self.set_watches(client, &SetWatches::read(reader).unwrap()),
+            code::CLOSE_SESSION => {
+                let keeps = self.lie == Lie::KeepsEphemerals;
+                let kept: Vec<_> = self
+                    .znodes
+                    .iter()
+                    .filter(|(_, znode)| keeps && znode.owner == client.session)
+                    .map(|(path, znode)| (path.clone(), znode.clone()))
+                    .collect();
+                self.end(client.session);
+                self.znodes.extend(kept);
+            }
             code::PING => {}
             other => panic!("op {other}"),
         }
         Ok(body)
+    }
+
+    /// Tells a client that has come back of what it has missed, and watches the rest for it.
+    fn set_watches(&mut self, client: &Client, request: &SetWatches<'_>) {
+        if self.lie == Lie::ForgetsWatches {
+            return;
+        }
+        for path in request.data_watches.iter().flatten().flatten() {
+            let mzxid = self.znodes.get(&**path).map_or(i64::MAX, |znode| znode.mzxid);
+            match (self.lie, request.relative_zxid < mzxid) {
+                (Lie::RepeatsMissed, true) => self.tell(path, client.number, 2),
+                (Lie::InventsMissed, false) => self.tell(path, client.number, 2),
+                (_, true) => self.tell(path, client.number, 1),
+                (_, false) => self.watches.push((path.to_string(), client.number)),
+            }
+        }
     }
 
     /// Creates of the load itself are the ones lost, never those of the set-up.
@@ -496,7 +589,7 @@ impl World {
     }
 }
 
-fn serve(mut client: TcpStream, world: &Mutex<World>) -> Option<()> {
+fn serve(mut client: TcpStream, door: usize, world: &Mutex<World>) -> Option<()> {
     client.set_nodelay(true).ok()?;
     let request = frame_of(&mut client)?;
     let request = ConnectRequest::read(&mut Reader::new(&request)).unwrap();
@@ -516,7 +609,7 @@ fn serve(mut client: TcpStream, world: &Mutex<World>) -> Option<()> {
         world.clients_greeted += 1;
         let number = world.clients_greeted;
         world.clients.insert(number, client.try_clone().ok()?);
-        let mut here = Client { number, session, old_reads: 0, old_zxids: 0 };
+        let mut here = Client::new(number, session, door);
         if request.session != 0 {
             world.lie_to_returned(&mut here);
         }
@@ -551,12 +644,23 @@ fn serve_session(client: &mut TcpStream, here: &mut Client, world: &Mutex<World>
         if world.hangs_up(here, op, &request) {
             return None;
         }
+        if world.falls_silent(op, &request) {
+            drop(world);
+            // Until the client has enough of it.
+            while frame_of(client).is_some() {}
+            return None;
+        }
         let answer = world.answer(here, op, &mut reader);
         let falls = world.lies(Lie::ZxidsFall) || 0 < here.old_zxids;
         here.old_zxids = here.old_zxids.saturating_sub(1);
         let back = if falls { 50 } else { 0 };
         let err = answer.as_ref().err().copied().unwrap_or(0);
         let header = ReplyHeader { xid, zxid: world.zxid - back, err };
+        let writes = matches!(op, code::SET_DATA | code::MULTI);
+        if writes && world.is_loaded() && world.lies(Lie::ZxidsTwice) {
+            // The next write has the zxid that this one has now.
+            world.zxid -= 1;
+        }
         out.clear();
         frame::write(&mut out, |out| {
             header.write(out);
@@ -588,8 +692,11 @@ fn frame_of(client: &mut TcpStream) -> Option<Vec<u8>> {
 
 /// Starts a server, and says where it listens.
 fn server(lie: Lie, manner: Manner) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = listener.local_addr().unwrap().to_string();
+    servers(lie, manner, 1).remove(0)
+}
+
+/// Starts a server that listens at several places, as several servers do that are one.
+fn servers(lie: Lie, manner: Manner, doors: usize) -> Vec<String> {
     let world = Arc::new(Mutex::new(World {
         lie,
         manner,
@@ -602,18 +709,26 @@ fn server(lie: Lie, manner: Manner) -> String {
         clients_greeted: 0,
         requests: 0,
         writes: 0,
+        creates: 0,
         hang_ups: 0,
         syncs: 0,
+        doors,
         late: VecDeque::new(),
         occasions: 0,
     }));
-    thread::spawn(move || {
-        for client in listener.incoming() {
-            let world = Arc::clone(&world);
-            thread::spawn(move || serve(client.unwrap(), &world));
-        }
-    });
-    server
+    let serve_at = |door| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap().to_string();
+        let world = Arc::clone(&world);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let world = Arc::clone(&world);
+                thread::spawn(move || serve(client.unwrap(), door, &world));
+            }
+        });
+        server
+    };
+    (0..doors).map(serve_at).collect()
 }
 
 fn verdict(lie: Lie) -> Verdict {
@@ -621,8 +736,12 @@ fn verdict(lie: Lie) -> Verdict {
 }
 
 fn verdict_of(server: String, drop_every: Option<Duration>) -> Verdict {
+    verdict_over(vec![server], drop_every)
+}
+
+fn verdict_over(servers: Vec<String>, drop_every: Option<Duration>) -> Verdict {
     let load = Load {
-        servers: vec![server],
+        servers,
         mix: usual_mix(),
         connections: 3,
         depth: 4,
@@ -746,6 +865,58 @@ fn writes_that_are_done_twice_are_caught() {
 }
 
 #[test]
+fn watches_that_do_not_outlive_a_connection_are_caught() {
+    let promise = "a watch's event comes before newer data";
+    assert_caught_over_reconnects(Lie::ForgetsWatches, Manner::Keeps, promise);
+}
+
+#[test]
+fn missed_events_that_are_told_twice_are_caught() {
+    let promise = "an event belongs to a watch";
+    assert_caught_over_reconnects(Lie::RepeatsMissed, Manner::Keeps, promise);
+}
+
+#[test]
+fn events_of_watches_set_again_that_are_told_twice_are_caught() {
+    let promise = "an event belongs to a watch";
+    assert_caught_over_reconnects(Lie::InventsMissed, Manner::Keeps, promise);
+}
+
+#[test]
+fn sessions_move_between_servers_and_keep_every_promise() {
+    let verdict = verdict_over(servers(Lie::None, Manner::HangsUp, 2), Some(DROP_EVERY));
+    assert!(verdict.is_clean(), "{verdict}");
+    let Reconnects { resumed, moved, .. } = verdict.summary.reconnects;
+    assert!(10 < moved && moved <= resumed, "{verdict}");
+    let checked = verdict.checked;
+    assert!(0 < checked.watches_again && 0 < checked.syncs, "{verdict}");
+    assert_eq!(checked.servers, 2);
+}
+
+#[test]
+fn clients_leave_a_server_that_says_nothing_more() {
+    let verdict = verdict_over(servers(Lie::None, Manner::FallsSilent, 2), None);
+    assert!(verdict.is_clean(), "{verdict}");
+    let Reconnects { dropped, lost, resumed, .. } = verdict.summary.reconnects;
+    assert!(dropped == 0 && 0 < lost && 0 < resumed, "{verdict}");
+}
+
+#[track_caller]
+fn assert_caught_on_the_second_server(lie: Lie, promise: &str) {
+    let alone = verdict(lie);
+    assert!(alone.is_clean(), "{lie:?}: {alone}");
+    let verdict = verdict_over(servers(lie, Manner::Keeps, 2), None);
+    assert!(verdict.violations.contains_key(promise), "{lie:?}: {verdict}");
+}
+
+#[test]
+fn a_server_that_lacks_what_another_has_is_caught() {
+    let promise = "children are what was created and not deleted";
+    assert_caught_on_the_second_server(Lie::SecondListsLess, promise);
+    assert_caught_on_the_second_server(Lie::SecondIsOld, "all servers are equal in the end");
+}
+
+#[test]
 fn multis_without_a_reply_that_are_done_by_half_are_caught() {
     let promise = "a multi is seen whole or not at all";
     assert_caught_over_reconnects(Lie::HalvesUnanswered, Manner::HangsUp, promise);
@@ -816,6 +987,26 @@ fn zxids_that_fall_are_caught() {
 #[test]
 fn listings_that_miss_something_are_caught() {
     assert_caught(Lie::ListsLess, &["children are what was created and not deleted"]);
+}
+
+#[test]
+fn reads_after_a_sync_that_are_old_are_caught() {
+    let promise = "what is read after a sync is as new as what was acknowledged before it";
+    assert_caught(Lie::StaleAfterSync, &[promise]);
+}
+
+#[test]
+fn zxids_that_are_given_twice_are_caught() {
+    let promise = "a write comes after all that was acknowledged before it was asked";
+    assert_caught(Lie::ZxidsTwice, &[promise]);
+}
+
+#[test]
+fn ephemerals_that_outlive_their_session_are_caught() {
+    assert_caught(
+        Lie::KeepsEphemerals,
+        &["ephemeral znodes go with their session, on every server"],
+    );
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{
-    Checked, Checking, FOREIGN, Fate, Floor, HALF, LISTED, LOST, Mark, NOT_NEW, ONCE, ReadAs,
-    STEPS, Survey, TWO_FACES, Told, Violations, Written, name,
+    Checked, Checking, ENDED, FOREIGN, Fate, Floor, HALF, LISTED, LOST, Mark, NOT_NEW, ONCE,
+    ReadAs, STEPS, Survey, TWO_FACES, Told, UNEQUAL, Violations, Written, name,
 };
 use crate::client::Lost;
 use crate::report::code_name;
@@ -43,6 +43,23 @@ struct Writers {
 /// The children of a client's parent, or an error's number.
 pub(super) type ListedChildren = Result<HashSet<String>, i32>;
 
+/// Lists what each client has created, by its number.
+pub(super) fn list_created(
+    server: SocketAddr,
+    shape: &Shape,
+    connections: usize,
+) -> Result<Vec<ListedChildren>, Fault> {
+    let mut session = connect(server)?;
+    let mut list = |number: usize| {
+        let path = created_parent(&shape.created_below, number);
+        session.children(&path).map(|found| found.map(|names| names.into_iter().collect()))
+    };
+    let listings: Result<Vec<_>, Lost> = (0..connections).map(&mut list).collect();
+    let listings = listings.map_err(|source| Fault::Connect { server, source })?;
+    session.close();
+    Ok(listings)
+}
+
 impl Audit {
     pub(super) fn of(shape: &Shape, base: &Arc<Vec<Floor>>, sources: Vec<Checking>) -> Audit {
         let mut audit = Audit {
@@ -61,6 +78,8 @@ impl Audit {
             audit.violations.merge(source.violations);
             audit.checked.replies += source.checked.replies;
             audit.checked.events += source.checked.events;
+            audit.checked.syncs += source.checked.syncs;
+            audit.checked.watches_again += source.checked.watches_again;
             audit.checked.versions_written += source.checked.versions_written;
             for told in source.told {
                 audit.take_told(told);
@@ -116,38 +135,59 @@ impl Audit {
         }
     }
 
-    /// Lists what each client has created.
-    pub(super) fn list_created(
-        &self,
-        server: SocketAddr,
-        shape: &Shape,
-    ) -> Result<Vec<ListedChildren>, Fault> {
-        let mut session = connect(server)?;
-        let mut list = |told: &Told| {
-            let path = created_parent(&shape.created_below, told.number);
-            session.children(&path).map(|found| found.map(|names| names.into_iter().collect()))
-        };
-        let listings: Result<Vec<_>, Lost> = self.told.iter().map(&mut list).collect();
-        let listings = listings.map_err(|source| Fault::Connect { server, source })?;
-        session.close();
-        Ok(listings)
+    /// Looks for what each client has created, ephemeral or not, while its session lives.
+    pub(super) fn look_for_living(&mut self, server: SocketAddr, listings: &[ListedChildren]) {
+        for told in &mut self.told {
+            let number = told.number;
+            // What cannot be listed now cannot be listed once the session has ended, either.
+            let Some(Ok(found)) = listings.get(number) else { continue };
+            let (first, next) = (told.first, told.next);
+            if let Some(wrong) = told.look(first, next, found) {
+                self.violations.note(LISTED, || {
+                    format!("connection {number}, on {server} while its session lives: {wrong}")
+                });
+            }
+        }
     }
 
-    pub(super) fn look_for_created(&mut self, listings: &[ListedChildren]) {
-        for (told, found) in self.told.iter_mut().zip(listings) {
+    /// All servers have the same of each znode.
+    pub(super) fn hold_equal(&mut self, servers: &[SocketAddr], surveys: &[Survey]) {
+        for (server, survey) in servers.iter().zip(surveys).skip(1) {
+            let both = surveys[0].seen.iter().zip(&survey.seen);
+            for (znode, (one, other)) in both.enumerate().filter(|(_, (one, other))| one != other) {
+                self.violations.note(UNEQUAL, || {
+                    format!("znode {znode} is {one:?} on {}, and {other:?} on {server}", servers[0])
+                });
+            }
+        }
+    }
+
+    /// Looks for what each client has created, once its session has ended.
+    pub(super) fn look_for_created(&mut self, server: SocketAddr, listings: &[ListedChildren]) {
+        self.checked.created = 0;
+        for told in &mut self.told {
             let number = told.number;
-            let found = match found {
-                Ok(found) => found,
-                Err(err) => {
+            let found = match listings.get(number) {
+                Some(Ok(found)) => found,
+                Some(Err(err)) => {
                     let err = *err;
                     self.violations.note(LOST, || {
-                        format!("the parent of connection {number}: {}", code_name(err))
+                        format!("the parent of connection {number} on {server}: {}", code_name(err))
                     });
                     continue;
                 }
+                None => continue,
             };
-            // Ephemeral znodes go with their session, which may not have ended yet.
+            // Ephemeral znodes go with their session, of whose end we may not have heard.
             for &ephemeral in &told.ephemerals {
+                if told.is_closed && found.contains(&name(ephemeral)) {
+                    self.violations.note(ENDED, || {
+                        format!(
+                            "{ephemeral} of connection {number} is on {server}, and the end of its \
+                             session was confirmed"
+                        )
+                    });
+                }
                 let fate = told.fates.get(&ephemeral).map_or(Fate::MayGo, |fate| fate.on_doubt());
                 told.fates.insert(ephemeral, fate);
             }
@@ -155,12 +195,13 @@ impl Audit {
             self.checked.created += told.certain(first, next).count() as u64;
             for lost in told.certain(first, next).filter(|&it| !found.contains(&name(it))) {
                 self.violations.note(LOST, || {
-                    format!("{lost} of connection {number} was created, and is not there")
+                    format!("{lost} of connection {number} was created, and is not on {server}")
                 });
             }
             if let Some(wrong) = told.look(first, next, found) {
-                self.violations
-                    .note(LISTED, || format!("connection {number}, at the end: {wrong}"));
+                self.violations.note(LISTED, || {
+                    format!("connection {number}, in the end on {server}: {wrong}")
+                });
             }
         }
     }
