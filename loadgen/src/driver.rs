@@ -47,6 +47,8 @@ const TURN_MAX: Duration = Duration::from_millis(20);
 const LATER: Duration = Duration::from_millis(1);
 /// How soon a server is tried again that refuses a connection.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
+/// How much later for each that is away: a thousand clients do not try every 20 ms, either.
+const RETRY_AFTER_EACH: Duration = Duration::from_micros(40);
 /// How long an attempt to reconnect may take; after one that took longer, twice as long.
 const ATTEMPT_WITHIN: Duration = Duration::from_secs(1);
 const ATTEMPT_WITHIN_MAX: Duration = Duration::from_secs(16);
@@ -1065,9 +1067,10 @@ impl<'a, S: Source> Worker<'a, S> {
     }
 
     fn on_failed_attempt(&mut self, token: usize, place: usize, lost: &Lost) {
+        let all_away = u32::try_from(self.away.len()).unwrap_or(u32::MAX);
         let Some(away) = self.away.get_mut(&token) else { return };
         let now_ns = self.clock.now_ns();
-        away.next_ns = now_ns + nanos(RETRY_AFTER);
+        away.next_ns = now_ns + nanos(RETRY_AFTER.max(RETRY_AFTER_EACH * all_away));
         if matches!(lost, Lost::Refused) && away.resume.has_session() {
             away.resume = away.resume.without_session();
             away.is_anew = true;

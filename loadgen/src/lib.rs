@@ -4,7 +4,7 @@
 //! From the ground up: `sys` (epoll), `client` (one connection), `keys`, `paths` and `sizes`
 //! (which znode, where it is, how large it is), `workload` (what is asked), `driver` (connections
 //! over threads, pace, time), `process` (what a server costs), `report` (what was measured), and
-//! the runs that are more than one load: `fill`, `idle`, `start_time`, `compare`.
+//! the runs that are more than one load: `fill`, `idle`, `start_time`, `compare`, `ensemble`.
 #![allow(clippy::disallowed_methods, reason = "measuring time is what this program is for")]
 
 pub mod client;

@@ -178,7 +178,7 @@ struct EnsembleArguments {
     /// The first of the servers' ports, three for each [default: any that are free]
     #[arg(long, value_name = "PORT")]
     first_port: Option<u16>,
-    /// Where connections begin: all, leader, followers, observers
+    /// Where connections begin: all, leader, follower (one of them), followers, observer, observers
     #[arg(long, default_value = "all")]
     on: On,
     /// What happens, one after the other: kill, stop or pause a leader, follower or observer, as in
@@ -1208,6 +1208,66 @@ mod tests {
             let error = comparison(&format!("{servers} {flags}")).err().unwrap();
             assert!(error.contains(reason), "{error}");
         }
+    }
+
+    fn ensemble(line: &str) -> Result<Ensemble, String> {
+        let words = line.split_ascii_whitespace();
+        let arguments = Arguments::try_parse_from(words).map_err(|error| error.to_string())?;
+        let Command::Ensemble(arguments) = arguments.command else { panic!("{line}") };
+        let (ensemble, _) = arguments.ensembles().map_err(|fault| fault.to_string())?;
+        ensemble.check().map_err(|fault| fault.to_string())?;
+        Ok(ensemble)
+    }
+
+    /// Programs that are there and are not started.
+    const OF_ENSEMBLE: &str = "loadgen ensemble --ringkeeper /bin/true";
+
+    #[test]
+    fn the_ensemble_that_is_printed_is_the_ensemble_again() {
+        for flags in [
+            "",
+            "--servers ringkeeper,ringkeeper,ringkeeper,ringkeeper,ringkeeper --on followers \
+             --config tickTime=500 --config snapCount=7 --first-port 21000",
+            "--event kill-leader,pause-follower --every 5s --down 300ms --reconnect-storm 9 \
+             --preload 70 --beside 50 --beside-on follower -- verify --drop-every 40ms",
+            "--observers ringkeeper --baseline --on leader -- run --op get --connections 3",
+        ] {
+            let line = ensemble(&format!("{OF_ENSEMBLE} {flags}")).unwrap().to_string();
+            assert_eq!(ensemble(&line).unwrap().to_string(), line);
+        }
+    }
+
+    #[test]
+    fn an_ensemble_that_cannot_be_is_refused_with_the_reason() {
+        for (flags, reason) in [
+            ("--servers ringkeeper,other", "'other' is no kind of server: ringkeeper or java"),
+            ("--servers java", "--jars"),
+            ("--servers java --jars /nowhere", "no such directory"),
+            ("--event kill-king", "as in kill-leader"),
+            ("--event kill-leader --every 20s", "--every is not longer than the load lasts"),
+            ("--event kill-leader --every 2s --down 2s", "--down is shorter than --every"),
+            ("--event kill-leader --servers ringkeeper,ringkeeper", "fewer than three"),
+            ("--event kill-observer", "an observer is needed"),
+            ("--on observers", "an observer is needed"),
+            ("--on everyone", "is not one of all, leader"),
+            ("--on follower --servers ringkeeper", "a follower needs two"),
+            ("--reconnect-storm 5 --event kill-follower", "happens to the leader"),
+            ("--folder /proc", "/proc: not empty"),
+            ("-- fill", "wanted is run or verify"),
+            ("-- run --connections 0", "one connection at least"),
+        ] {
+            let error = ensemble(&format!("{OF_ENSEMBLE} {flags}")).err().unwrap();
+            assert!(error.contains(reason), "{flags}: {error}");
+        }
+    }
+
+    #[test]
+    fn servers_are_compared_with_as_many_observers_of_the_other_kind() {
+        let line = format!("{OF_ENSEMBLE} --observers ringkeeper,ringkeeper --versus java,java");
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        let Command::Ensemble(arguments) = arguments.command else { panic!("{line}") };
+        let other = arguments.ensembles().unwrap().1.unwrap();
+        assert_eq!((other.voters, other.observers), (vec![Kind::Java; 2], vec![Kind::Java; 2]));
     }
 
     #[test]

@@ -77,25 +77,48 @@ pub enum Subject {
 pub enum On {
     All,
     Leader,
+    /// On one of them.
+    Follower,
     Followers,
+    /// On one of them.
+    Observer,
     Observers,
 }
 
-const ON: [(&str, On); 4] = [
+const ON: [(&str, On); 6] = [
     ("all", On::All),
     ("leader", On::Leader),
+    ("follower", On::Follower),
     ("followers", On::Followers),
+    ("observer", On::Observer),
     ("observers", On::Observers),
 ];
+
+impl On {
+    /// What those servers are, and whether all of them are meant. None: whatever they are.
+    fn mode(self) -> Option<(Mode, bool)> {
+        match self {
+            On::All => None,
+            On::Leader => Some((Mode::Leader, true)),
+            On::Follower => Some((Mode::Follower, false)),
+            On::Followers => Some((Mode::Follower, true)),
+            On::Observer => Some((Mode::Observer, false)),
+            On::Observers => Some((Mode::Observer, true)),
+        }
+    }
+
+    fn is_of(self, mode: Mode) -> bool {
+        self.mode().is_some_and(|(own, _)| own == mode)
+    }
+}
 
 impl FromStr for On {
     type Err = String;
 
     fn from_str(text: &str) -> Result<On, String> {
         let found = ON.into_iter().find(|(name, _)| *name == text);
-        found
-            .map(|(_, on)| on)
-            .ok_or_else(|| format!("'{text}' is not one of all, leader, followers, observers"))
+        let names = ON.map(|(name, _)| name).join(", ");
+        found.map(|(_, on)| on).ok_or_else(|| format!("'{text}' is not one of {names}"))
     }
 }
 
@@ -157,22 +180,21 @@ impl Ensemble {
         let mut befalls_leader = events.clone().filter(|event| event.whom == Whom::Leader);
         let mut befalls_observer = events.filter(|event| event.whom == Whom::Observer);
         let has_observer = !self.makeup.observers.is_empty();
-        let needs_observer =
-            [self.on, self.beside_on].contains(&On::Observers) || befalls_observer.next().is_some();
-        let needs_follower = [self.on, self.beside_on].contains(&On::Followers);
+        let on = |mode| [self.on, self.beside_on].into_iter().any(|on| on.is_of(mode));
+        let needs_observer = on(Mode::Observer) || befalls_observer.next().is_some();
         hold(&[
             (
                 self.storm == 0 || befalls_leader.next().is_some(),
                 "sessions reconnect when something happens to the leader: --event kill-leader",
             ),
             (has_observer || !needs_observer, "an observer is needed: --observers"),
-            (1 < self.makeup.voters.len() || !needs_follower, "a follower needs two that vote"),
+            (1 < self.makeup.voters.len() || !on(Mode::Follower), "a follower needs two that vote"),
             (
                 self.schedule.is_none() || 2 < self.makeup.voters.len(),
                 "no write is done while one of fewer than three that vote is down",
             ),
             (
-                !self.baseline || self.on != On::Observers,
+                !self.baseline || !self.on.is_of(Mode::Observer),
                 "without observers there is no load on them: --baseline",
             ),
             (self.beside.is_none_or(|rate| 0.0 < rate && rate.is_finite()), "a rate above zero"),
@@ -193,14 +215,7 @@ impl Ensemble {
         let baseline = match self.baseline {
             true => {
                 said("baseline");
-                let alone = Ensemble {
-                    schedule: None,
-                    storm: 0,
-                    beside: None,
-                    baseline: false,
-                    ..self.clone()
-                };
-                let measured = alone.measure(&mut servers, said, progress)?;
+                let measured = self.alone().measure(&mut servers, said, progress)?;
                 servers.start_all(true)?;
                 Some(measured)
             }
@@ -209,6 +224,11 @@ impl Ensemble {
         let measured = self.measure(&mut servers, said, progress)?;
         servers.end();
         Ok(EnsembleReport::new(self, measured, baseline, is_in_memory))
+    }
+
+    /// The same without all that may happen beside the load.
+    fn alone(&self) -> Ensemble {
+        Ensemble { schedule: None, storm: 0, beside: None, baseline: false, ..self.clone() }
     }
 
     /// The same on these servers and on others, alternating.
@@ -288,16 +308,12 @@ impl Ensemble {
 
     /// The places of those that connections begin on, among those that run.
     fn homes(servers: &Servers, on: On) -> Result<Vec<usize>, Fault> {
-        let mode = match on {
-            On::All => return Ok(Vec::new()),
-            On::Leader => Mode::Leader,
-            On::Followers => Mode::Follower,
-            On::Observers => Mode::Observer,
-        };
+        let Some((mode, is_all)) = on.mode() else { return Ok(Vec::new()) };
         let places = servers.running().enumerate();
         let homes: Vec<_> = places
             .filter(|(_, server)| server.mode() == Some(mode))
             .map(|(place, _)| place)
+            .take(if is_all { usize::MAX } else { 1 })
             .collect();
         match homes.is_empty() {
             true => Err(Fault::SetUp { what: format!("the ensemble has no {mode}") }),

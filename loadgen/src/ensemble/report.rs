@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -73,6 +73,8 @@ pub struct Part {
     pub told: Told,
     pub servers: Vec<ServerReport>,
     pub rounds: Vec<Round>,
+    /// How many were planned: fewer come where servers take long to be back.
+    pub rounds_planned: usize,
     /// By event and figure.
     pub spreads: BTreeMap<String, Spread>,
     /// Of the sessions that were cut and reconnected.
@@ -189,6 +191,11 @@ impl Part {
             told: ran.report,
             servers,
             rounds,
+            rounds_planned: ensemble.schedule.as_ref().map_or(0, |schedule| {
+                let lasts = ensemble.subject.lasts();
+                let planned = |&done: &usize| schedule.next(done, Duration::ZERO, lasts).is_some();
+                (0..).take_while(planned).count()
+            }),
             spreads,
             storm: storm.map(|storm| Storm {
                 sessions: ensemble.storm,
@@ -329,7 +336,7 @@ impl EnsembleReport {
         is_in_memory: bool,
     ) -> EnsembleReport {
         let part = Part::new(ensemble, measured);
-        let baseline = baseline.map(|baseline| Part::new(ensemble, baseline));
+        let baseline = baseline.map(|baseline| Part::new(&ensemble.alone(), baseline));
         let mut figures = part.figures();
         if let Some(baseline) = &baseline {
             figures.extend(over_baseline(ensemble, &part, baseline));
@@ -467,6 +474,10 @@ impl fmt::Display for Part {
         }
         for round in &self.rounds {
             write!(f, "{round}")?;
+        }
+        if self.rounds.len() < self.rounds_planned {
+            let (done, planned) = (self.rounds.len(), self.rounds_planned);
+            writeln!(f, "{done} of {planned} events: servers took long to be back")?;
         }
         if !self.spreads.is_empty() {
             let Reconnects { lost, resumed, moved, expired, unanswered, .. } =
