@@ -291,9 +291,10 @@ pub struct Ratio {
 }
 
 impl Ratio {
-    /// a over b, of each pair, in ascending order.
+    /// a over b, of each pair, in ascending order. Nothing over nothing is equal.
     fn ratios(&self) -> Vec<f64> {
-        let mut ratios: Vec<_> = self.a.iter().zip(&self.b).map(|(a, b)| a / b).collect();
+        let ratio = |(a, b): (&f64, &f64)| if a == b { 1.0 } else { a / b };
+        let mut ratios: Vec<_> = self.a.iter().zip(&self.b).map(ratio).collect();
         ratios.sort_unstable_by(f64::total_cmp);
         ratios
     }
@@ -577,5 +578,7 @@ mod tests {
     fn ratios_are_taken_within_pairs() {
         let ratio = Ratio { a: vec![10.0, 40.0, 90.0], b: vec![5.0, 10.0, 30.0] };
         assert_eq!(ratio.ratios(), [2.0, 3.0, 4.0]);
+        let none = Ratio { a: vec![0.0, 2.0], b: vec![0.0, 1.0] };
+        assert_eq!(none.ratios(), [1.0, 2.0]);
     }
 }

@@ -1060,9 +1060,7 @@ impl<'a, S: Source> Worker<'a, S> {
         let resume = line.connection.resume().unwrap_or_default();
         let (timeout_ms, now_ns) = (timeout_ms.unwrap_or(0), self.clock.now_ns());
         let mut away = Away::new(resume, timeout_ms, line.place, now_ns);
-        // Those that one server has lost do not all go to the same one.
-        let others = self.plan.servers.len().saturating_sub(1).max(1);
-        away.place = line.place + 1 + token % others;
+        away.place = place_after(line.place, token, self.plan.servers.len());
         self.away.insert(token, away);
     }
 
@@ -1194,6 +1192,12 @@ impl<'a, S: Source> Worker<'a, S> {
     }
 }
 
+/// Where a connection goes that a server has lost: to another if there is one, and not all to the
+/// same.
+fn place_after(lost: usize, token: usize, servers: usize) -> usize {
+    lost + 1 + token % servers.saturating_sub(1).max(1)
+}
+
 /// The requests of the measured time that a connection has no reply to.
 fn unanswered(connection: &Connection<Asked>, pace: Pace, clock: &Clock) -> u64 {
     let is_owed = |asked: &&Asked| match pace {
@@ -1270,6 +1274,26 @@ mod tests {
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());
         assert_eq!(super::split(2, 8).len(), 2);
+    }
+
+    #[test]
+    fn those_that_a_server_has_lost_spread_over_all_others() {
+        for (servers, lost) in (2..=7).flat_map(|servers| (0..servers).map(move |it| (servers, it)))
+        {
+            let places = (0..servers).map(|token| place_after(lost, token, servers) % servers);
+            let places: std::collections::BTreeSet<_> = places.collect();
+            let others: Vec<_> = (0..servers).filter(|&place| place != lost).collect();
+            assert_eq!(places.into_iter().collect::<Vec<_>>(), others);
+        }
+    }
+
+    #[test]
+    fn connections_begin_on_their_homes_in_turn() {
+        let place = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let plan = Plan::of_list(vec![place(1), place(2), place(3)], 1, 1000);
+        assert_eq!((0..4).map(|it| plan.home(it)).collect::<Vec<_>>(), [0, 1, 2, 0]);
+        let plan = Plan { homes: vec![2, 0], ..plan };
+        assert_eq!((0..4).map(|it| plan.home(it)).collect::<Vec<_>>(), [2, 0, 2, 0]);
     }
 
     #[test]

@@ -162,8 +162,10 @@ impl Subject {
         at: &mut dyn FnMut(Moment) -> Result<(), Fault>,
     ) -> Result<Ran<Told>, Fault> {
         Ok(match self {
-            Subject::Load(load) => load.run_on(stage, None, at)?.map(Told::Load),
-            Subject::Verify(verify) => verify.run_on(stage, None, at)?.map(Told::Verify),
+            Subject::Load(load) => load.run_on(stage, None, at)?.map(|it| Told::Load(Box::new(it))),
+            Subject::Verify(verify) => {
+                verify.run_on(stage, None, at)?.map(|it| Told::Verify(Box::new(it)))
+            }
         })
     }
 }

@@ -21,8 +21,8 @@ use crate::verify::Verdict;
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Told {
-    Load(Report),
-    Verify(Verdict),
+    Load(Box<Report>),
+    Verify(Box<Verdict>),
 }
 
 impl Told {
@@ -142,7 +142,10 @@ pub struct Storm {
 impl Part {
     fn new(ensemble: &Ensemble, measured: Measured) -> Part {
         let Measured { ran, conducted, storm, beside } = measured;
-        let rounds = rounds(&ran, &conducted, storm.as_ref(), beside.as_ref());
+        let seen = |ran: &Ran<()>| Seen { tally: ran.tally.clone(), start: ran.start };
+        let of_load = Seen { tally: ran.tally.clone(), start: ran.start };
+        let (of_storm, of_beside) = (storm.as_ref().map(seen), beside.as_ref().map(seen));
+        let rounds = rounds(&of_load, &conducted, of_storm.as_ref(), of_beside.as_ref());
         let spreads = spreads(&rounds);
         let seconds = ran.seconds;
         let begin = conducted.looks[0].clone();
@@ -253,43 +256,58 @@ fn per_op_us(cpu_seconds: f64, tally: &Tally) -> Option<f64> {
     (0 < count).then(|| cpu_seconds * 1e6 / count as f64)
 }
 
+/// What some connections have seen, by their own clock.
+struct Seen {
+    tally: Tally,
+    start: Instant,
+}
+
+impl Seen {
+    fn ns(&self, moment: Instant) -> u64 {
+        let since = moment.saturating_duration_since(self.start);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Those that were lost from one moment to another, and have come back.
+    fn returns(&self, from: Instant, to: Option<Instant>) -> Vec<Return> {
+        let (from, to) = (self.ns(from), to.map_or(u64::MAX, |to| self.ns(to)));
+        let lost = self.tally.returns.iter().filter(|it| from <= it.lost_ns && it.lost_ns < to);
+        lost.copied().collect()
+    }
+
+    /// The time from a moment until the last of them was back.
+    fn back_ms(&self, from: Instant, returns: &[Return]) -> Option<f64> {
+        let last = returns.iter().map(|it| it.back_ns).max()?;
+        Some(ms(last.saturating_sub(self.ns(from))))
+    }
+}
+
+fn ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
 /// What each event has been to the clients.
 fn rounds(
-    ran: &Ran<Told>,
+    of_load: &Seen,
     conducted: &Conducted,
-    storm: Option<&Ran<()>>,
-    beside: Option<&Ran<()>>,
+    storm: Option<&Seen>,
+    beside: Option<&Seen>,
 ) -> Vec<Round> {
-    let mut acks = ran.tally.acks.clone();
+    let mut acks = of_load.tally.acks.clone();
     if let Some(beside) = beside {
         // Its clock began earlier or later; acknowledged is acknowledged.
-        acks.merge(beside.tally.acks.moved(beside.start, ran.start));
+        acks.merge(beside.tally.acks.moved(beside.start, of_load.start));
     }
-    let since = |start: Instant, moment: Instant| {
-        u64::try_from(moment.saturating_duration_since(start).as_nanos()).unwrap_or(u64::MAX)
-    };
     let happened = &conducted.happened;
-    let both = |it: &Happened| (since(ran.start, it.at), since(ran.start, it.again));
+    let both = |it: &Happened| (of_load.ns(it.at), of_load.ns(it.again));
     let events: Vec<_> = happened.iter().map(both).collect();
-    let end = conducted.end.map_or(0, |end| since(ran.start, end));
+    let end = conducted.end.map_or(0, |end| of_load.ns(end));
     let gaps = acks.gaps(&events, end);
-    let ms = |ns: u64| ns as f64 / 1e6;
     let round = |(number, it): (usize, &Happened)| {
         let own = gaps.as_ref().map(|gaps| gaps[number]);
         let (gap, return_gap) = (own.map(|own| own.0), own.map(|own| own.1));
         let next = happened.get(number + 1).map(|next| next.at);
-        // Those that were lost between this event and the next.
-        let returns = |ran: &Tally, start: Instant| -> Vec<Return> {
-            let (from, to) =
-                (since(start, it.at), next.map_or(u64::MAX, |next| since(start, next)));
-            let lost = ran.returns.iter().filter(|it| from <= it.lost_ns && it.lost_ns < to);
-            lost.copied().collect()
-        };
-        let back_ms = |returns: &[Return], start: Instant| {
-            let last = returns.iter().map(|it| it.back_ns).max()?;
-            Some(ms(last.saturating_sub(since(start, it.at))))
-        };
-        let of_load = returns(&ran.tally, ran.start);
+        let returns = of_load.returns(it.at, next);
         Round {
             event: it.event,
             server: it.id,
@@ -300,11 +318,11 @@ fn rounds(
             end_ms: it.ended_in.map(|span| span.as_secs_f64() * 1e3),
             rejoin_ms: (it.back - it.again).as_secs_f64() * 1e3,
             mode_then: it.mode,
-            lost: of_load.len(),
-            clients_back_ms: back_ms(&of_load, ran.start),
+            lost: returns.len(),
+            clients_back_ms: of_load.back_ms(it.at, &returns),
             sessions_back_ms: storm
                 .filter(|_| it.event.whom == Whom::Leader)
-                .and_then(|storm| back_ms(&returns(&storm.tally, storm.start), storm.start)),
+                .and_then(|storm| storm.back_ms(it.at, &storm.returns(it.at, next))),
         }
     };
     happened.iter().enumerate().map(round).collect()
@@ -623,5 +641,71 @@ impl fmt::Display for Versus {
             writeln!(f, "not clean:\n{report}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn seen(start: Instant, acks_ms: &[u64], returns_ms: &[(u64, u64)]) -> Seen {
+        let mut tally = Tally::default();
+        acks_ms.iter().for_each(|ack| tally.acks.note(ack * MS));
+        tally.returns = returns_ms
+            .iter()
+            .map(|(lost, back)| Return { lost_ns: lost * MS, back_ns: back * MS, is_anew: false })
+            .collect();
+        Seen { tally, start }
+    }
+
+    fn happened(begin: Instant, event: &str, at_ms: u64, again_ms: u64, back_ms: u64) -> Happened {
+        let moment = |ms| begin + Duration::from_millis(ms);
+        Happened {
+            event: event.parse().unwrap(),
+            id: 2,
+            at: moment(at_ms),
+            ended_in: None,
+            again: moment(again_ms),
+            back: moment(back_ms),
+            mode: Mode::Follower,
+        }
+    }
+
+    #[test]
+    fn what_clients_saw_belongs_to_the_event_before_it() {
+        let start = Instant::now();
+        let begin = start + Duration::from_millis(100);
+        let later = start + Duration::from_millis(50);
+        // By the clock of the load: events at 200 and 600, returns at 300 and 700.
+        let conducted = Conducted {
+            happened: vec![
+                happened(begin, "kill-leader", 100, 200, 230),
+                happened(begin, "kill-follower", 500, 600, 690),
+            ],
+            begin: Some(begin),
+            end: Some(start + Duration::from_millis(1000)),
+            looks: [None, None],
+        };
+        let of_load =
+            seen(start, &[190, 280, 400, 500, 590, 620, 690, 720, 999], &[(201, 270), (610, 640)]);
+        // By a clock that began 50 ms later, somebody else wrote at 260 and 800.
+        let beside = seen(later, &[210, 750], &[]);
+        let storm = seen(later, &[], &[(151, 400), (152, 450), (570, 580)]);
+        let rounds = rounds(&of_load, &conducted, Some(&storm), Some(&beside));
+        let [killed, other] = rounds.as_slice() else { panic!("{rounds:?}") };
+        assert_eq!((killed.at_s, killed.rejoin_ms), (0.1, 30.0));
+        assert_eq!((killed.gap_ms, killed.return_gap_ms), (Some(120.0), Some(100.0)));
+        assert_eq!((killed.lost, killed.clients_back_ms), (1, Some(70.0)));
+        assert_eq!(killed.sessions_back_ms, Some(300.0));
+        assert_eq!((other.gap_ms, other.return_gap_ms), (Some(70.0), Some(199.0)));
+        assert_eq!((other.lost, other.clients_back_ms), (1, Some(40.0)));
+        assert_eq!((other.rejoin_ms, other.sessions_back_ms), (90.0, None));
+        assert!(killed.is_gap_over && other.is_gap_over);
+        let spreads = spreads(&rounds);
+        assert_eq!(spreads["kill-leader: gap in writes ms"].median, 120.0);
+        assert_eq!(spreads["kill-follower: rejoin ms"].max, 90.0);
+        assert!(!spreads.contains_key("kill-follower: cut sessions back ms"));
     }
 }
