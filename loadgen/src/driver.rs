@@ -52,6 +52,14 @@ const RETRY_AFTER_EACH: Duration = Duration::from_micros(40);
 /// How long an attempt to reconnect may take; after one that took longer, twice as long.
 const ATTEMPT_WITHIN: Duration = Duration::from_secs(1);
 const ATTEMPT_WITHIN_MAX: Duration = Duration::from_secs(16);
+
+/// The longest that an attempt may take: as many as there are servers fit into a session timeout, as
+/// with ZooKeeper's clients (`ClientCnxn`, `connectTimeout`).
+fn attempt_within_max(session_timeout_ms: i32, servers: usize) -> Duration {
+    let timeout = Duration::from_millis(session_timeout_ms.unsigned_abs().into());
+    (timeout / servers.max(1) as u32).clamp(ATTEMPT_WITHIN, ATTEMPT_WITHIN_MAX)
+}
+
 /// A client that hears nothing for two thirds of its session timeout goes to another server, as
 /// ZooKeeper's do (`ClientCnxn`, `readTimeout`). Shorter silences than this are no sign of anything.
 const SILENCE_MIN: Duration = Duration::from_millis(100);
@@ -1079,6 +1087,7 @@ impl<'a, S: Source> Worker<'a, S> {
 
     /// Makes an attempt for each that is away and whose time it is.
     fn reconnect_due(&mut self, now_ns: u64) {
+        let within_max = attempt_within_max(self.plan.session_timeout_ms, self.plan.servers.len());
         for (&token, away) in &mut self.away {
             if now_ns < away.next_ns {
                 continue;
@@ -1099,7 +1108,7 @@ impl<'a, S: Source> Worker<'a, S> {
             away.next_ns = now_ns + nanos(within);
             if mem::replace(&mut self.lines[token], begun.ok()).is_some() {
                 // The attempt before has had no answer in its time.
-                away.within = (away.within * 2).min(ATTEMPT_WITHIN_MAX);
+                away.within = (away.within * 2).min(within_max);
             }
         }
     }
@@ -1285,6 +1294,14 @@ mod tests {
             let others: Vec<_> = (0..servers).filter(|&place| place != lost).collect();
             assert_eq!(places.into_iter().collect::<Vec<_>>(), others);
         }
+    }
+
+    #[test]
+    fn an_attempt_takes_no_more_than_its_share_of_the_session_timeout() {
+        let seconds = Duration::from_secs;
+        assert_eq!(attempt_within_max(30_000, 3), seconds(10));
+        assert_eq!(attempt_within_max(30_000, 1), ATTEMPT_WITHIN_MAX);
+        assert_eq!(attempt_within_max(4000, 7), ATTEMPT_WITHIN);
     }
 
     #[test]

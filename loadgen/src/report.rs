@@ -153,7 +153,8 @@ impl Summary {
                 .iter()
                 .filter(|op| op.op.is_request())
                 .map(|op| op.per_second)
-                .sum(),
+                // The sum of none would be a zero below zero.
+                .fold(0.0, |sum, per_second| sum + per_second),
             ops,
             per_second: tally.per_second.clone(),
             dropped: tally.dropped.clone(),

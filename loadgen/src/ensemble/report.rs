@@ -96,6 +96,10 @@ pub struct ServerReport {
     /// What its own clients were answered.
     #[serde(flatten)]
     pub summary: Summary,
+    /// The same of its writers beside.
+    pub beside: Option<Summary>,
+    /// Of both together.
+    pub all_per_second: f64,
     pub cpu_seconds: f64,
     /// Seconds of CPU time in a second.
     pub cores: f64,
@@ -154,11 +158,11 @@ impl Part {
         let kinds = ensemble.makeup.voters.iter().chain(&ensemble.makeup.observers);
         for (place, &kind) in kinds.enumerate() {
             let Some(seen) = ran.by_server.get(place) else { continue };
-            let mut tally = seen.clone();
-            // Its writers beside are its clients, too.
-            if let Some(theirs) = beside.as_ref().and_then(|beside| beside.by_server.get(place)) {
-                tally.merge(theirs.clone());
-            }
+            let summary = Summary::new(seen, seconds);
+            let beside = beside.as_ref().and_then(|beside| {
+                Some(Summary::new(beside.by_server.get(place)?, beside.seconds))
+            });
+            let all_per_second = per_second(&summary, beside.as_ref());
             let used = |look: &Option<Look>| {
                 look.as_ref().and_then(|look| look.used.get(place).copied()).unwrap_or_default()
             };
@@ -170,27 +174,25 @@ impl Part {
                 kind,
                 mode_begin: mode(&begin),
                 mode_end: mode(&end),
-                summary: Summary::new(&tally, seconds),
+                summary,
+                beside,
+                all_per_second,
                 cpu_seconds,
                 cores: cpu_seconds / seconds,
-                cpu_us_per_op: per_op_us(cpu_seconds, &tally),
+                cpu_us_per_op: per_op_us(cpu_seconds / seconds, all_per_second),
                 resident_bytes: after.resident_bytes,
                 resident_peak_bytes: after.resident_peak_bytes,
             });
         }
-        let mut all = ran.tally.clone();
-        let mut beside_summary = None;
-        if let Some(beside) = &beside {
-            all.merge(beside.tally.clone());
-            beside_summary = Some(Summary::new(&beside.tally, beside.seconds));
-        }
-        let cpu: f64 = servers.iter().map(|server| server.cpu_seconds).sum();
+        let beside = beside.map(|beside| Summary::new(&beside.tally, beside.seconds));
+        let all_per_second = per_second(ran.report.summary(), beside.as_ref());
+        let cores: f64 = servers.iter().map(|server| server.cores).sum();
         let leader = servers.iter().find(|server| server.mode_begin == Some(Mode::Leader));
         Part {
             leader_cpu_us_per_op: leader
                 .filter(|_| rounds.is_empty())
-                .and_then(|leader| per_op_us(leader.cpu_seconds, &all)),
-            cpu_us_per_op: per_op_us(cpu, &all),
+                .and_then(|leader| per_op_us(leader.cores, all_per_second)),
+            cpu_us_per_op: per_op_us(cores, all_per_second),
             told: ran.report,
             servers,
             rounds,
@@ -205,7 +207,7 @@ impl Part {
                 reconnects: storm.tally.reconnects,
                 gone: storm.tally.dropped.values().sum(),
             }),
-            beside: beside_summary,
+            beside,
         }
     }
 
@@ -250,10 +252,13 @@ impl Part {
     }
 }
 
-fn per_op_us(cpu_seconds: f64, tally: &Tally) -> Option<f64> {
-    let requests = tally.ops.iter().filter(|(op, _)| op.is_request());
-    let count: u64 = requests.map(|(_, tally)| tally.latency_ns.len()).sum();
-    (0 < count).then(|| cpu_seconds * 1e6 / count as f64)
+/// What a load and the writers beside were answered in a second.
+fn per_second(load: &Summary, beside: Option<&Summary>) -> f64 {
+    load.total_per_second + beside.map_or(0.0, |beside| beside.total_per_second)
+}
+
+fn per_op_us(cores: f64, per_second: f64) -> Option<f64> {
+    (0.0 < per_second).then(|| cores * 1e6 / per_second)
 }
 
 /// What some connections have seen, by their own clock.
@@ -530,13 +535,14 @@ impl fmt::Display for ServerReport {
         }
         let us = self.cpu_us_per_op.map_or("-".to_owned(), |us| format!("{us:.2}"));
         // Of its most frequent operation.
-        let latency = self.summary.ops.iter().max_by_key(|op| op.count).map(|op| op.latency_us);
-        let latency = latency.unwrap_or_default();
+        let ops = self.summary.ops.iter().max_by_key(|op| op.count);
+        let ops = ops.or(self.beside.iter().flat_map(|beside| &beside.ops).next());
+        let latency = ops.map(|op| op.latency_us).unwrap_or_default();
         let Reconnects { lost, moved, expired, .. } = self.summary.reconnects;
         writeln!(
             f,
             "{name:<26}{:>10.0}{:>10.1}{:>10.1}{:>8.2}{us:>10}{:>10}{lost:>7}{moved:>7}{expired:>9}",
-            self.summary.total_per_second,
+            self.all_per_second,
             latency.p50,
             latency.p99,
             self.cpu_seconds,
