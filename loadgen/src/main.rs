@@ -88,6 +88,9 @@ enum Command {
         /// Drop a connection at random moments, so long apart on average: 200ms
         #[arg(long, value_name = "SPAN", value_parser = parse_span)]
         drop_every: Option<Duration>,
+        /// Make no read after a sync: Apache ZooKeeper's are not always fresh
+        #[arg(long)]
+        no_sync: bool,
         /// Report the CPU time and memory of this process, the server
         #[arg(long)]
         pid: Option<u32>,
@@ -841,8 +844,9 @@ fn run(command: Command) -> Result<ExitCode, Fault> {
             output.print(&limits.limits(load).run()?)?;
             (output, true)
         }
-        Command::Verify { server, load, drop_every, pid, output } => {
-            let verify = Verify { load: load.load(server, usual_mix())?, drop_every };
+        Command::Verify { server, load, drop_every, no_sync, pid, output } => {
+            let load = load.load(server, usual_mix())?;
+            let verify = Verify { load, drop_every, has_syncs: !no_sync };
             let verdict = verify.run(pid, &mut output.progress())?;
             output.print(&verdict)?;
             (output, verdict.is_clean())
@@ -937,9 +941,9 @@ impl EnsembleArguments {
         let unnamed = vec!["ENSEMBLE".to_owned()];
         let subject = match command(&words)? {
             Command::Run { load, .. } => OnEnsemble::Load(load.load(unnamed, Mix::only(Op::Get))?),
-            Command::Verify { load, drop_every, .. } => {
+            Command::Verify { load, drop_every, no_sync, .. } => {
                 let load = load.load(unnamed, usual_mix())?;
-                OnEnsemble::Verify(Verify { load, drop_every })
+                OnEnsemble::Verify(Verify { load, drop_every, has_syncs: !no_sync })
             }
             _ => return Err(Fault::Load("wanted is run or verify behind --".to_owned())),
         };
@@ -1229,7 +1233,7 @@ mod tests {
             "--servers ringkeeper,ringkeeper,ringkeeper,ringkeeper,ringkeeper --on followers \
              --config tickTime=500 --config snapCount=7 --first-port 21000",
             "--event kill-leader,pause-follower --every 5s --down 300ms --reconnect-storm 9 \
-             --preload 70 --beside 50 --beside-on follower -- verify --drop-every 40ms",
+             --preload 70 --beside 50 --beside-on follower -- verify --drop-every 40ms --no-sync",
             "--observers ringkeeper --baseline --on leader -- run --op get --connections 3",
         ] {
             let line = ensemble(&format!("{OF_ENSEMBLE} {flags}")).unwrap().to_string();

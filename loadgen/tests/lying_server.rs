@@ -752,7 +752,7 @@ fn verdict_over(servers: Vec<String>, drop_every: Option<Duration>) -> Verdict {
         duration: Duration::from_millis(400),
         ..Load::default()
     };
-    Verify { load, drop_every }.run(None, &mut |_, _| {}).unwrap()
+    Verify { load, drop_every, has_syncs: true }.run(None, &mut |_, _| {}).unwrap()
 }
 
 #[test]
@@ -799,15 +799,19 @@ fn a_server_that_is_not_there_is_told_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let server = listener.local_addr().unwrap().to_string();
     drop(listener);
-    let verify =
-        Verify { load: Load { servers: vec![server], ..Load::default() }, drop_every: None };
+    let verify = Verify {
+        load: Load { servers: vec![server], ..Load::default() },
+        drop_every: None,
+        has_syncs: true,
+    };
     let error = verify.run(None, &mut |_, _| {}).unwrap_err().to_string();
     assert!(error.contains("refused"), "{error}");
 }
 
 #[test]
 fn drops_without_time_between_them_are_refused() {
-    let verify = Verify { load: Load::default(), drop_every: Some(Duration::ZERO) };
+    let verify =
+        Verify { load: Load::default(), drop_every: Some(Duration::ZERO), has_syncs: true };
     let error = verify.run(None, &mut |_, _| {}).unwrap_err().to_string();
     assert!(error.contains("some time apart"), "{error}");
 }
