@@ -1331,6 +1331,27 @@ mod tests {
     }
 
     #[test]
+    fn what_servers_hold_for_each_other_is_bounded_as_told() {
+        let ensemble = |settings: &str| {
+            let world = World::with(&format!("dataDir=/d\nclientPort=1\n{settings}\n{THREE}"));
+            world.file("/d/myid", "3").parse().unwrap().ensemble.unwrap()
+        };
+        let read = |of: &EnsembleConfig| {
+            (of.unsynced_bytes_max, of.received_bytes_max, of.commit_log_bytes_max)
+        };
+        let default = ensemble("");
+        assert_eq!(read(&default), (64 << 20, 16 << 20, 64 << 20));
+        assert_eq!(default.snapshot_size_factor, 0.33);
+        let told = ensemble(
+            "ringkeeper.txnLog.unsyncedBytesMax=5000\nringkeeper.learner.receivedBytesMax=6000\n\
+             ringkeeper.commitLogBytesMax=0\nsnapshotSizeFactor=-1",
+        );
+        assert_eq!(read(&told), (5000, 6000, 0));
+        assert_eq!(told.snapshot_size_factor, -1.0);
+        assert_eq!(ensemble("snapshotSizeFactor=1.5").snapshot_size_factor, 0.33);
+    }
+
+    #[test]
     fn the_client_address_of_our_own_line_has_to_agree_with_the_file() {
         let own_line = |clients: &str, line: &str| {
             let servers = THREE.replace("c:1:2", &format!("c:1:2;{line}"));

@@ -244,7 +244,9 @@ impl Trio {
                         self.events.push_back(Event::Closed { to, link });
                     }
                 }
-                ToLink::Snapshot(..) => panic!("nobody is so far behind"),
+                ToLink::Snapshot(..) | ToLink::Look(..) | ToLink::Logged(..) => {
+                    panic!("nobody is so far behind")
+                }
             }
         }
     }

@@ -32,7 +32,7 @@ use crate::tree::TreeWriter;
 use crate::types::{Deadline, Now, ServerId, SessionId, Zxid};
 use crate::zab::election::Notification;
 use crate::zab::history::{Cache, History};
-use crate::zab::leader::{LiveLearner, ToLearner};
+use crate::zab::leader::{LiveLearner, Span, ToLearner};
 use crate::zab::learner::{Kind, ToLeader};
 use crate::zab::peer::{self, Peer};
 use crate::zab::proposals::Proposal;
@@ -74,8 +74,15 @@ pub enum LinkInput<'a> {
         link: LinkId,
         packet: FromLeader<'a>,
     },
-    /// Bytes of a snapshot have moved over this link.
+    /// Bytes of a snapshot, or of what the log had for a learner, have moved over this link.
     Progress(LinkId),
+    /// Whether the log has what `ToLink::Look` asked for.
+    Looked {
+        link: LinkId,
+        has_all: bool,
+    },
+    /// All of a snapshot, or of what the log had, is on its way over this link.
+    Streamed(LinkId),
 }
 
 /// What is to be done with the connections between servers, in this order.
@@ -84,6 +91,10 @@ pub enum ToLink {
     Send(LinkId, Arc<[u8]>),
     /// A snapshot's body, behind the SNAP that was sent last.
     Snapshot(LinkId, SnapshotJob),
+    /// To see whether the log has all of this, and sends it sooner than a snapshot.
+    Look(LinkId, Span),
+    /// What the log has of the history (`leader::write_committed`).
+    Logged(LinkId, Span),
     Close(LinkId),
     /// To connect to the quorum port of this server.
     Call(ServerId),
@@ -544,6 +555,12 @@ impl Pipeline {
                 }
             }
             LinkInput::Progress(link) => member.peer.on_progress(now, link),
+            LinkInput::Looked { link, has_all } => {
+                member.call(|peer, asked| peer.on_looked(now, link, has_all, asked));
+            }
+            LinkInput::Streamed(link) => {
+                member.call(|peer, asked| peer.on_streamed(now, link, asked));
+            }
         }
         self.seal(out);
     }
@@ -667,6 +684,7 @@ impl Pipeline {
                 self.drop_snapshot(now);
             }
             self.send_to_learners(&asked.to_learners, out);
+            out.to_links.extend(asked.looks.iter().map(|&(link, span)| ToLink::Look(link, span)));
             self.send_what_peer_says(&asked.to_leader, out);
             if let Some(committed) = asked.committed.filter(|_| is_applied) {
                 self.commit(now, committed, out);
@@ -835,13 +853,18 @@ impl Pipeline {
             if let Agreement::Member(member) = &mut self.zab {
                 member.stats.on_sent_to_learner(packet);
             }
+            if let ToLearner::Logged(span) = packet {
+                out.to_links.push(ToLink::Logged(*link, *span));
+                continue;
+            }
             // One packet for many learners is encoded once.
             let bytes = match &last {
                 Some((before, bytes)) if is_same(before, packet) => Arc::clone(bytes),
                 _ => {
                     let Agreement::Member(member) = &self.zab else { return };
                     let mut bytes = Vec::new();
-                    packet.packet(Some(member.config.as_bytes())).write(&mut bytes);
+                    let config = Some(member.config.as_bytes());
+                    packet.packet(config).expect("it is a packet").write(&mut bytes);
                     bytes.into()
                 }
             };

@@ -6,14 +6,17 @@
 //!                                  --stores----> log: epochs      on this core, as a round
 //!                                  --stores----> background: where to cut, then log, then reload
 //!                                  --loads-----> background: the leader's snapshot, then log
+//!                                  --to_links--> threads of their own: what the log has for learners
 //! ```
 //!
 //! While the files change under a truncation or a leader's snapshot, the background thread waits for
 //! the log: so it neither writes a snapshot nor purges meanwhile.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::io::Read as _;
+use std::io::{self, Read as _};
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::thread;
 
 use crossbeam::channel;
 use tracing::{error, info, warn};
@@ -28,12 +31,14 @@ use super::pipeline_core::PipelineInbox;
 use super::recover::{RecoverOptions, Recovered, recover};
 use super::ring::Ring;
 use crate::pipeline::{LinkInput, Restored, ToLink};
+use crate::storage::history::Wanted;
 use crate::storage::journal::{EpochFile, Replacement, Storing, Truncation};
 use crate::storage::standing::Standing;
 use crate::types::{Epoch, Zxid};
 use crate::zab::Durable;
 use crate::zab::LinkId;
 use crate::zab::election::Notification;
+use crate::zab::leader::Span;
 
 /// What of a leader's snapshot may have come and not be written yet.
 const SNAPSHOT_BYTES_MAX: usize = 4 << 20;
@@ -44,6 +49,8 @@ pub(crate) struct EnsembleParts {
     pub(crate) links: links::LinksParts,
     pub(crate) directories: Arc<Directories>,
     pub(crate) recover: RecoverOptions,
+    /// `zookeeper.snapshotSizeFactor`.
+    pub(crate) snapshot_size_factor: f64,
     /// Epochs that no file says yet.
     pub(crate) derived: Vec<(EpochFile, Epoch)>,
 }
@@ -64,12 +71,15 @@ pub(crate) enum Found {
     NoSuchZxid(Zxid),
     /// The leader's snapshot did not come whole, or is of no use.
     SnapshotLost,
+    /// Whether the log has what a learner lacks.
+    Looked { link: LinkId, has_all: bool },
 }
 
 pub(crate) struct EnsembleSide {
     pub(crate) links: Links,
     directories: Arc<Directories>,
     recover: RecoverOptions,
+    snapshot_size_factor: f64,
     inbox: PipelineInbox,
     jobs: channel::Sender<Job>,
     /// What waits until the log is idle, and who waits for it.
@@ -86,8 +96,8 @@ impl EnsembleSide {
         jobs: channel::Sender<Job>,
         log: &mut Log,
         ring: &Ring,
-    ) -> std::io::Result<EnsembleSide> {
-        let EnsembleParts { links, directories, recover, derived } = parts;
+    ) -> io::Result<EnsembleSide> {
+        let EnsembleParts { links, directories, recover, snapshot_size_factor, derived } = parts;
         for (file, epoch) in derived {
             log.store_epoch(file, epoch);
         }
@@ -96,6 +106,7 @@ impl EnsembleSide {
             links: Links::start(links)?,
             directories,
             recover,
+            snapshot_size_factor,
             inbox,
             jobs,
             change: None,
@@ -124,6 +135,14 @@ impl EnsembleSide {
                     );
                     self.links.send_snapshot(link, Box::new(move |out| job.write_body(out)));
                 }
+                ToLink::Look(link, span) => self.look(link, span),
+                ToLink::Logged(link, span) => {
+                    let directories = Arc::clone(&self.directories);
+                    let write = move |out: &mut dyn io::Write| {
+                        member::write_logged(&directories, span, out)
+                    };
+                    self.links.send_logged(link, Box::new(write));
+                }
                 ToLink::Close(link) => self.links.close(link, ring),
                 ToLink::Call(server) => self.links.call(server),
                 ToLink::Tell(server) => {
@@ -135,6 +154,25 @@ impl EnsembleSide {
             self.links.tell(&tells);
         }
         self.links.flush(ring, newest);
+    }
+
+    /// Looks whether the log has all of this for a learner.
+    fn look(&self, link: LinkId, span: Span) {
+        let (directories, inbox) = (Arc::clone(&self.directories), self.inbox.clone());
+        let Span { after, through } = span;
+        let wanted = Wanted { after, through, size_factor: self.snapshot_size_factor };
+        let look = move || {
+            let read = member::read_logged(&directories, wanted, |_, _| ControlFlow::Continue(()));
+            let has_all = read.unwrap_or_else(|error| {
+                warn!(%error, "the log cannot be read for a learner");
+                false
+            });
+            inbox.found(Found::Looked { link, has_all });
+        };
+        if let Err(error) = thread::Builder::new().name("log-look".to_owned()).spawn(look) {
+            warn!(%error, "the log is not read for a learner");
+            self.inbox.found(Found::Looked { link, has_all: false });
+        }
     }
 
     // ---- the disk ---------------------------------------------------------------------------
@@ -288,7 +326,10 @@ pub(crate) fn input_of(event: links::Event<'_>) -> Option<LinkInput<'_>> {
         links::Event::LinkClosed { link } => LinkInput::Closed(link),
         links::Event::FromLearner { link, packet } => LinkInput::FromLearner { link, packet },
         links::Event::FromLeader { link, packet } => LinkInput::FromLeader { link, packet },
-        links::Event::SnapshotCame { link, .. } => LinkInput::Progress(link),
+        links::Event::SnapshotCame { link, .. } | links::Event::BodyMoved { link } => {
+            LinkInput::Progress(link)
+        }
+        links::Event::BodySent { link } => LinkInput::Streamed(link),
         links::Event::SnapshotEnded { .. } => return None,
         links::Event::CannotListen { host, port, error } => {
             error!(host, port, %error, "no server can connect here");

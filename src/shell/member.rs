@@ -30,6 +30,7 @@ use crate::storage::recovery::{self, Places};
 use crate::storage::snapshot::BodyWriter;
 use crate::storage::standing;
 use crate::types::Zxid;
+use crate::zab::leader::{Span, write_committed};
 
 /// A leader's snapshot that cannot be taken in. Nothing else has been changed.
 #[derive(Debug, thiserror::Error)]
@@ -126,13 +127,34 @@ pub(crate) fn find_replacement(
 }
 
 /// What a learner lacks, from the logs (`storage::history`).
-#[cfg_attr(not(test), expect(dead_code, reason = "a leader sends a snapshot instead"))]
 pub(crate) fn read_logged(
     directories: &Directories,
     wanted: Wanted,
     each: impl FnMut(Zxid, &[u8]) -> ControlFlow<()>,
 ) -> Result<bool, HistoryError<io::Error>> {
     history::read_logged(&mut Disk::new(), &places(directories), wanted, each)
+}
+
+/// Writes what the logs have of the history as a leader sends it.
+pub(crate) fn write_logged(
+    directories: &Directories,
+    span: Span,
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    let Span { after, through } = span;
+    let (mut packets, mut written) = (Vec::new(), Ok(()));
+    let wanted = Wanted { after, through, size_factor: 0.0 };
+    let is_whole = read_logged(directories, wanted, |zxid, payload| {
+        packets.clear();
+        write_committed(zxid, payload, &mut packets);
+        written = out.write_all(&packets);
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    match (is_whole.map_err(io::Error::other)?, written) {
+        (_, Err(error)) => Err(error),
+        (true, Ok(())) => Ok(()),
+        (false, Ok(())) => Err(io::Error::other("the log does not have all of it")),
+    }
 }
 
 /// Removes the file `initialize`, now that the empty database is durable.

@@ -399,6 +399,7 @@ impl Server {
             },
             directories: Arc::clone(directories),
             recover: RecoverOptions { is_live: true, ..settings::recover(config) },
+            snapshot_size_factor: ensemble.snapshot_size_factor,
             derived: standing.map_or(Vec::new(), |standing| standing.derived),
         });
         let pipeline_parts = PipelineParts {

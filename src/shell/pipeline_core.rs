@@ -31,7 +31,7 @@ use super::ring::{self, Ring};
 use super::whole_ms;
 use crate::exchange::{Mode, Serves};
 use crate::metrics::{Counter, Recorder, Summary};
-use crate::pipeline::{Input, Output, Pipeline};
+use crate::pipeline::{Input, LinkInput, Output, Pipeline};
 use crate::types::Now;
 
 /// How many batches are taken before the log and the timers have their turn.
@@ -364,6 +364,7 @@ impl<C> Core<C> {
             Found::State { restored, stored } => Input::Replaced(restored, stored),
             Found::NoSuchZxid(zxid) => Input::TruncateRefused(zxid),
             Found::SnapshotLost => Input::SnapshotLost,
+            Found::Looked { link, has_all } => Input::Link(LinkInput::Looked { link, has_all }),
         };
         self.guard(|state, now| {
             let State { pipeline, out, .. } = state;

@@ -128,14 +128,17 @@ pub struct Wanted {
     pub after: Zxid,
     /// The last one that it is to get from the logs, committed and synced.
     pub through: Zxid,
-    /// How long all logs but the first may be, as a part of the newest snapshot: beyond that, the
-    /// snapshot is the shorter way. Zero: as long as they are. Negative: none is read
-    /// (`zookeeper.snapshotSizeFactor`).
+    /// How much may be handed over, as a part of the newest snapshot: beyond that, the snapshot is the
+    /// shorter way. Zero: whatever there is. Negative: nothing (`zookeeper.snapshotSizeFactor`, which
+    /// ZooKeeper holds against the length of all logs but the first).
     pub size_factor: f64,
 }
 
+/// So much is sooner handed over than a snapshot is loaded, however small that is.
+const LOGGED_BYTES_MIN: u64 = 1 << 20;
+
 /// Hands over what a learner lacks, each transaction with the payload of its record. False: the logs do
-/// not have all of it without a gap, or are too long; what was handed over by then is of no use. So
+/// not have all of it without a gap, or it is too much; what was handed over by then is of no use. So
 /// it is asked twice: whether all is there, and then for it. `each` may end it early.
 ///
 /// A server that took in a snapshot has no log of what that holds, and ZooKeeper would not notice
@@ -148,9 +151,10 @@ pub fn read_logged<F: Files>(
 ) -> Result<bool, HistoryError<F::Error>> {
     let Wanted { after, through, size_factor } = wanted;
     let listing = list(files, places)?;
-    if size_factor < 0.0 || is_too_long(files, places, &listing, wanted)? {
+    if size_factor < 0.0 {
         return Ok(false);
     }
+    let mut bytes_left = bytes_max(files, places, &listing, size_factor)?;
     let (mut last, mut is_whole) = (None, true);
     for log in listing.logs_after(after) {
         if last == Some(through) || !is_whole {
@@ -166,11 +170,12 @@ pub fn read_logged<F: Files>(
                 last = Some(zxid);
                 return ControlFlow::Continue(());
             }
-            is_whole = zxid <= through && follows(last, after, zxid);
+            let left = bytes_left.checked_sub(record.payload.len() as u64);
+            is_whole = zxid <= through && follows(last, after, zxid) && left.is_some();
             if !is_whole {
                 return ControlFlow::Break(());
             }
-            last = Some(zxid);
+            (last, bytes_left) = (Some(zxid), left.unwrap_or(0));
             each(zxid, record.payload)?;
             if zxid == through { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -193,20 +198,22 @@ fn follows(last: Option<Zxid>, after: Zxid, zxid: Zxid) -> bool {
     }
 }
 
-fn is_too_long<F: Files>(
+/// How much may be handed over instead of a snapshot.
+fn bytes_max<F: Files>(
     files: &mut F,
     places: &Places,
     listing: &Listing,
-    wanted: Wanted,
-) -> Result<bool, HistoryError<F::Error>> {
-    let later: u64 = listing.logs_after(wanted.after).iter().skip(1).map(|log| log.bytes).sum();
+    size_factor: f64,
+) -> Result<u64, HistoryError<F::Error>> {
+    if size_factor == 0.0 {
+        return Ok(u64::MAX);
+    }
     for snapshot in listing.snapshots() {
         if looks_whole(files, places, snapshot)? {
-            let bytes_max = snapshot.bytes as f64 * wanted.size_factor;
-            return Ok(0.0 < bytes_max && bytes_max < later as f64);
+            return Ok(LOGGED_BYTES_MIN.max((snapshot.bytes as f64 * size_factor) as u64));
         }
     }
-    Ok(false)
+    Ok(u64::MAX)
 }
 
 fn looks_whole<F: Files>(
@@ -418,16 +425,21 @@ mod tests {
     }
 
     #[test]
-    fn logs_that_are_longer_than_a_snapshot_is_worth_are_not_read() {
-        let long = [history(6..=8), vec![0; 9_000]].concat();
+    fn what_is_more_than_a_snapshot_is_worth_is_not_handed_over() {
+        let last = 40_000;
         let mut memory = Memory::with(&[
             ("snapshot.0", snapshot(0)),
-            ("log.3", history(3..=5)),
-            ("log.6", long),
+            ("log.1", history(1..=5)),
+            ("log.6", history(6..=last)),
         ]);
-        assert_eq!(logged(&mut memory, 3, 7, 0.33), None);
-        assert_eq!(logged(&mut memory, 3, 7, -1.0), None);
-        assert_eq!(logged(&mut memory, 6, 7, 0.33), Some(vec![7]), "the first one does not count");
-        assert_eq!(logged(&mut memory, 3, 7, 1_000.0), Some(vec![4, 5, 6, 7]));
+        assert!(LOGGED_BYTES_MIN < memory.files[&Memory::path("log.6")].len() as u64);
+        assert_eq!(logged(&mut memory, 3, last, 0.33), None);
+        assert_eq!(logged(&mut memory, 3, last, -1.0), None);
+        // However small a snapshot is, it has to be loaded.
+        assert_eq!(logged(&mut memory, 3, 700, 0.33), Some((4..=700).collect()));
+        assert_eq!(logged(&mut memory, last - 2, last, 0.33), Some(vec![last - 1, last]));
+        for size_factor in [1e9, 0.0] {
+            assert_eq!(logged(&mut memory, 3, last, size_factor), Some((4..=last).collect()));
+        }
     }
 }

@@ -24,6 +24,8 @@ pub struct History {
     cache: Cache,
     /// Payloads in memory.
     bytes: usize,
+    /// Payloads that were ever pushed.
+    pushed_bytes: u64,
     /// What comes before the first transaction in memory; where the history ends if there is none.
     base: Zxid,
     /// Where the history ends: at the last transaction, or at the start of an epoch that a snapshot
@@ -35,7 +37,7 @@ impl History {
     /// Begins with what is on the disk up to `end`, and none of it in memory.
     #[must_use]
     pub fn new(cache: Cache, end: Zxid) -> History {
-        History { proposals: VecDeque::new(), cache, bytes: 0, base: end, end }
+        History { proposals: VecDeque::new(), cache, bytes: 0, pushed_bytes: 0, base: end, end }
     }
 
     /// Moves the history elsewhere, and leaves an empty one in its place.
@@ -55,6 +57,12 @@ impl History {
         self.base
     }
 
+    /// How much was pushed so far: the difference of two moments is what came between.
+    #[must_use]
+    pub fn pushed_bytes(&self) -> u64 {
+        self.pushed_bytes
+    }
+
     /// The next transaction of the history.
     pub fn push(&mut self, proposal: Proposal) {
         let zxid = proposal.zxid;
@@ -63,6 +71,7 @@ impl History {
         assert!(follows, "history has no gap: {zxid} after {}", self.end);
         self.end = zxid;
         self.bytes += proposal.payload.len();
+        self.pushed_bytes += proposal.payload.len() as u64;
         self.proposals.push_back(proposal);
         while self.cache.count_max < self.proposals.len() || self.cache.bytes_max < self.bytes {
             let first = self.proposals.pop_front().expect("something is too much");

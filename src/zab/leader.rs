@@ -17,6 +17,12 @@
 //! a Java socket counts: each packet, and the bytes of its snapshot (`Leader::on_progress`). While
 //! it waits for this leader, it has no limit of its own.
 //!
+//! What a learner lacks and the memory of this server does not have is read from its log, and like a
+//! snapshot it goes out at the pace at which the learner takes it. Meanwhile the learner is sent nothing
+//! that is live: whatever is committed by the time it has taken all that is read from the log in turn,
+//! until little is left (`Leader::go_on`). So a learner that takes long to load a snapshot, or that is
+//! far behind, has this server hold nothing for it, however much is written.
+//!
 //! Order of what a learner is sent: the operation, the history that is committed, NEWLEADER, what is
 //! proposed and not committed, and everything live from there on. Java sends uncommitted proposals
 //! before NEWLEADER; when their COMMIT then comes behind it, followers of 3.8.0 fail.
@@ -26,7 +32,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tracing::info;
+use tracing::{info, warn};
 
 use super::history::History;
 use super::mutants::Mutant;
@@ -65,6 +71,10 @@ pub enum ToLearner {
     Snap {
         zxid: Zxid,
     },
+    /// What this server's log has after one zxid and up to another, each transaction as a PROPOSAL and
+    /// its COMMIT (`write_committed`). `Leader::on_streamed` says that all of it, or all of a snapshot,
+    /// is on its way.
+    Logged(Span),
     NewLeader {
         epoch: Epoch,
     },
@@ -79,18 +89,38 @@ pub enum ToLearner {
     },
 }
 
+/// A part of the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// It begins behind this one.
+    pub after: Zxid,
+    /// The last one of it.
+    pub through: Zxid,
+}
+
+/// Writes a transaction of a log as a learner that joins is sent it: PROPOSAL, COMMIT.
+///
+/// # Panics
+/// If the payload does not begin with a transaction's header.
+pub fn write_committed(zxid: Zxid, payload: &[u8], out: &mut Vec<u8>) {
+    let txn = TxnPayload::from_bytes(payload).expect("a record begins with a header");
+    FromLeader::Proposal { zxid, txn }.write(out);
+    FromLeader::Commit { zxid }.write(out);
+}
+
 impl ToLearner {
-    /// The packet as it travels. `config` is the last configuration that the leader has seen, as
-    /// text, for NEWLEADER.
+    /// The packet as it travels; `None` for what is read from the log. `config` is the last configuration
+    /// that the leader has seen, as text, for NEWLEADER.
     ///
     /// # Panics
     /// If a proposal's payload does not begin with a transaction's header.
     #[must_use]
-    pub fn packet<'a>(&'a self, config: Buffer<'a>) -> FromLeader<'a> {
+    pub fn packet<'a>(&'a self, config: Buffer<'a>) -> Option<FromLeader<'a>> {
         let txn = |proposal: &'a Proposal| {
             TxnPayload::from_bytes(&proposal.payload).expect("a proposal begins with a header")
         };
-        match self {
+        Some(match self {
+            ToLearner::Logged(_) => return None,
             ToLearner::LeaderInfo { epoch } => {
                 FromLeader::LeaderInfo { epoch: *epoch, protocol_version: PROTOCOL_VERSION }
             }
@@ -109,7 +139,7 @@ impl ToLearner {
                 FromLeader::Inform { zxid: proposal.zxid, txn: txn(proposal) }
             }
             ToLearner::Ping { zxid } => FromLeader::Ping { zxid: *zxid },
-        }
+        })
     }
 }
 
@@ -117,6 +147,9 @@ impl ToLearner {
 #[derive(Debug, Default)]
 pub struct Output {
     pub sends: Vec<(LinkId, ToLearner)>,
+    /// To see whether the log has all of this for a learner, and sends it sooner than a snapshot:
+    /// `Leader::on_looked` answers.
+    pub looks: Vec<(LinkId, Span)>,
     /// Links to close, and why.
     pub closes: Vec<(LinkId, Fault)>,
     pub stores: Vec<Durable>,
@@ -258,12 +291,26 @@ enum SeatStage {
     Told,
     /// It has accepted; its log ends there.
     Agreed { last: Zxid },
+    /// The log is looked at, whether it has what this learner lacks.
+    Looking(Streamed),
+    /// A snapshot, or a part of the log, is on its way to it.
+    Streaming(Streamed),
+    /// All before this was sent, and the log does not have more that is synced.
+    Waiting(Streamed),
     /// It is sent all that is live.
     Syncing,
     /// It has this server's history.
     Synced,
     /// It serves.
     Live,
+}
+
+/// How far a learner will be once it has what is read for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Streamed {
+    span: Span,
+    /// `History::pushed_bytes` when that was chosen.
+    pushed_bytes: u64,
 }
 
 impl Leader {
@@ -395,6 +442,13 @@ impl Leader {
         self.agree(out);
         self.establish(now, out);
         self.commit(out);
+        let waits = |(link, seat): (&LinkId, &Seat)| match seat.stage {
+            SeatStage::Waiting(sent) => Some((*link, sent)),
+            _ => None,
+        };
+        for (link, sent) in self.seats.iter().filter_map(waits).collect::<Vec<_>>() {
+            self.go_on(now, link, sent, out);
+        }
     }
 
     pub fn on_stored(&mut self, now: Now, stored: Durable, out: &mut Output) {
@@ -468,7 +522,7 @@ impl Leader {
         }
     }
 
-    /// Bytes of a learner's snapshot have moved.
+    /// Bytes of a learner's snapshot, or of what the log has for it, have moved.
     pub fn on_progress(&mut self, now: Now, link: LinkId) {
         let init = Deadline(now.monotonic_ms + self.settings.init_ms());
         let Some(seat) = self.seats.get_mut(&link) else { return };
@@ -538,8 +592,8 @@ impl Leader {
             Stage::Broadcast { .. } if self.next_check.is_due(now) => {
                 self.next_check = Deadline(now.monotonic_ms + self.settings.tick_ms);
                 // Who was silent for too long was just let go; who still joins has longer.
-                let attached = self.seats.values().filter(|seat| seat.is_attached());
-                let voters = attached.filter(|seat| !seat.is_observer).map(|seat| seat.server);
+                let joined = self.seats.values().filter(|seat| seat.is_synchronized_with());
+                let voters = joined.filter(|seat| !seat.is_observer).map(|seat| seat.server);
                 let heard: BTreeSet<ServerId> = voters.chain([self.me]).collect();
                 if !self.voters.is_quorum(&heard) {
                     out.ended = Some(End::QuorumLost);
@@ -697,40 +751,111 @@ impl Leader {
         }
     }
 
-    /// Brings a learner to the committed history, and attaches it to what comes.
+    /// Brings a learner to the committed history, and then attaches it to what comes.
     fn synchronize(&mut self, now: Now, link: LinkId, last: Zxid, out: &mut Output) {
-        let (Stage::Synchronization { epoch, .. } | Stage::Broadcast { epoch }) = self.stage else {
-            unreachable!("nobody is synchronized before the epoch is agreed on");
-        };
-        let mut send = |packet| out.sends.push((link, packet));
         let (base, end) = (self.history.base(), self.history.end());
         let server = self.seats.get(&link).expect("a learner that was just seen").server;
         info!(%server, peer_last = %last, min_committed = %base, max_committed = %end, "synchronizing");
-        let after = match plan(last, &self.history) {
+        match plan(last, &self.history) {
             Plan::Diff { after } => {
                 info!(%server, zxid = %end, "sending DIFF");
-                send(ToLearner::Diff { zxid: end });
-                after
+                out.sends.push((link, ToLearner::Diff { zxid: end }));
+                self.attach(now, link, after, out);
             }
             Plan::Trunc { to } => {
                 info!(%server, zxid = %to, "sending TRUNC");
-                send(ToLearner::Trunc { zxid: to });
-                to
+                out.sends.push((link, ToLearner::Trunc { zxid: to }));
+                self.attach(now, link, to, out);
             }
-            Plan::Log { .. } | Plan::Snap => {
-                info!(%server, zxid = %end, "sending SNAP");
-                send(ToLearner::Snap { zxid: end });
-                end
+            Plan::Log { after } => {
+                let looking = self.streamed(after);
+                out.looks.push((link, looking.span));
+                self.set_stage(now, link, SeatStage::Looking(looking));
             }
+            Plan::Snap => self.send_snapshot(now, link, out),
+        }
+    }
+
+    /// What was committed by now and is in the log after this zxid.
+    fn streamed(&self, after: Zxid) -> Streamed {
+        let through = self.history.end().min(self.synced);
+        Streamed { span: Span { after, through }, pushed_bytes: self.history.pushed_bytes() }
+    }
+
+    fn set_stage(&mut self, now: Now, link: LinkId, stage: SeatStage) {
+        let seat = self.seats.get_mut(&link).expect("a learner that is synchronized");
+        seat.stage = stage;
+        seat.until = Deadline(now.monotonic_ms + self.settings.init_ms());
+    }
+
+    fn send_snapshot(&mut self, now: Now, link: LinkId, out: &mut Output) {
+        let (end, pushed_bytes) = (self.history.end(), self.history.pushed_bytes());
+        let server = self.seats.get(&link).expect("a learner that is synchronized").server;
+        info!(%server, zxid = %end, "sending SNAP");
+        out.sends.push((link, ToLearner::Snap { zxid: end }));
+        let span = Span { after: end, through: end };
+        self.set_stage(now, link, SeatStage::Streaming(Streamed { span, pushed_bytes }));
+    }
+
+    /// Whether the log has what was asked for a learner.
+    pub fn on_looked(&mut self, now: Now, link: LinkId, has_all: bool, out: &mut Output) {
+        let seat = self.seats.get(&link);
+        let Some(&Seat { stage: SeatStage::Looking(found), server, .. }) = seat else { return };
+        self.on_progress(now, link);
+        if !has_all {
+            return self.send_snapshot(now, link, out);
+        }
+        let zxid = self.history.end();
+        info!(%server, %zxid, after = %found.span.after, "sending DIFF from the log");
+        out.sends.push((link, ToLearner::Diff { zxid }));
+        out.sends.push((link, ToLearner::Logged(found.span)));
+        self.set_stage(now, link, SeatStage::Streaming(found));
+    }
+
+    /// All that was read for a learner, from the log or of a snapshot, is on its way.
+    pub fn on_streamed(&mut self, now: Now, link: LinkId, out: &mut Output) {
+        if let Some(&Seat { stage: SeatStage::Streaming(sent), .. }) = self.seats.get(&link) {
+            self.on_progress(now, link);
+            self.go_on(now, link, sent, out);
+        }
+    }
+
+    /// Attaches a learner that was sent all before `sent`, if little has come since or all of that is in
+    /// memory. Otherwise, sends it that much from the log first.
+    fn go_on(&mut self, now: Now, link: LinkId, sent: Streamed, out: &mut Output) {
+        let after = sent.span.through;
+        if self.history.base() <= after {
+            return self.attach(now, link, after, out);
+        }
+        let next = self.streamed(after);
+        if next.span.through <= after {
+            return self.set_stage(now, link, SeatStage::Waiting(sent));
+        }
+        out.sends.push((link, ToLearner::Logged(next.span)));
+        let missed_bytes = self.history.pushed_bytes() - sent.pushed_bytes;
+        // The rest goes on while a learner's bound is half full, and waits behind this.
+        let is_near = missed_bytes <= (self.settings.received_bytes_max / 2) as u64;
+        match is_near && self.history.base() <= next.span.through {
+            true => self.attach(now, link, next.span.through, out),
+            false => self.set_stage(now, link, SeatStage::Streaming(next)),
+        }
+    }
+
+    /// Sends a learner what is committed after `after`, which is in memory, NEWLEADER, and from now on
+    /// what is live.
+    fn attach(&mut self, now: Now, link: LinkId, after: Zxid, out: &mut Output) {
+        let (Stage::Synchronization { epoch, .. } | Stage::Broadcast { epoch }) = self.stage else {
+            unreachable!("nobody is synchronized before the epoch is agreed on");
         };
+        assert!(self.history.base() <= after, "what it is sent has no gap");
+        let mut send = |packet| out.sends.push((link, packet));
         for proposal in self.history.iter().filter(|proposal| after < proposal.zxid) {
             send(ToLearner::Proposal(proposal.clone()));
             send(ToLearner::Commit { zxid: proposal.zxid });
         }
         send(ToLearner::NewLeader { epoch });
-        let seat = self.seats.get_mut(&link).expect("a learner that was just seen");
-        seat.stage = SeatStage::Syncing;
-        seat.until = Deadline(now.monotonic_ms + self.settings.init_ms());
+        self.set_stage(now, link, SeatStage::Syncing);
+        let seat = self.seats.get_mut(&link).expect("a learner that is synchronized");
         if !seat.is_observer {
             for proposal in self.proposals.outstanding() {
                 seat.on_sent(now, proposal.zxid);
@@ -818,6 +943,11 @@ impl Leader {
     }
 
     fn let_go(&mut self, link: LinkId, fault: Fault, out: &mut Output) {
+        if let Some(seat) = self.seats.get(&link)
+            && seat.stage != SeatStage::Hello
+        {
+            warn!(server = %seat.server, "a learner is let go: {fault}");
+        }
         self.on_closed(link);
         out.closes.push((link, fault));
     }
@@ -830,7 +960,12 @@ impl Leader {
                 let stuck_ms = seat.oldest.map_or(i64::MAX, |(_, sent_ms)| sent_ms + sync_ms);
                 Deadline((seat.heard_ms + sync_ms).min(stuck_ms))
             }
-            SeatStage::Hello | SeatStage::Told | SeatStage::Syncing => seat.until,
+            SeatStage::Hello
+            | SeatStage::Told
+            | SeatStage::Looking(_)
+            | SeatStage::Streaming(_)
+            | SeatStage::Waiting(_)
+            | SeatStage::Syncing => seat.until,
             // It waits for this leader, whose own stages have an end.
             SeatStage::Discovery | SeatStage::Agreed { .. } | SeatStage::Synced => {
                 Deadline(i64::MAX)
@@ -848,6 +983,18 @@ impl Leader {
 }
 
 impl Seat {
+    /// Whether it is being brought to this server's history, or has it.
+    fn is_synchronized_with(&self) -> bool {
+        match self.stage {
+            SeatStage::Hello
+            | SeatStage::Discovery
+            | SeatStage::Told
+            | SeatStage::Agreed { .. } => false,
+            SeatStage::Looking(_) | SeatStage::Streaming(_) | SeatStage::Waiting(_) => true,
+            SeatStage::Syncing | SeatStage::Synced | SeatStage::Live => true,
+        }
+    }
+
     /// Whether it is sent what is live.
     fn is_attached(&self) -> bool {
         matches!(self.stage, SeatStage::Syncing | SeatStage::Synced | SeatStage::Live)

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use super::election::{self, Election, Notification, Standing};
 use super::history::{Cache, History};
-use super::leader::{self, Leader, LiveLearner, ToLearner};
+use super::leader::{self, Leader, LiveLearner, Span, ToLearner};
 use super::learner::{self, Kind, Learner, ToLeader};
 use super::mutants::Mutant;
 use super::proposals::Proposal;
@@ -90,6 +90,9 @@ pub struct Output {
     /// answers, with the number of the server.
     pub call: Option<ServerId>,
     pub to_learners: Vec<(LinkId, ToLearner)>,
+    /// To see whether the log has all of this for a learner, and sends it sooner than a snapshot:
+    /// `on_looked` answers.
+    pub looks: Vec<(LinkId, Span)>,
     pub to_leader: Vec<(LinkId, ToLeader)>,
     pub closes: Vec<LinkId>,
     pub stores: Vec<Durable>,
@@ -121,6 +124,7 @@ impl Output {
             tell,
             call,
             to_learners,
+            looks,
             to_leader,
             closes,
             stores,
@@ -136,6 +140,7 @@ impl Output {
         tell.is_empty()
             && call.is_none()
             && to_learners.is_empty()
+            && looks.is_empty()
             && to_leader.is_empty()
             && closes.is_empty()
             && stores.is_empty()
@@ -571,6 +576,16 @@ impl Peer {
         }
     }
 
+    /// Whether the log has what `Output::looks` asked for.
+    pub fn on_looked(&mut self, now: Now, link: LinkId, has_all: bool, out: &mut Output) {
+        self.lead(now, out, |leader, asked| leader.on_looked(now, link, has_all, asked));
+    }
+
+    /// A snapshot for a learner, or what the log has for it, is on its way as a whole.
+    pub fn on_streamed(&mut self, now: Now, link: LinkId, out: &mut Output) {
+        self.lead(now, out, |leader, asked| leader.on_streamed(now, link, asked));
+    }
+
     /// A packet of a learner. REQUEST, REVALIDATE and the sessions of a PING are the caller's; here
     /// they say that the learner is alive.
     pub fn on_packet_of_learner(
@@ -755,6 +770,7 @@ impl Peer {
 
     fn on_leader_asks(&mut self, now: Now, asked: leader::Output, out: &mut Output) {
         out.to_learners.extend(asked.sends);
+        out.looks.extend(asked.looks);
         out.closes.extend(asked.closes.iter().map(|(link, _)| *link));
         self.pending.extend(&asked.stores);
         out.stores.extend(asked.stores);

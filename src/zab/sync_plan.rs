@@ -35,7 +35,8 @@ pub enum Plan {
     Trunc {
         to: Zxid,
     },
-    /// What it lacks is not in memory. The log on the disk may have it, from `after` on.
+    /// What it lacks is not in memory. The log on the disk may have it, from `after` on; otherwise, a
+    /// snapshot has.
     Log {
         after: Zxid,
     },

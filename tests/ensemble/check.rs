@@ -20,6 +20,7 @@ pub(crate) const MARKS: &[&str] = &[
     "a session expired",
     "a session was closed through a follower",
     "DIFF",
+    "DIFF from the log",
     "TRUNC",
     "SNAP",
     "a power cut",

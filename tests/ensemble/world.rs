@@ -22,6 +22,7 @@ use ringkeeper::tree;
 use ringkeeper::types::{Now, ServerId, Xid, Zxid};
 use ringkeeper::zab::election::{self, Notification};
 use ringkeeper::zab::history::Cache;
+use ringkeeper::zab::leader::{Span, write_committed};
 use ringkeeper::zab::peer::Start;
 use ringkeeper::zab::proposals::Proposal;
 use ringkeeper::zab::voters::Voters;
@@ -87,6 +88,15 @@ enum Event {
         file: Arc<[u8]>,
     },
     SnapshotLost(Life),
+    /// A leader has looked for a part of the history in its log.
+    Looked {
+        link: LinkId,
+        span: Span,
+    },
+    /// A leader has handed over all of a snapshot, or of what its log has.
+    Streamed {
+        link: LinkId,
+    },
     Closed {
         link: LinkId,
         side: usize,
@@ -333,6 +343,22 @@ impl World {
             Event::SnapshotLost(at) => {
                 if self.is_alive(at) {
                     self.step(at.0, Input::SnapshotLost);
+                }
+            }
+            Event::Looked { link, span: Span { after, .. } } => {
+                let at = self.links[&link].sides[LEADER];
+                if self.is_alive(at) {
+                    let disk = &self.disks[&at.0];
+                    let has_all = disk.log.iter().any(|proposal| proposal.zxid == after)
+                        || disk.snapshot.as_ref().is_some_and(|(zxid, _)| *zxid == after);
+                    let input = LinkInput::Looked { link, has_all };
+                    self.step(at.0, Input::Link(input));
+                }
+            }
+            Event::Streamed { link } => {
+                let at = self.links[&link].sides[LEADER];
+                if self.is_alive(at) {
+                    self.step(at.0, Input::Link(LinkInput::Streamed(link)));
                 }
             }
             Event::Closed { link, side } => self.on_closed(link, side),
@@ -587,6 +613,27 @@ impl World {
             ToLink::Snapshot(link, job) => {
                 let (zxid, file) = (job.zxid, file_of(&job));
                 self.send(link, LEARNER, |_| Event::Snapshot { link, zxid, file });
+                let at_ms = self.in_order(0);
+                self.at_ms(at_ms, Event::Streamed { link });
+            }
+            ToLink::Look(link, span) => {
+                let at_ms = self.in_order(0);
+                self.at_ms(at_ms, Event::Looked { link, span });
+            }
+            ToLink::Logged(link, Span { after, through }) => {
+                self.history.mark("DIFF from the log");
+                let log = self.disks[&id].log.iter();
+                let logged = log.filter(|p| after < p.zxid && p.zxid <= through);
+                let (mut bytes, mut last) = (Vec::new(), after);
+                for proposal in logged {
+                    write_committed(proposal.zxid, &proposal.payload, &mut bytes);
+                    last = proposal.zxid;
+                }
+                assert_eq!(last, through, "{id} sends what is committed and synced");
+                let bytes: Arc<[u8]> = bytes.into();
+                self.send(link, LEARNER, |side| Event::Bytes { link, side, bytes });
+                let at_ms = self.in_order(0);
+                self.at_ms(at_ms, Event::Streamed { link });
             }
             ToLink::Close(link) => {
                 if self.links.contains_key(&link) {

@@ -6,6 +6,7 @@ use std::thread;
 
 use crate::PATIENCE;
 use crate::client::Client;
+use crate::disks::{Damage, damage};
 use crate::ensemble::{Ensemble, Id, Plan};
 use crate::load::{Load, check_equal};
 use crate::random::Random;
@@ -247,4 +248,64 @@ fn what_a_lost_leader_alone_had_logged_becomes_history_everywhere_or_nowhere() {
         println!("tail: {going:?}: {left} of 50 became history, {answered} were acknowledged");
         assert!(!is_lost || (left, answered) == (0, 0), "nobody else knew of it");
     }
+}
+
+/// More than `commitLogCount`: what a leader has in memory.
+const MANY: u64 = 1_500;
+
+/// The line by which a leader says that it sends something to a server.
+fn sent(ensemble: &Ensemble, what: &str, to: Id) -> bool {
+    ensemble.ids().iter().any(|&id| {
+        let said = ensemble.members[&id].server.as_ref().map(|server| server.said());
+        let is_it = |line: &str| line.contains(what) && line.contains(&format!("server={to} "));
+        said.is_some_and(|said| said.lines().any(is_it))
+    })
+}
+
+#[test]
+fn who_has_missed_much_gets_it_from_the_leaders_log() {
+    let mut random = Random::of_test("missed");
+    let plan = Plan { observers: 1, ..Plan::of(3) };
+    let mut ensemble = Ensemble::started("missed", &plan);
+    let load = Load::start(&ensemble, &mut random, 6);
+    let leader = ensemble.wait_leader();
+    for away in [others(&ensemble, leader)[0], 4] {
+        ensemble.kill(away);
+        load.wait_writes(MANY);
+        ensemble.start(away);
+        ensemble.wait_all();
+        assert!(sent(&ensemble, "sending DIFF from the log", away), "{}", ensemble.tell());
+        assert!(!sent(&ensemble, "sending SNAP", away), "{}", ensemble.tell());
+    }
+    let written = load.finish();
+    written.check(&ensemble);
+    assert_eq!(written.lost_sessions(), 0);
+}
+
+/// What a server that joins takes before it can log it is bounded, and ends no join.
+#[test]
+fn an_emptied_server_joins_whatever_is_written_meanwhile() {
+    let mut random = Random::of_test("joins");
+    let settings = vec!["ringkeeper.learner.receivedBytesMax=4096"];
+    let plan = Plan { settings, ..Plan::of(3) };
+    let mut ensemble = Ensemble::started("joins", &plan);
+    let load = Load::start(&ensemble, &mut random, 6);
+    load.wait_writes(MANY);
+    for round in 1..=3 {
+        let leader = ensemble.wait_leader();
+        let emptied = others(&ensemble, leader)[random.below(2)];
+        ensemble.kill(emptied);
+        damage(&ensemble.members[&emptied].data, Damage::Cleared, &mut random);
+        load.mark();
+        ensemble.start(emptied);
+        ensemble.wait_all();
+        println!("joins: round {round}: {:?} without a write", load.gap());
+        assert!(sent(&ensemble, "sending SNAP", emptied), "{}", ensemble.tell());
+        let said = ensemble.server(emptied).said();
+        let joins = said.lines().filter(|line| line.contains("SNAP from the leader")).count();
+        assert_eq!(joins, 1, "{said}");
+    }
+    let written = load.finish();
+    written.check(&ensemble);
+    assert_eq!(written.lost_sessions(), 0);
 }

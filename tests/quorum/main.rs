@@ -142,6 +142,59 @@ fn a_follower_of_java_comes_back_by_diff_and_a_new_one_by_snap() {
     drop((one, other));
 }
 
+/// More than `commitLogCount`, 500: the leader has the rest in its log alone.
+const MANY: i64 = 700;
+
+#[test]
+fn who_has_missed_much_gets_it_from_the_log_of_a_leader_of_java() {
+    let Some(bench) = Bench::new("much-of-java") else { return };
+    let (one, other) = (bench.java(2), bench.java(3));
+    let follower = bench.ours(1, Disk::default());
+    follower.wait("following", |seen| seen.epoch.is_some());
+    one.wait_for_mode("");
+    other.wait_for_mode("");
+    let mut client = Client::connect(one.client_port);
+    let before = Zxid(client.create("/before", "1"));
+    follower.wait("a commit", |seen| before <= seen.committed);
+    let disk = follower.stop();
+    let last = (1..=MANY).map(|n| Zxid(client.create(&format!("/while{n}"), "1"))).last().unwrap();
+    let follower = bench.ours(1, disk);
+    let seen = follower.wait("what it had missed", |seen| last <= seen.committed);
+    assert_eq!(seen.operations, ["DIFF"]);
+    let missed = seen.disk.log.iter().filter(|proposal| before < proposal.zxid).count();
+    assert!(MANY as usize <= missed, "it got {missed}");
+    drop((one, other));
+}
+
+#[test]
+fn a_server_of_java_that_has_missed_much_gets_it_from_the_log_of_ours() {
+    let Some(bench) = Bench::new("much-of-ours") else { return };
+    let leader = bench.ours(3, Disk::default());
+    let (one, other) = (bench.java(1), bench.java(2));
+    leader.wait("leading", |seen| seen.epoch.is_some());
+    one.wait_for_mode("follower");
+    other.wait_for_mode("follower");
+    let mut writer = Client::connect(one.client_port);
+    writer.create("/before", "1");
+    Client::connect(other.client_port).sync();
+    drop(other);
+    let last = (1..=MANY).map(|n| Zxid(writer.create(&format!("/while{n}"), "1"))).last().unwrap();
+    leader.wait("the commits", |seen| last <= seen.committed);
+    let other = bench.java(2);
+    other.wait_for_mode("follower");
+    let mut reader = Client::connect(other.client_port);
+    reader.sync();
+    for path in ["/while1", "/while100", &format!("/while{MANY}")] {
+        assert_eq!(reader.data(path), "1");
+    }
+    let seen = leader.wait("the commits", |seen| last <= seen.committed);
+    assert_eq!(seen.operations[2..], ["log asked for", "DIFF sent"]);
+    // It is one of them.
+    drop(one);
+    let created = Zxid(reader.create("/after", "1"));
+    leader.wait("the commit", |seen| created <= seen.committed);
+}
+
 #[test]
 fn servers_of_java_follow_ours() {
     let Some(bench) = Bench::new("lead") else { return };

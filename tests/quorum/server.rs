@@ -28,7 +28,7 @@ use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
 use ringkeeper::zab::election::{self, Notification as Said};
 use ringkeeper::zab::election_links::{self, Ask, ElectionLinks};
 use ringkeeper::zab::history::{Cache, History};
-use ringkeeper::zab::leader::ToLearner;
+use ringkeeper::zab::leader::{Span, ToLearner, write_committed};
 use ringkeeper::zab::learner::{Kind, ToLeader};
 use ringkeeper::zab::peer::{self, Output, Peer};
 use ringkeeper::zab::proposals::Proposal;
@@ -87,6 +87,8 @@ enum Event {
     Quorum { link: LinkId, bytes: Vec<u8> },
     Stored(Durable),
     Synced(Zxid),
+    Looked(LinkId),
+    Streamed(LinkId),
     Stop,
 }
 
@@ -343,6 +345,8 @@ impl Core {
             Event::Quorum { link, bytes } => self.on_quorum_bytes(link, &bytes, out),
             Event::Stored(stored) => self.peer.on_stored(now, stored, out),
             Event::Synced(zxid) => self.peer.on_synced(now, zxid, out),
+            Event::Looked(link) => self.peer.on_looked(now, link, true, out),
+            Event::Streamed(link) => self.peer.on_streamed(now, link, out),
             Event::Stop => unreachable!("it ends the loop"),
         }
     }
@@ -580,10 +584,18 @@ impl Core {
             self.write_to_leader(packet, &mut bytes);
             self.write(link, &bytes);
         }
+        for (link, span) in out.looks {
+            self.seen.operations.push("log asked for");
+            assert!(self.seen.disk.snapshot <= span.after, "the log has all after its snapshot");
+            self.events.send(Event::Looked(link)).unwrap();
+        }
         for (link, packet) in out.to_learners {
             let mut bytes = Vec::new();
             self.write_to_learner(&packet, &mut bytes);
             self.write(link, &bytes);
+            if let ToLearner::Logged(_) = packet {
+                self.events.send(Event::Streamed(link)).unwrap();
+            }
         }
         for link in out.closes {
             if let Some(own) = self.quorum.remove(&link) {
@@ -628,9 +640,16 @@ impl Core {
             ToLearner::Diff { .. } => self.seen.operations.push("DIFF sent"),
             ToLearner::Trunc { .. } => self.seen.operations.push("TRUNC sent"),
             ToLearner::Snap { .. } => panic!("there is no state here to send"),
+            ToLearner::Logged(Span { after, through }) => {
+                let log = self.seen.disk.log.iter();
+                for proposal in log.filter(|p| *after < p.zxid && p.zxid <= *through) {
+                    write_committed(proposal.zxid, &proposal.payload, bytes);
+                }
+                return;
+            }
             _ => {}
         }
-        packet.packet(Some(self.ensemble.to_string().as_bytes())).write(bytes);
+        packet.packet(Some(self.ensemble.to_string().as_bytes())).unwrap().write(bytes);
     }
 
     fn ask(&mut self, asks: Vec<Ask>) {

@@ -19,7 +19,7 @@ use ringkeeper::record::txn::TxnHeader;
 use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
 use ringkeeper::zab::election::{self, Notification};
 use ringkeeper::zab::history::{Cache, History};
-use ringkeeper::zab::leader::{End, NO_HISTORY, ToLearner};
+use ringkeeper::zab::leader::{End, NO_HISTORY, Span, ToLearner};
 use ringkeeper::zab::learner::{Kind, ToLeader};
 use ringkeeper::zab::mutants::Mutant;
 use ringkeeper::zab::peer::{Ended, Output, Peer, Start};
@@ -81,6 +81,15 @@ enum Event {
     Progress {
         link: LinkId,
         side: usize,
+    },
+    /// A leader has looked for a part of the history in its log.
+    Looked {
+        link: LinkId,
+        span: Span,
+    },
+    /// A leader has handed over all of a snapshot, or of what its log has.
+    Streamed {
+        link: LinkId,
     },
     /// The election port of a server has answered.
     Answered {
@@ -448,8 +457,13 @@ impl World {
         for (link, packet) in to_learners {
             match packet {
                 ToLearner::Snap { zxid } => self.send_snapshot(id, link, zxid),
+                ToLearner::Logged(span) => self.send_logged(id, link, span),
                 packet => self.send_to_learner(link, packet),
             }
+        }
+        for (link, span) in out.looks {
+            let at_ms = self.disk_ms(id);
+            self.at_ms(at_ms, Event::Looked { link, span });
         }
         for link in out.closes {
             let side = usize::from(self.links[&link].sides[LEADER] == life);
@@ -509,6 +523,9 @@ impl World {
         if SETTINGS.init_ms() < takes_ms {
             self.marks.insert("snapshot longer than initLimit");
         }
+        // The last of it is on its way for a while.
+        let sent_ms = self.now.monotonic_ms + self.rng.between(0, takes_ms);
+        self.at_ms(sent_ms, Event::Streamed { link });
         let arrives_ms = &mut self.links.get_mut(&link).unwrap().arrives_ms[LEARNER];
         *arrives_ms = (self.now.monotonic_ms + takes_ms).max(*arrives_ms);
         let packet = Packet::State { upto: named, state };
@@ -519,6 +536,22 @@ impl World {
             self.send_to_learner(link, ToLearner::Proposal(proposal));
             self.send_to_learner(link, ToLearner::Commit { zxid });
         }
+    }
+
+    /// Sends what is on the disk of a leader.
+    fn send_logged(&mut self, id: ServerId, link: LinkId, Span { after, through }: Span) {
+        self.marks.insert("sent from the log");
+        let log = self.disks[&id].log.iter();
+        let logged: Vec<Proposal> =
+            log.filter(|p| after < p.zxid && p.zxid <= through).cloned().collect();
+        assert!(end_of(&logged) == through, "{id} sends what it has not synced");
+        for proposal in logged {
+            let zxid = proposal.zxid;
+            self.send_to_learner(link, ToLearner::Proposal(proposal));
+            self.send_to_learner(link, ToLearner::Commit { zxid });
+        }
+        let sent_ms = self.now.monotonic_ms + self.rng.between(0, self.snapshot_ms_max);
+        self.at_ms(sent_ms, Event::Streamed { link });
     }
 
     /// The state is what a start would find.
@@ -574,7 +607,9 @@ impl World {
             Event::Synced { at, .. } | Event::Stored { at, .. } | Event::Loaded { at, .. } => {
                 Some(*at)
             }
-            Event::Accepted { link } => Some(self.links[link].sides[LEADER]),
+            Event::Accepted { link } | Event::Looked { link, .. } | Event::Streamed { link } => {
+                Some(self.links[link].sides[LEADER])
+            }
             Event::Reached { link } => Some(self.links[link].sides[LEARNER]),
             Event::Packet { link, side, .. }
             | Event::Closed { link, side }
@@ -638,6 +673,20 @@ impl World {
                 let Some(server) = self.at(caller) else { return };
                 server.peer.on_leader_reached(now, leader, link, &mut out);
                 caller.0
+            }
+            Event::Looked { link, span } => {
+                let at = self.links[&link].sides[LEADER];
+                let has_all = self.disks[&at.0].log.iter().any(|p| p.zxid == span.after);
+                let has_all = has_all && self.rng.coin();
+                let Some(server) = self.at(at) else { return };
+                server.peer.on_looked(now, link, has_all, &mut out);
+                at.0
+            }
+            Event::Streamed { link } => {
+                let at = self.links[&link].sides[LEADER];
+                let Some(server) = self.at(at) else { return };
+                server.peer.on_streamed(now, link, &mut out);
+                at.0
             }
             Event::CallFailed { to, leader } => {
                 let Some(server) = self.at(to) else { return };
@@ -786,7 +835,8 @@ impl World {
                     self.offers.insert(link, *epoch);
                 }
                 let server = self.at(at).unwrap();
-                server.peer.on_packet_of_leader(now, link, packet.packet(None), out);
+                let packet = packet.packet(None).expect("what is logged travels as packets");
+                server.peer.on_packet_of_leader(now, link, packet, out);
             }
         }
     }
@@ -1191,6 +1241,7 @@ fn no_committed_transaction_is_lost_whatever_happens_and_all_agree_in_the_end() 
         "stall longer than syncLimit",
         "a stuck leader gives up",
         "a link is not read",
+        "sent from the log",
         "TRUNC refused",
         "called again",
         "log cut back",

@@ -1,7 +1,7 @@
 //! One server at its door: what other servers, the disk and the time do to it, and what it asks for.
 //!
 //! ```text
-//! server 1 of 3 [observers 1] [observer] [damaged] [accepted 2] [current 2] [log 0x100000001 ...] [cache 2]
+//! server 1 of 3 [observers 1] [observer] [damaged] [accepted 2] [current 2] [log 0x100000001 ...] [cache 2] [keeps 2]
 //! vote 3 LOOKING 3 0x100000002 1 1      from, state, leader, zxid, epoch, round
 //! leads                                 votes of all others for it
 //! follows 3                             reports of all others, and the link to the leader as L
@@ -15,6 +15,8 @@
 //! stored accepted 1 / stored current 1 / stored snapshot ZXID / stored truncated ZXID
 //! truncate-refused ZXID / snapshot-lost [ZXID ...]    the second with what the log has
 //! synced ZXID / propose / learners
+//! looked LINK all|not                   whether the log has what was looked for
+//! streamed LINK                         a snapshot, or what the log has, is sent
 //! ```
 //!
 //! `full`: until `room again`, it takes nothing that is to be logged.
@@ -31,7 +33,7 @@ use ringkeeper::record::txn::TxnHeader;
 use ringkeeper::types::{Epoch, Now, ServerId, SessionId, Zxid};
 use ringkeeper::zab::election::{self, Notification};
 use ringkeeper::zab::history::{Cache, History};
-use ringkeeper::zab::leader::ToLearner;
+use ringkeeper::zab::leader::{Span, ToLearner};
 use ringkeeper::zab::learner::ToLeader;
 use ringkeeper::zab::peer::{Output, Peer, Start};
 use ringkeeper::zab::proposals::Proposal;
@@ -150,6 +152,14 @@ impl Stage for Door {
                     "refused" => peer.on_leader_refused(now, leader, &mut out),
                     _ => peer.on_leader_silent(now, leader, &mut out),
                 }
+            }
+            ["looked", name, found] => {
+                let link = *self.links.get(name).ok_or("no link")?;
+                peer.on_looked(now, link, found == "all", &mut out);
+            }
+            ["streamed", name] => {
+                let link = *self.links.get(name).ok_or("no link")?;
+                peer.on_streamed(now, link, &mut out);
             }
             ["progress", "L"] => peer.on_progress(now, TO_LEADER),
             ["progress", name] => peer.on_progress(now, *self.links.get(name).ok_or("no link")?),
@@ -320,6 +330,7 @@ impl Door {
         let (mut is_observer, mut is_vouched_for) = (false, true);
         let (mut accepted, mut current) = (Epoch(0), Epoch(0));
         let (mut log, mut cached, mut observers) = (Vec::new(), usize::MAX, 0);
+        let mut cache = CACHE;
         let mut rest = rest.iter().peekable();
         while let Some(word) = rest.next() {
             let mut value = || rest.next().copied().ok_or(format!("{word} of what?"));
@@ -330,6 +341,7 @@ impl Door {
                 "accepted" => accepted = epoch(value()?)?,
                 "current" => current = epoch(value()?)?,
                 "cache" => cached = number(value()?)? as usize,
+                "keeps" => cache.count_max = number(value()?)? as usize,
                 "log" => {
                     while let Some(at) = rest.next_if(|word| word.starts_with("0x")) {
                         log.push(zxid(at)?);
@@ -346,7 +358,7 @@ impl Door {
         let lines = lines.iter().map(|(key, value)| (key.as_str(), *value));
         let ensemble = Ensemble::parse(lines, false).unwrap();
         let (before, tail) = log.split_at(log.len().saturating_sub(cached));
-        let mut history = History::new(CACHE, before.last().copied().unwrap_or_default());
+        let mut history = History::new(cache, before.last().copied().unwrap_or_default());
         tail.iter().for_each(|zxid| history.push(proposal(*zxid)));
         let start = Start {
             me: ServerId(self.me),
@@ -404,6 +416,9 @@ impl Door {
                 ToLearner::Diff { zxid } => format!("DIFF {zxid}"),
                 ToLearner::Trunc { zxid } => format!("TRUNC {zxid}"),
                 ToLearner::Snap { zxid } => format!("SNAP {zxid}"),
+                ToLearner::Logged(Span { after, through }) => {
+                    format!("what is logged after {after} through {through}")
+                }
                 ToLearner::NewLeader { epoch } => format!("NEWLEADER {epoch}"),
                 ToLearner::UpToDate => "UPTODATE".to_owned(),
                 ToLearner::Proposal(proposal) => format!("PROPOSAL {}", proposal.zxid),
@@ -412,6 +427,10 @@ impl Door {
                 ToLearner::Ping { zxid } => format!("PING {zxid}"),
             };
             writeln!(text, "-> {} {packet}", self.name(*link)).unwrap();
+        }
+        for (link, Span { after, through }) in &out.looks {
+            let name = self.name(*link);
+            writeln!(text, "look for {name}, after {after} through {through}").unwrap();
         }
         for link in &out.closes {
             writeln!(text, "close {}", self.name(*link)).unwrap();

@@ -5,7 +5,8 @@
 //! election port   accepted or called: a hello, then notifications both ways
 //!                 which of two connections stays, and what is sent: zab::election_links
 //! quorum port     accepted: a learner's; called: the leader's; packets both ways
-//!                 SNAP is followed by a snapshot's body, which goes by the core (snapshot.rs)
+//!                 SNAP is followed by a snapshot's body, which goes by the core (snapshot.rs);
+//!                 so does what a leader's log has for a learner
 //! ```
 //!
 //! | file | what is in it |
@@ -53,7 +54,8 @@ use crate::jute::record::Record as _;
 use crate::record::quorum::{
     ElectionAddress, ElectionPiece, ElectionStream, FRAME_BYTES_MAX, FromLeader, FromLearner,
     HANDSHAKE_FIELD_BYTES_MAX, Hello, HelloForm, NOTIFICATION_VERSION, Notification, PacketError,
-    PacketKind, PacketPiece, PacketSender, PacketStream, QuorumPacket, ServerState,
+    PacketKind, PacketPiece, PacketSender, PacketStream, QuorumPacket, SNAPSHOT_SIGNATURE,
+    ServerState,
 };
 use crate::types::{Deadline, Now, ServerId};
 use crate::zab::LinkId;
@@ -66,7 +68,7 @@ use super::ring::{self, Owner, Received, Ring, Token};
 use super::sys;
 use outside::{Caller, Come, Outside, Place, Port};
 use snapshot::{Body, SnapshotInlet, WriteBody};
-use socket::{End, Socket};
+use socket::{BodyNews, End, Socket};
 
 /// Connections of the quorum port that have not said who they are, at most.
 const NEWCOMERS_MAX: usize = 64;
@@ -176,6 +178,14 @@ pub(crate) enum Event<'a> {
     SnapshotEnded {
         link: LinkId,
     },
+    /// Bytes of `send_snapshot` or `send_logged` have been handed to the kernel.
+    BodyMoved {
+        link: LinkId,
+    },
+    /// All of them have, but for the last few.
+    BodySent {
+        link: LinkId,
+    },
     /// Nobody can connect to this server there, and it is not tried any more.
     CannotListen {
         host: String,
@@ -269,8 +279,8 @@ pub(crate) struct Links {
     /// What would be logged here is not taken for now.
     is_held: bool,
     to_send: VecDeque<u32>,
-    /// They wait for whoever writes a snapshot.
-    snapshots: Vec<u32>,
+    /// They wait for whoever writes a snapshot, or what the log has.
+    bodies: Vec<u32>,
     /// Of the quorum port, in the order in which they came: until when they must have spoken.
     newcomers: VecDeque<(Deadline, Token)>,
     /// Over, until the ring has taken what was asked of it for them.
@@ -306,7 +316,7 @@ impl Links {
             parked: Vec::new(),
             is_held: false,
             to_send: VecDeque::new(),
-            snapshots: Vec::new(),
+            bodies: Vec::new(),
             newcomers: VecDeque::new(),
             closed: Vec::new(),
             buffer: vec![0; if is_buffered { 0 } else { READ_BYTES }].into_boxed_slice(),
@@ -346,7 +356,7 @@ impl Links {
             && self.closed.is_empty()
             && self.outside.is_empty())
             || self.parked.iter().any(|&slot| self.can_go_on(slot))
-            || self.snapshots.iter().any(|&slot| self.can_send(slot))
+            || self.bodies.iter().any(|&slot| self.can_send(slot))
     }
 
     /// When `on_time` has something to do.
@@ -407,10 +417,19 @@ impl Links {
     /// Sends a snapshot's body, which a thread writes, and its signature. What is sent later comes
     /// behind it.
     pub(crate) fn send_snapshot(&mut self, link: LinkId, write: WriteBody) {
+        self.send_body(link, SNAPSHOT_SIGNATURE, write);
+    }
+
+    /// Sends packets that a thread writes. What is sent later comes behind them.
+    pub(crate) fn send_logged(&mut self, link: LinkId, write: WriteBody) {
+        self.send_body(link, &[], write);
+    }
+
+    fn send_body(&mut self, link: LinkId, tail: &'static [u8], write: WriteBody) {
         let Some(&slot) = self.by_link.get(&link) else { return };
         match Body::start(write, Arc::clone(&self.bell)) {
             Ok(body) => {
-                self.link_mut(slot).socket.push_snapshot(body);
+                self.link_mut(slot).socket.push_body(body, tail);
                 self.want_to_send(slot);
             }
             Err(error) => self.lose(slot, &End::Broken(error)),
@@ -861,10 +880,10 @@ impl Links {
             }
         }
         let mut at = 0;
-        while at < self.snapshots.len() {
-            let slot = self.snapshots[at];
+        while at < self.bodies.len() {
+            let slot = self.bodies[at];
             if self.can_send(slot) {
-                self.snapshots.swap_remove(at);
+                self.bodies.swap_remove(at);
                 self.want_to_send(slot);
             } else {
                 at += 1;
@@ -883,6 +902,12 @@ impl Links {
         if let Err(end) = link.socket.send(ring) {
             return self.lose(slot, &end);
         }
+        if let Role::Quorum { link: id, .. } = link.role {
+            let BodyNews { has_moved, has_ended } = link.socket.take_body_news();
+            self.news.extend(has_moved.then_some(Event::BodyMoved { link: id }));
+            self.news.extend(has_ended.then_some(Event::BodySent { link: id }));
+        }
+        let link = self.link_mut(slot);
         if link.socket.is_all_sent()
             && let Role::Election { link, is_telling: is_telling @ true, .. } = &mut link.role
         {
@@ -1026,9 +1051,9 @@ impl Links {
     /// There may be something to send over a link.
     fn want_to_send(&mut self, slot: u32) {
         let link = self.link_mut(slot);
-        if link.socket.awaits_snapshot() {
-            if !self.snapshots.contains(&slot) {
-                self.snapshots.push(slot);
+        if link.socket.awaits_body() {
+            if !self.bodies.contains(&slot) {
+                self.bodies.push(slot);
             }
         } else if link.socket.can_send() && !std::mem::replace(&mut link.is_to_send, true) {
             self.to_send.push_back(slot);
@@ -1055,7 +1080,7 @@ impl Links {
         let remote = self.link_mut(slot).socket.remote;
         match end {
             End::Ended | End::Broken(_) => debug!(%remote, "a link is over: {end}"),
-            End::Overflow(_) | End::SnapshotLost => warn!(%remote, "a link is closed: {end}"),
+            End::Overflow(_) | End::BodyLost => warn!(%remote, "a link is closed: {end}"),
         }
         self.end(slot);
     }
@@ -1092,7 +1117,7 @@ impl Links {
             self.to_send.retain(|other| *other != slot);
         }
         self.parked.retain(|other| *other != slot);
-        self.snapshots.retain(|other| *other != slot);
+        self.bodies.retain(|other| *other != slot);
         socket.wire.shut();
         self.closed.push(socket);
         role

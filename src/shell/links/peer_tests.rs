@@ -14,7 +14,7 @@ use crate::record::quorum::{LearnerInfo, TouchTable};
 use crate::record::txn::{Txn, TxnHeader};
 use crate::types::{Epoch, Zxid};
 use crate::zab::history::{Cache, History};
-use crate::zab::leader::ToLearner;
+use crate::zab::leader::{Span, ToLearner, write_committed};
 use crate::zab::learner::Kind;
 use crate::zab::peer::{Output, Peer, Start};
 use crate::zab::proposals::Proposal;
@@ -114,6 +114,8 @@ impl Server {
                     peer.on_packet_of_leader(now, link, packet, &mut out);
                     leads = Some(link);
                 }
+                Event::BodyMoved { link } => peer.on_progress(now, link),
+                Event::BodySent { link } => peer.on_streamed(now, link, &mut out),
                 Event::SnapshotCame { .. } | Event::SnapshotEnded { .. } => {}
                 Event::CannotListen { port, error, .. } => panic!("{port}: {error}"),
             });
@@ -185,9 +187,18 @@ impl Server {
             self.host.links.send(link, bytes.into());
         }
         let config = self.ensemble.to_string();
+        for (link, _) in out.looks {
+            self.peer.on_looked(now, link, true, &mut next);
+        }
         for (link, packet) in out.to_learners {
+            if let ToLearner::Logged(span) = packet {
+                let log = self.log.clone();
+                let write = move |out: &mut dyn io::Write| write_logged(&log, span, out);
+                self.host.links.send_logged(link, Box::new(write));
+                continue;
+            }
             let mut bytes = Vec::new();
-            packet.packet(Some(config.as_bytes())).write(&mut bytes);
+            packet.packet(Some(config.as_bytes())).unwrap().write(&mut bytes);
             self.host.links.send(link, bytes.into());
             if let ToLearner::Snap { .. } = packet {
                 let log = self.log.clone();
@@ -221,6 +232,14 @@ impl Server {
         self.carry_out(out);
         zxid
     }
+}
+
+fn write_logged(log: &[Proposal], span: Span, out: &mut dyn io::Write) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for proposal in log.iter().filter(|p| span.after < p.zxid && p.zxid <= span.through) {
+        write_committed(proposal.zxid, &proposal.payload, &mut bytes);
+    }
+    out.write_all(&bytes)
 }
 
 /// A log as a snapshot's body: a znode for each of its proposals.
@@ -294,10 +313,10 @@ fn three_servers_elect_commit_lose_their_leader_and_take_it_back() {
         servers.iter().all(|server| server.committed == last)
     });
 
-    // It lacks more than is kept in memory.
+    // It lacks more than is kept in memory, and the leader's log has it.
     servers.push(Server::start(id, &ensemble, log));
     until(&mut servers, "it is led", |servers| servers[2].epoch.is_some());
-    assert_eq!((servers[2].state, servers[2].loaded), (PeerState::Following, true));
+    assert_eq!((servers[2].state, servers[2].loaded), (PeerState::Following, false));
     let second = leader(&servers).unwrap();
     let last = servers[second].propose(31);
     until(&mut servers, "all have committed", |servers| {

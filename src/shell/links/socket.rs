@@ -7,7 +7,6 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
 use super::snapshot::{Body, Piece};
-use crate::record::quorum::SNAPSHOT_SIGNATURE;
 use crate::shell::ring::{Ring, Token};
 use crate::shell::sys;
 
@@ -63,15 +62,24 @@ pub(super) enum End {
     Broken(io::Error),
     #[error("more than {0} bytes wait to be sent")]
     Overflow(usize),
-    #[error("a snapshot could not be written to its end")]
-    SnapshotLost,
+    #[error("a snapshot or the log could not be read to its end")]
+    BodyLost,
 }
 
 /// What waits to be sent.
 enum Item {
     Shared(Arc<[u8]>),
     Own(Vec<u8>),
-    Snapshot(Body),
+    /// What a thread writes, and what comes behind it.
+    Body(Body, &'static [u8]),
+}
+
+/// What was sent of bodies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct BodyNews {
+    pub(super) has_moved: bool,
+    /// One is on its way to its end.
+    pub(super) has_ended: bool,
 }
 
 /// A socket with what is to be sent over it.
@@ -85,8 +93,9 @@ pub(super) struct Socket {
     queue: VecDeque<Item>,
     /// How much of the first item is sent.
     sent: usize,
-    /// Of the queue, without what snapshots have not written yet.
+    /// Of the queue, without what bodies have not written yet.
     queued_bytes: usize,
+    body_news: BodyNews,
 }
 
 impl Socket {
@@ -100,6 +109,7 @@ impl Socket {
             queue: VecDeque::new(),
             sent: 0,
             queued_bytes: 0,
+            body_news: BodyNews::default(),
         }
     }
 
@@ -133,8 +143,13 @@ impl Socket {
         self.queue.push_back(Item::Shared(chunk));
     }
 
-    pub(super) fn push_snapshot(&mut self, body: Body) {
-        self.queue.push_back(Item::Snapshot(body));
+    pub(super) fn push_body(&mut self, body: Body, tail: &'static [u8]) {
+        self.queue.push_back(Item::Body(body, tail));
+    }
+
+    /// What was sent of bodies since this was last asked.
+    pub(super) fn take_body_news(&mut self) -> BodyNews {
+        std::mem::take(&mut self.body_news)
     }
 
     pub(super) fn queued_bytes(&self) -> usize {
@@ -145,25 +160,25 @@ impl Socket {
         self.queue.is_empty()
     }
 
-    /// Whether a snapshot is next, and has nothing to send at the moment.
-    pub(super) fn awaits_snapshot(&self) -> bool {
-        matches!(self.queue.front(), Some(Item::Snapshot(body)) if !body.has_next())
+    /// Whether a body is next, and has nothing to send at the moment.
+    pub(super) fn awaits_body(&self) -> bool {
+        matches!(self.queue.front(), Some(Item::Body(body, _)) if !body.has_next())
     }
 
     /// Whether something can be sent now.
     pub(super) fn can_send(&self) -> bool {
-        !self.is_blocked && !self.queue.is_empty() && !self.awaits_snapshot()
+        !self.is_blocked && !self.queue.is_empty() && !self.awaits_body()
     }
 
     /// Sends some of what waits.
     pub(super) fn send(&mut self, ring: &mut Ring) -> Result<(), End> {
         let mut left = WRITE_BYTES_MAX;
         while 0 < left && !self.is_blocked {
-            self.take_from_snapshot()?;
+            self.take_from_body()?;
             let chunks = self.queue.iter().map_while(|item| match item {
                 Item::Shared(chunk) => Some(&**chunk),
                 Item::Own(bytes) => Some(bytes.as_slice()),
-                Item::Snapshot(_) => None,
+                Item::Body(..) => None,
             });
             let mut gathered = Vec::with_capacity(GATHERED_MAX.min(self.queue.len()));
             gathered.extend(chunks.take(GATHERED_MAX).map(IoSlice::new));
@@ -187,19 +202,26 @@ impl Socket {
         Ok(())
     }
 
-    /// Puts what there is of the snapshot that is next before it.
-    fn take_from_snapshot(&mut self) -> Result<(), End> {
-        let Some(Item::Snapshot(body)) = self.queue.front() else { return Ok(()) };
-        match body.next() {
-            None => {}
-            Some(Piece::Lost) => return Err(End::SnapshotLost),
-            Some(Piece::Bytes(bytes)) => {
-                self.queued_bytes += bytes.len();
-                self.queue.push_front(Item::Own(bytes));
-            }
-            Some(Piece::End) => {
-                self.queued_bytes += SNAPSHOT_SIGNATURE.len();
-                self.queue[0] = Item::Own(SNAPSHOT_SIGNATURE.to_vec());
+    /// Puts what there is of the body that is next before it.
+    fn take_from_body(&mut self) -> Result<(), End> {
+        while let Some(Item::Body(body, tail)) = self.queue.front() {
+            match body.next() {
+                None => break,
+                Some(Piece::Lost) => return Err(End::BodyLost),
+                Some(Piece::Bytes(bytes)) => {
+                    self.body_news.has_moved = true;
+                    self.queued_bytes += bytes.len();
+                    self.queue.push_front(Item::Own(bytes));
+                }
+                Some(Piece::End) if tail.is_empty() => {
+                    self.body_news.has_ended = true;
+                    self.queue.pop_front();
+                }
+                Some(Piece::End) => {
+                    self.body_news.has_ended = true;
+                    self.queued_bytes += tail.len();
+                    self.queue[0] = Item::Own(tail.to_vec());
+                }
             }
         }
         Ok(())
@@ -212,7 +234,7 @@ impl Socket {
             let len = match self.queue.front() {
                 Some(Item::Shared(chunk)) => chunk.len(),
                 Some(Item::Own(bytes)) => bytes.len(),
-                Some(Item::Snapshot(_)) | None => break,
+                Some(Item::Body(..)) | None => break,
             };
             if self.sent < len {
                 break;

@@ -12,10 +12,12 @@ use super::snapshot::{SnapshotOutlet, snapshot_pipe};
 use super::*;
 use crate::config::Endpoint;
 use crate::jute::Write as _;
-use crate::record::quorum::LearnerInfo;
+use crate::record::quorum::{AuthInfo, LearnerInfo, Request};
+use crate::record::txn::TxnHeader;
 use crate::shell::accept;
 use crate::shell::clock::Clock;
-use crate::types::{Epoch, Zxid};
+use crate::types::{Epoch, SessionId, Zxid};
+use crate::zab::leader::write_committed;
 use crate::zab::vote::NOBODY;
 
 #[path = "../../../tests/support/ports.rs"]
@@ -38,6 +40,7 @@ enum Seen {
     FromLearner(LinkId, String),
     FromLeader(LinkId, String),
     SnapshotEnded(LinkId),
+    BodySent(LinkId),
     CannotListen(u16),
 }
 
@@ -143,6 +146,8 @@ impl Host {
                     None
                 }
                 Event::SnapshotEnded { link } => Some(Seen::SnapshotEnded(link)),
+                Event::BodyMoved { .. } => None,
+                Event::BodySent { link } => Some(Seen::BodySent(link)),
                 Event::CannotListen { port, .. } => Some(Seen::CannotListen(port)),
             });
             let Some(seen) = seen else { break };
@@ -398,6 +403,7 @@ fn a_snapshot_goes_by_both_cores_in_pieces_and_what_follows_it_stays_behind() {
         assert!(hosts[1].snapshot_bytes < 4 << 20 && held < 4 << 20, "{held}");
         let slot = hosts[0].links.by_link[&leader];
         assert!(hosts[0].links.link_mut(slot).socket.queued_bytes() < 1 << 20);
+        assert!(!hosts[0].saw(&Seen::BodySent(leader)), "the rest is not on its way");
 
         go();
         let ended = Seen::SnapshotEnded(learner);
@@ -410,6 +416,84 @@ fn a_snapshot_goes_by_both_cores_in_pieces_and_what_follows_it_stays_behind() {
         let next = Seen::FromLeader(learner, "UpToDate".to_owned());
         until(&mut hosts, "what follows", |hosts| hosts[1].saw(&next));
         assert!(hosts[1].seen.ends_with(&[ended, next]));
+        assert!(hosts[0].saw(&Seen::BodySent(leader)));
+    });
+}
+
+/// A transaction of so many bytes.
+fn payload(zxid: i64, bytes: usize) -> Vec<u8> {
+    let mut payload = Vec::new();
+    TxnHeader { client_id: 1, cxid: 0, zxid, time: 0, kind: -11 }.write(&mut payload);
+    payload.resize(bytes, 0);
+    payload
+}
+
+#[test]
+fn packets_that_a_thread_writes_go_before_those_that_are_sent_later() {
+    with_each_ring(|ring| {
+        let mut hosts = linked(ring);
+        let [leader, learner] = [0, 1].map(|host: usize| hosts[host].link().unwrap());
+        let write = |out: &mut dyn io::Write| {
+            let mut packets = Vec::new();
+            (1..=1_000)
+                .for_each(|zxid| write_committed(Zxid(zxid), &payload(zxid, 400), &mut packets));
+            out.write_all(&packets)
+        };
+        hosts[0].send(&FromLeader::Diff { zxid: Zxid(1_000) });
+        hosts[0].links.send_logged(leader, Box::new(write));
+        hosts[0].send(&FromLeader::UpToDate);
+        let last = Seen::FromLeader(learner, "UpToDate".to_owned());
+        until(&mut hosts, "what follows", |hosts| hosts[1].saw(&last));
+        let is_packet = |name: &str| {
+            let packet = Seen::FromLeader(learner, name.to_owned());
+            hosts[1].seen.iter().filter(|seen| **seen == packet).count()
+        };
+        assert_eq!((is_packet("Proposal"), is_packet("Commit")), (1_000, 1_000));
+        assert_eq!(hosts[1].seen.last(), Some(&last));
+        assert!(hosts[0].saw(&Seen::BodySent(leader)));
+    });
+}
+
+#[test]
+fn what_would_be_logged_waits_in_its_link_while_that_is_held() {
+    with_each_ring(|ring| {
+        let mut hosts = linked(ring);
+        let [leader, learner] = [0, 1].map(|host: usize| hosts[host].link().unwrap());
+        hosts.iter_mut().for_each(|host| host.links.hold(true));
+        let mut packets = Vec::new();
+        FromLeader::Ping { zxid: Zxid(1) }.write(&mut packets);
+        (1..=8)
+            .for_each(|zxid| write_committed(Zxid(zxid), &payload(zxid, 1_000_000), &mut packets));
+        hosts[0].links.send(leader, packets.into());
+        let mut packets = Vec::new();
+        FromLearner::Ack { zxid: Zxid(1) }.write(&mut packets);
+        let request = Request {
+            session: SessionId(1),
+            cxid: 1,
+            op: 1,
+            body: &[],
+            identities: AuthInfo::NULL,
+        };
+        FromLearner::Request(request).write(&mut packets);
+        FromLearner::Ack { zxid: Zxid(2) }.write(&mut packets);
+        hosts[1].links.send(learner, packets.into());
+        let of_leader = |name: &str| Seen::FromLeader(learner, name.to_owned());
+        let of_learner = |name: &str| Seen::FromLearner(leader, name.to_owned());
+        until(&mut hosts, "what is not logged", |hosts| {
+            hosts[1].saw(&of_leader("Ping")) && hosts[0].saw(&of_learner("Ack"))
+        });
+        for _ in 0..200 {
+            hosts.iter_mut().for_each(Host::turn);
+        }
+        assert!(!hosts[1].saw(&of_leader("Proposal")) && !hosts[0].saw(&of_learner("Request")));
+        let slot = hosts[1].links.by_link[&learner];
+        assert!(hosts[1].links.link_mut(slot).unheard_bytes() < 2 << 20, "it is not read");
+        hosts.iter_mut().for_each(|host| host.links.hold(false));
+        until(&mut hosts, "what is logged", |hosts| {
+            let commits = hosts[1].seen.iter().filter(|seen| **seen == of_leader("Commit"));
+            commits.count() == 8
+        });
+        assert!(hosts[0].seen.ends_with(&[of_learner("Request"), of_learner("Ack")]));
     });
 }
 
