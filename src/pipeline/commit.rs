@@ -164,6 +164,23 @@ impl Gathered {
         out.push(Arc::new(batch));
     }
 
+    /// Nobody is there who is told what has changed up to `zxid`: it becomes one batch that only says how
+    /// far history has come.
+    pub(super) fn forget_changes_until(&mut self, zxid: Zxid) {
+        let count = self.sealed.iter().take_while(|sealed| sealed.batch.zxid <= zxid).count();
+        let mut forgotten = self.sealed.drain(..count);
+        let Some(mut merged) = forgotten.next() else { return };
+        let (mut zxid, mut replies) = (merged.batch.zxid, merged.batch.replies());
+        for sealed in forgotten {
+            (zxid, merged.digest) = (sealed.batch.zxid, sealed.digest);
+            replies += sealed.batch.replies();
+            merged.sessions.extend(sealed.sessions);
+        }
+        self.outstanding -= replies;
+        merged.batch = Arc::new(Applied { zxid, ..Applied::default() });
+        self.sealed.push_front(merged);
+    }
+
     /// An empty batch, if possible one that all shards are done with.
     fn spare(&mut self) -> Applied {
         while let Some(lent) = self.lent.pop_front() {
@@ -197,8 +214,7 @@ impl Gathered {
             for change in sessions {
                 session(change.session, change.timeout_ms);
             }
-            let replies = |item: &&Item| matches!(item, Item::Reply(_));
-            self.outstanding -= batch.items.iter().filter(replies).count();
+            self.outstanding -= batch.replies();
             self.released = (batch.zxid, digest);
             released = Some(batch.zxid);
             if self.lent.len() < SPARE_MAX {
@@ -242,5 +258,41 @@ impl Changes for Watched<'_> {
             acl: acl.cloned(),
             parent_acl: parent_acl.cloned(),
         }));
+    }
+}
+
+impl Applied {
+    fn replies(&self) -> usize {
+        self.items.iter().filter(|item| matches!(item, Item::Reply(_))).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_is_told_is_held_as_one_batch_whose_sessions_stay() {
+        let mut gathered = Gathered::new(Zxid(0), 0, 100);
+        for zxid in 1..=1_000 {
+            gathered.changes(Zxid(zxid)).change(ChangeKind::DataChanged, "/a", None, None);
+            if zxid % 100 == 0 {
+                gathered.session_opened(Zxid(zxid), SessionId(zxid), 5_000);
+            }
+            let connection = ConnectionId { slot: 1, generation: 0 };
+            gathered.reply((ShardId(0), connection), Zxid(zxid), Outcome::Dropped);
+            gathered.seal(Zxid(zxid), zxid as u64);
+        }
+        gathered.forget_changes_until(Zxid(998));
+        assert_eq!((gathered.sealed.len(), gathered.outstanding()), (3, 2));
+        let (mut out, mut sessions) = (Vec::new(), 0);
+        assert_eq!(gathered.release(Zxid(997), &mut out, |_, _| sessions += 1), None);
+        let released = gathered.release(Zxid(999), &mut out, |_, _| sessions += 1);
+        assert_eq!(
+            (released, sessions, gathered.released()),
+            (Some(Zxid(999)), 9, (Zxid(999), 999))
+        );
+        let seen: Vec<_> = out.iter().map(|batch| (batch.zxid, batch.items.len())).collect();
+        assert_eq!(seen, [(Zxid(998), 0), (Zxid(999), 2)]);
     }
 }

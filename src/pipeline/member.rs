@@ -670,6 +670,9 @@ impl Pipeline {
                     break;
                 }
             }
+            if let Some(zxid) = asked.history.filter(|_| is_applied) {
+                self.forget_states_before(zxid);
+            }
             if let Some(member) = self.zab.member() {
                 let cuts = |store: &Durable| matches!(store, Durable::Truncated(_));
                 member.is_changing |= asked.stores.iter().any(cuts);
@@ -712,6 +715,14 @@ impl Pipeline {
             }
         }
         self.answer_syncs(out);
+    }
+
+    /// Nobody will read a state before this one, or be told what led to it: a server that takes over a
+    /// long history would hold all of that until it serves. Where it has to cut some of it after all,
+    /// its whole state is loaded anew.
+    fn forget_states_before(&mut self, zxid: Zxid) {
+        self.gathered.forget_changes_until(zxid);
+        self.tree.publish(zxid.max(self.tree.published()));
     }
 
     /// Whether the files of the disk are being changed by a leader's TRUNC or SNAP.

@@ -92,6 +92,9 @@ pub struct Output {
     pub stores: Vec<Durable>,
     /// To be logged here.
     pub appends: Vec<Proposal>,
+    /// All up to here is the leader's history, and nobody is served before UPTODATE. It is not
+    /// committed for that: the leader may not be established yet.
+    pub history: Option<Zxid>,
     /// The snapshot that follows on the link replaces the state: `Durable::Snapshot` says that it
     /// has, and that it is stored.
     pub load: Option<Zxid>,
@@ -531,6 +534,7 @@ impl Learner {
             if is_new {
                 follows(end, found)?;
                 out.appends.push(proposal.clone());
+                out.history = Some(found);
                 self.history.push(proposal);
             }
         }

@@ -97,6 +97,9 @@ pub struct Output {
     pub closes: Vec<LinkId>,
     pub stores: Vec<Durable>,
     pub appends: Vec<Proposal>,
+    /// Up to here it is the history that this server takes over from its leader, while it serves nobody:
+    /// no state before it is asked for any more.
+    pub history: Option<Zxid>,
     /// To replace the state by the snapshot that follows on the link to the leader:
     /// `Durable::Snapshot` says that it has come whole and is stored. `on_snapshot_lost` says that it
     /// has not.
@@ -129,6 +132,7 @@ impl Output {
             closes,
             stores,
             appends,
+            history,
             load,
             drop_snapshot,
             committed,
@@ -145,6 +149,7 @@ impl Output {
             && closes.is_empty()
             && stores.is_empty()
             && appends.is_empty()
+            && history.is_none()
             && load.is_none()
             && committed.is_none()
             && state.is_none()
@@ -803,6 +808,7 @@ impl Peer {
         self.pending.extend(asked.load.map(Durable::Snapshot));
         out.stores.extend(asked.stores);
         self.append(asked.appends, out);
+        out.history = asked.history.or(out.history);
         out.load = asked.load.or(out.load);
         out.committed = asked.committed.or(out.committed);
         if let Some(epoch) = asked.established {
