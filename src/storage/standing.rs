@@ -11,10 +11,16 @@
 //! | files lost or damaged below the watermark; a broken disk under one of them | not vouched for |
 //! | no snapshot and no log, but epochs | not vouched for |
 //! | no snapshot and no log, `db.autocreate=false` and no file `initialize` | not vouched for |
-//! | a zxid beyond `currentEpoch` (and beyond `currentEpoch.tmp`): a crash while a leader was joined | not vouched for |
+//! | a zxid beyond `currentEpoch`: a crash while a leader was joined | `currentEpoch` is the epoch of that zxid |
+//! | a zxid beyond `acceptedEpoch` (and beyond `currentEpoch.tmp`): no leader of that epoch was accepted here | not vouched for |
 //! | a snapshot that shows more than the log: it was written by ZooKeeper while the tree changed | not vouched for |
 //! | a directory or a file that may not be read; logs of another history; a missing setting | refused |
 //! | an epoch file that holds no epoch; `acceptedEpoch` below `currentEpoch` | refused: a promise may be forgotten |
+//!
+//! What comes before the first transaction of an epoch is all that its leader began with, so a server
+//! whose history ends in an epoch has what `currentEpoch` stands for. Were a server in doubt that has
+//! crashed after a leader's snapshot replaced its history and before `currentEpoch` was stored, a few
+//! of them would leave an ensemble without voters, and with all of its data.
 //!
 //! A watermark that is damaged is replaced by one that no history reaches, so that it stays known.
 //!
@@ -106,7 +112,9 @@ pub fn recover_member<F: Files, S: State>(
     } else if standing.current < Some(last.epoch()) {
         // ZooKeeper could not rename it, and has logged transactions of that epoch (ZOOKEEPER-4269).
         let left = read_epoch::<F, S>(files, &places, CURRENT_EPOCH_TEMPORARY_NAME)?;
-        match left.flatten().filter(|left| last.epoch() <= *left) {
+        let left = left.flatten().filter(|left| last.epoch() <= *left);
+        let is_accepted = Some(last.epoch()) <= standing.accepted;
+        match left.or(is_accepted.then_some(last.epoch())) {
             Some(left) => {
                 standing.current = Some(left);
                 standing.derived.push((EpochFile::Current, left));
@@ -114,7 +122,7 @@ pub fn recover_member<F: Files, S: State>(
             None => {
                 let path = places.snapshots.join(CURRENT_EPOCH_NAME);
                 standing.doubt = Some(format!(
-                    "{}: the epoch in it is older than the last zxid, {last}",
+                    "{}: the epoch in it is older than the last zxid, {last}, and so is acceptedEpoch",
                     path.display()
                 ));
             }
@@ -370,10 +378,14 @@ mod tests {
         assert_eq!(epochs(&none), [Some(Epoch(2)); 2]);
         let derived = [EpochFile::Accepted, EpochFile::Current].map(|file| (file, Epoch(2)));
         assert_eq!(none.derived, derived);
-        // ZooKeeper ends here; a crash while it joined a leader leaves it, and it is no promise broken.
+        // ZooKeeper ends here. A crash while a leader was joined leaves it, and all that this leader
+        // began with is there.
         for current in ["1", "-1"] {
-            let behind = found(&[("acceptedEpoch", "2"), ("currentEpoch", current)]);
-            assert!(behind.doubt.unwrap().contains("currentEpoch"));
+            let behind = found(&[("acceptedEpoch", "3"), ("currentEpoch", current)]);
+            assert_eq!((behind.doubt, behind.current), (None, Some(Epoch(2))));
+            assert_eq!(behind.derived, [(EpochFile::Current, Epoch(2))]);
+            let beyond = found(&[("acceptedEpoch", "1"), ("currentEpoch", current)]);
+            assert!(beyond.doubt.unwrap().contains("acceptedEpoch"));
         }
         let left = [("acceptedEpoch", "2"), ("currentEpoch", "1"), ("currentEpoch.tmp", "2")];
         let left = found(&left);
