@@ -119,6 +119,7 @@ impl Trio {
                 sync_limit: 5,
                 received_bytes_max: 1 << 20,
                 unsynced_bytes_max: 1 << 20,
+                counters_from: 0,
                 #[cfg(feature = "mutants")]
                 mutant: None,
             },

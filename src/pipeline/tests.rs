@@ -267,6 +267,7 @@ fn leading_alone() -> Bench {
                 sync_limit: 5,
                 received_bytes_max: 1 << 20,
                 unsynced_bytes_max: 1 << 20,
+                counters_from: 0,
                 #[cfg(feature = "mutants")]
                 mutant: None,
             },

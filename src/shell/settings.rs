@@ -220,6 +220,7 @@ pub(crate) fn member(
                 sync_limit: ensemble.sync_limit_ticks,
                 received_bytes_max: ensemble.received_bytes_max,
                 unsynced_bytes_max: ensemble.unsynced_bytes_max,
+                counters_from: 0,
                 #[cfg(feature = "mutants")]
                 mutant: None,
             },

@@ -915,7 +915,7 @@ impl Leader {
             return;
         }
         self.stage = Stage::Broadcast { epoch };
-        self.proposed = Zxid::new(epoch, 0);
+        self.proposed = Zxid::new(epoch, self.settings.counters_from);
         self.next_check = Deadline(now.monotonic_ms + self.settings.tick_ms);
         out.established = Some(epoch);
         out.committed = Some(self.history.end());

@@ -71,6 +71,9 @@ pub struct Settings {
     pub received_bytes_max: usize,
     /// How much may be appended and not synced. Beyond it, nothing is taken that is to be logged.
     pub unsynced_bytes_max: usize,
+    /// A new epoch's first transaction has the number after this one: zero, but where the last number
+    /// of an epoch is tried (`testingonly.initialZxid` in ZooKeeper).
+    pub counters_from: u32,
     #[cfg(feature = "mutants")]
     pub mutant: Option<mutants::Mutant>,
 }

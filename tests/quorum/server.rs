@@ -44,6 +44,7 @@ pub(crate) const SETTINGS: Settings = Settings {
     sync_limit: 10,
     received_bytes_max: 1 << 24,
     unsynced_bytes_max: 1 << 26,
+    counters_from: 0,
     #[cfg(feature = "mutants")]
     mutant: None,
 };

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server 1 of 3 [observers 1] [observer] [damaged] [accepted 2] [current 2] [log 0x100000001 ...] [cache 2] [keeps 2]
+//!     [counters 0xfffffffc]             the first transaction of an epoch comes after this number
 //! vote 3 LOOKING 3 0x100000002 1 1      from, state, leader, zxid, epoch, round
 //! leads                                 votes of all others for it
 //! follows 3                             reports of all others, and the link to the leader as L
@@ -49,6 +50,7 @@ const SETTINGS: Settings = Settings {
     sync_limit: 4,
     received_bytes_max: 200,
     unsynced_bytes_max: 300,
+    counters_from: 0,
     #[cfg(feature = "mutants")]
     mutant: None,
 };
@@ -331,6 +333,7 @@ impl Door {
         let (mut accepted, mut current) = (Epoch(0), Epoch(0));
         let (mut log, mut cached, mut observers) = (Vec::new(), usize::MAX, 0);
         let mut cache = CACHE;
+        let mut settings = SETTINGS;
         let mut rest = rest.iter().peekable();
         while let Some(word) = rest.next() {
             let mut value = || rest.next().copied().ok_or(format!("{word} of what?"));
@@ -340,6 +343,7 @@ impl Door {
                 "observers" => observers = number(value()?)?,
                 "accepted" => accepted = epoch(value()?)?,
                 "current" => current = epoch(value()?)?,
+                "counters" => settings.counters_from = number(value()?)? as u32,
                 "cache" => cached = number(value()?)? as usize,
                 "keeps" => cache.count_max = number(value()?)? as usize,
                 "log" => {
@@ -362,7 +366,7 @@ impl Door {
         tail.iter().for_each(|zxid| history.push(proposal(*zxid)));
         let start = Start {
             me: ServerId(self.me),
-            settings: SETTINGS,
+            settings,
             election: election::Settings::default(),
             voters: Arc::new(Voters::new(Arc::new(ensemble), None)),
             is_observer,

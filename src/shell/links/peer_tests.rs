@@ -27,6 +27,7 @@ const SETTINGS: Settings = Settings {
     sync_limit: 10,
     received_bytes_max: 1 << 20,
     unsynced_bytes_max: 1 << 20,
+    counters_from: 0,
     #[cfg(feature = "mutants")]
     mutant: None,
 };
