@@ -333,7 +333,7 @@ impl Leader {
             current,
             stage: Stage::Discovery {
                 until,
-                epoch: Epoch(accepted.0 + 1),
+                epoch: next_epoch(settings, accepted),
                 connecting: BTreeSet::from([me]),
                 is_chosen: false,
             },
@@ -595,7 +595,8 @@ impl Leader {
                 let joined = self.seats.values().filter(|seat| seat.is_synchronized_with());
                 let voters = joined.filter(|seat| !seat.is_observer).map(|seat| seat.server);
                 let heard: BTreeSet<ServerId> = voters.chain([self.me]).collect();
-                if !self.voters.is_quorum(&heard) {
+                let goes_on = self.settings.is_mutant(Mutant::QuorumLossIgnored);
+                if !self.voters.is_quorum(&heard) && !goes_on {
                     out.ended = Some(End::QuorumLost);
                 } else if self.is_stuck(now) && self.is_dispensable() {
                     out.ended = Some(End::LogStuck(self.settings.sync_ms()));
@@ -667,7 +668,7 @@ impl Leader {
             Stage::Discovery { epoch, connecting, is_chosen: false, .. } => {
                 // Observers raise the epoch, and count for no quorum (ZOOKEEPER-2959).
                 if is_ours {
-                    *epoch = Epoch(accepted.0 + 1).max(*epoch);
+                    *epoch = next_epoch(self.settings, accepted).max(*epoch);
                 }
                 if !is_observer && self.voters.contains(server) {
                     connecting.insert(server);
@@ -849,7 +850,12 @@ impl Leader {
         };
         assert!(self.history.base() <= after, "what it is sent has no gap");
         let mut send = |packet| out.sends.push((link, packet));
-        for proposal in self.history.iter().filter(|proposal| after < proposal.zxid) {
+        let has_hole = self.settings.is_mutant(Mutant::DiffWithHole);
+        let missing = self.history.iter().filter(|proposal| after < proposal.zxid);
+        for (place, proposal) in missing.enumerate() {
+            if has_hole && place == 1 {
+                continue;
+            }
             send(ToLearner::Proposal(proposal.clone()));
             send(ToLearner::Commit { zxid: proposal.zxid });
         }
@@ -883,6 +889,9 @@ impl Leader {
             if let Stage::Synchronization { acked, .. } = &mut self.stage {
                 if !is_observer {
                     acked.insert(server);
+                } else if self.settings.is_mutant(Mutant::ObserverCounted) {
+                    let another = self.voters.all().into_iter().find(|id| !acked.contains(id));
+                    acked.extend(another);
                 }
                 self.establish(now, out);
             } else {
@@ -899,6 +908,11 @@ impl Leader {
         seat.on_acked(zxid);
         if !is_observer {
             self.proposals.on_ack(server, zxid);
+            if self.settings.is_mutant(Mutant::CommitOneShort) {
+                let others = self.voters.all();
+                let another = others.into_iter().find(|id| ![server, self.me].contains(id));
+                another.into_iter().for_each(|id| self.proposals.on_ack(id, zxid));
+            }
             self.commit(out);
         }
     }
@@ -980,6 +994,12 @@ impl Leader {
             _ => Fault::Silent(self.settings.sync_ms()),
         }
     }
+}
+
+/// The epoch that a leader proposes where this one was accepted.
+fn next_epoch(settings: Settings, accepted: Epoch) -> Epoch {
+    let is_reused = settings.is_mutant(Mutant::EpochReused);
+    Epoch(if is_reused { accepted.0.max(1) } else { accepted.0 + 1 })
 }
 
 impl Seat {

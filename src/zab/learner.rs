@@ -427,8 +427,7 @@ impl Learner {
         let Stage::Synchronization { epoch, joining } = &mut self.stage else { unreachable!() };
         let stage = "synchronization";
         let receive = |zxid, txn: TxnPayload<'_>, joining: &mut Joining| {
-            let bytes_max = self.settings.received_bytes_max.saturating_mul(RECEIVED_TIMES_MAX);
-            joining.receive(last, zxid, txn, bytes_max)
+            joining.receive(self.settings, last, zxid, txn)
         };
         match packet {
             FromLeader::Diff { .. } | FromLeader::Trunc { .. } | FromLeader::Snap { .. }
@@ -450,7 +449,12 @@ impl Learner {
             }
             FromLeader::Trunc { zxid } => {
                 info!(%zxid, "TRUNC from the leader");
-                joining.operation = Operation::Wanted(Durable::Truncated(zxid));
+                let mut to = zxid;
+                if self.settings.is_mutant(Mutant::TruncShort) {
+                    let beyond = self.history.iter().find(|proposal| zxid < proposal.zxid);
+                    to = beyond.map_or(zxid, |proposal| proposal.zxid);
+                }
+                joining.operation = Operation::Wanted(Durable::Truncated(to));
             }
             FromLeader::Snap { zxid } => {
                 info!(%zxid, "SNAP from the leader");
@@ -532,7 +536,7 @@ impl Learner {
             let proposal = joining.take_first();
             // A snapshot may show it already.
             if is_new {
-                follows(end, found)?;
+                follows(self.settings, end, found)?;
                 out.appends.push(proposal.clone());
                 out.history = Some(found);
                 self.history.push(proposal);
@@ -586,7 +590,7 @@ impl Learner {
             received.into_iter().filter(|proposal| end < proposal.zxid).collect();
         let mut last = end;
         for proposal in &received {
-            follows(last, proposal.zxid)?;
+            follows(self.settings, last, proposal.zxid)?;
             last = proposal.zxid;
         }
         out.sends.push(ToLeader::Ack { zxid: Zxid::new(epoch, 0) });
@@ -643,7 +647,7 @@ impl Learner {
             }
             return Ok(());
         }
-        follows(last, zxid)?;
+        follows(self.settings, last, zxid)?;
         self.log(Proposal { zxid, payload: txn.as_bytes().into() }, out);
         Ok(())
     }
@@ -712,21 +716,22 @@ impl Joining {
 
     fn receive(
         &mut self,
+        settings: Settings,
         logged: Zxid,
         zxid: Zxid,
         txn: TxnPayload<'_>,
-        bytes_max: usize,
     ) -> Result<(), Fault> {
         // The first one is free: what a snapshot shows already may come again.
         if let Some(last) = self.received.back() {
             if last.zxid == zxid {
                 return Ok(());
             }
-            follows(last.zxid, zxid)?;
+            follows(settings, last.zxid, zxid)?;
         } else if matches!(self.operation, Operation::Done(_)) && logged < zxid {
-            follows(logged, zxid)?;
+            follows(settings, logged, zxid)?;
         }
         self.received_bytes += txn.as_bytes().len();
+        let bytes_max = settings.received_bytes_max.saturating_mul(RECEIVED_TIMES_MAX);
         if bytes_max < self.received_bytes {
             return Err(Fault::TooMuch { bytes: self.received_bytes });
         }
@@ -748,9 +753,9 @@ impl Joining {
 }
 
 /// A leader leaves nothing out, and begins each epoch at its beginning (ZOOKEEPER-4925).
-fn follows(last: Zxid, found: Zxid) -> Result<(), Fault> {
+fn follows(settings: Settings, last: Zxid, found: Zxid) -> Result<(), Fault> {
     let is_next = last.0.checked_add(1) == Some(found.0);
-    if is_next || (last.epoch() < found.epoch() && found.counter() <= 1) {
+    if is_next || (last.epoch() < found.epoch() && found.counter() <= settings.counters_from + 1) {
         Ok(())
     } else {
         Err(Fault::Gap { last, found })

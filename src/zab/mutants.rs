@@ -33,10 +33,22 @@ pub enum Mutant {
     ElectionNotAwaited,
     /// A leader goes on whose own log stands still.
     StuckLeads,
+    /// TRUNC leaves one transaction too many.
+    TruncShort,
+    /// A leader leaves one transaction out of the history that it sends.
+    DiffWithHole,
+    /// A commit takes one acknowledgement less than a quorum.
+    CommitOneShort,
+    /// An observer counts for the quorum that has a leader's history.
+    ObserverCounted,
+    /// A leader takes the last epoch that was accepted, and not the next.
+    EpochReused,
+    /// A leader that hears no quorum goes on.
+    QuorumLossIgnored,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 14] = [
+    pub const ALL: [Mutant; 20] = [
         Mutant::AckBeforeSync,
         Mutant::EpochBeforeHistory,
         Mutant::NewLeaderBeforeEpoch,
@@ -51,6 +63,12 @@ impl Mutant {
         Mutant::GoneCounted,
         Mutant::LossHidden,
         Mutant::StuckLeads,
+        Mutant::TruncShort,
+        Mutant::DiffWithHole,
+        Mutant::CommitOneShort,
+        Mutant::ObserverCounted,
+        Mutant::EpochReused,
+        Mutant::QuorumLossIgnored,
     ];
 }
 
