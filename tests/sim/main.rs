@@ -17,6 +17,7 @@ mod clients;
 mod damage;
 mod disk;
 mod log;
+#[allow(dead_code, reason = "shared with the simulation of ensembles")]
 mod model;
 #[cfg(feature = "mutants")]
 mod mutants;

@@ -361,11 +361,19 @@ impl Model {
             },
         };
         if expected != *logged || expected.kind() != header.kind {
-            return Err(format!("logged as {logged:?}, which had to be {expected:?}"));
+            let text = format!("logged as {logged:?}, which had to be {expected:?}");
+            drop(expected);
+            self.undo(0, 0);
+            return Err(text);
         }
         drop(expected);
         self.end_txn(zxid);
         Ok(Answer { zxid, err, body })
+    }
+
+    /// A write that changes nothing, whatever the tree is.
+    pub(crate) fn refuse(&mut self, zxid: i64) {
+        self.end_txn(zxid);
     }
 
     fn multi<'o>(

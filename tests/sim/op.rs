@@ -208,7 +208,7 @@ impl Op {
         });
     }
 
-    fn body(&self, out: &mut Vec<u8>) {
+    pub(crate) fn body(&self, out: &mut Vec<u8>) {
         match self {
             Op::Create(create) => create.body(out),
             Op::Delete { path, version } | Op::Check { path, version } => {

@@ -1,11 +1,11 @@
 //! Whole ensembles of the pure half of Zab: elections, leaders, learners, and disks that forget what
 //! was not synced.
 //!
-//! What has to hold at every step: what is committed anywhere is one history, that a quorum has on its
-//! disks and that every leader of a later epoch has from its first moment on; one epoch has one
-//! leader; no disk has a transaction above its currentEpoch; who has lost what it had votes for
-//! nobody, and nobody votes with a snapshot that is not whole. And once the faults are over, everybody
-//! serves and has the same.
+//! What has to hold at every step: the nine properties of `invariants.rs`; what is committed anywhere
+//! is one history, that a quorum has on its disks and that every leader of a later epoch has from its
+//! first moment on; no disk has a transaction above its currentEpoch; what a server says is on its disk
+//! before; who has lost what it had votes for nobody, and nobody votes with a snapshot that is not
+//! whole. And once the faults are over, everybody serves and has the same.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 #[cfg(feature = "mutants")]
@@ -20,7 +20,7 @@ use ringkeeper::types::{Epoch, Now, ServerId, Zxid};
 use ringkeeper::zab::election::{self, Notification};
 use ringkeeper::zab::history::{Cache, History};
 use ringkeeper::zab::leader::{End, NO_HISTORY, Span, ToLearner};
-use ringkeeper::zab::learner::{Kind, ToLeader};
+use ringkeeper::zab::learner::{Fault, Kind, ToLeader};
 use ringkeeper::zab::mutants::Mutant;
 use ringkeeper::zab::peer::{Ended, Output, Peer, Start};
 use ringkeeper::zab::proposals::Proposal;
@@ -28,10 +28,13 @@ use ringkeeper::zab::vote::{NOBODY, PeerState};
 use ringkeeper::zab::voters::Voters;
 use ringkeeper::zab::{Durable, LinkId, Settings};
 
+use crate::cuts;
 use crate::for_each_seed;
+use crate::invariants::Invariants;
+use crate::marks::{Joins, ON_LINKS};
 use crate::rng::Rng;
 
-const SETTINGS: Settings = Settings {
+pub(crate) const SETTINGS: Settings = Settings {
     tick_ms: 200,
     init_limit: 10,
     sync_limit: 5,
@@ -41,6 +44,8 @@ const SETTINGS: Settings = Settings {
     #[cfg(feature = "mutants")]
     mutant: None,
 };
+/// So many votes leave by a connection on which nothing comes back.
+const TOLD_ONE_WAY_MAX: u32 = 8;
 const FAULTS_END_MS: i64 = 20_000;
 const CALM_MS_MAX: i64 = 80_000;
 
@@ -130,10 +135,10 @@ enum Event {
 
 /// What outlives the process.
 #[derive(Clone, Debug, Default)]
-struct Disk {
+pub(crate) struct Disk {
     accepted: Epoch,
     current: Epoch,
-    log: Vec<Proposal>,
+    pub(crate) log: Vec<Proposal>,
     /// A snapshot and what follows it, which takes the log's place with the next currentEpoch.
     beside: Option<Vec<Proposal>>,
     /// It has lost something.
@@ -142,10 +147,10 @@ struct Disk {
     lost: Vec<Proposal>,
 }
 
-struct Server {
-    peer: Peer,
+pub(crate) struct Server {
+    pub(crate) peer: Peer,
     /// The log with what is not synced yet: the state that the server has.
-    log: Vec<Proposal>,
+    pub(crate) log: Vec<Proposal>,
     /// Counts what replaced the end of the log.
     generation: u32,
     stores: VecDeque<Durable>,
@@ -155,8 +160,8 @@ struct Server {
     unsynced_since_ms: Option<i64>,
     /// When it first committed as a leader although that was too long ago.
     stuck_commit_ms: Option<i64>,
-    committed: usize,
-    epoch: Option<Epoch>,
+    pub(crate) committed: usize,
+    pub(crate) epoch: Option<Epoch>,
 }
 
 /// A connection of the quorum port; of its two sides, the learner's is the first.
@@ -164,8 +169,8 @@ struct Server {
 struct Link {
     sides: [(ServerId, u32); 2],
     is_open: [bool; 2],
-    /// A cut has swallowed something: nothing passes any more.
-    is_broken: bool,
+    /// A cut has swallowed something on its way to this side: nothing passes to it any more.
+    is_broken: [bool; 2],
     /// When the last packet on its way to each side arrives.
     arrives_ms: [i64; 2],
 }
@@ -173,15 +178,15 @@ struct Link {
 const LEARNER: usize = 0;
 const LEADER: usize = 1;
 
-struct World {
+pub(crate) struct World {
     rng: Rng,
-    now: Now,
+    pub(crate) now: Now,
     is_traced: bool,
-    settings: Settings,
-    voters: Arc<Voters>,
+    pub(crate) settings: Settings,
+    pub(crate) voters: Arc<Voters>,
     observers: BTreeSet<ServerId>,
-    disks: BTreeMap<ServerId, Disk>,
-    running: BTreeMap<ServerId, Server>,
+    pub(crate) disks: BTreeMap<ServerId, Disk>,
+    pub(crate) running: BTreeMap<ServerId, Server>,
     lives: BTreeMap<ServerId, u32>,
     links: BTreeMap<LinkId, Link>,
     /// The epoch that a leader has offered over a link.
@@ -189,10 +194,15 @@ struct World {
     events: BTreeMap<(i64, u64), Event>,
     made: u64,
     told_ms: BTreeMap<(ServerId, ServerId), i64>,
-    cuts: BTreeSet<(ServerId, ServerId)>,
+    /// What was told while nothing came back: a connection whose bytes nobody acknowledges takes few.
+    told_one_way: BTreeMap<(ServerId, ServerId), u32>,
+    /// Nothing passes from the first to the second.
+    pub(crate) cuts: BTreeSet<(ServerId, ServerId)>,
     delay_ms_max: i64,
     sync_ms_max: i64,
-    history_max: usize,
+    /// Disks that do so many things more, and then nothing.
+    pub(crate) held: BTreeMap<ServerId, usize>,
+    pub(crate) history_max: usize,
     /// How long a snapshot is on its way, at most.
     snapshot_ms_max: i64,
     /// Leaders send as Java's do: what is proposed and not committed comes before NEWLEADER, and
@@ -200,29 +210,59 @@ struct World {
     is_javas: bool,
     /// How often a log does not have what TRUNC names.
     refused_per_mille: u64,
+    /// How often a snapshot does not come whole.
+    lost_per_mille: u64,
     /// Until when a server does nothing, and what has come for it.
-    stalls: BTreeMap<ServerId, i64>,
+    pub(crate) stalls: BTreeMap<ServerId, i64>,
     inbox: BTreeMap<ServerId, VecDeque<Event>>,
     /// Until when a server's disk does nothing.
     hangs: BTreeMap<ServerId, i64>,
     /// What has come over a link to a side that does not take it for now.
-    held: BTreeMap<(LinkId, usize), VecDeque<Packet>>,
+    unread: BTreeMap<(LinkId, usize), VecDeque<Packet>>,
     /// Since when a server does not run.
     down_ms: BTreeMap<ServerId, i64>,
     /// What is committed anywhere, in order.
-    committed: Vec<Proposal>,
-    leaders: BTreeMap<Epoch, ServerId>,
-    marks: BTreeSet<&'static str>,
+    pub(crate) committed: Vec<Proposal>,
+    invariants: Invariants,
+    joins: Joins,
+    pub(crate) marks: BTreeSet<&'static str>,
 }
 
 impl World {
-    #[cfg_attr(not(feature = "mutants"), expect(unused_variables, reason = "there are none"))]
     fn new(seed: u64, mutant: Option<Mutant>) -> World {
         let mut rng = Rng::new(seed);
         let count = *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 7]);
         let observer_count = rng.between(0, 2);
         // Observers may be in the configuration or not.
         let in_it = if rng.coin() { count + observer_count } else { count };
+        World::of(rng, count, observer_count, in_it, mutant)
+    }
+
+    /// Nothing goes wrong here that is not asked for.
+    pub(crate) fn quiet(count: i64, observer_count: i64) -> World {
+        let rng = Rng::new(0);
+        let world = World::of(rng, count, observer_count, count + observer_count, None);
+        World {
+            settings: SETTINGS,
+            delay_ms_max: 1,
+            sync_ms_max: 1,
+            history_max: 500,
+            snapshot_ms_max: 1,
+            is_javas: false,
+            refused_per_mille: 0,
+            lost_per_mille: 0,
+            ..world
+        }
+    }
+
+    #[cfg_attr(not(feature = "mutants"), expect(unused_variables, reason = "there are none"))]
+    fn of(
+        mut rng: Rng,
+        count: i64,
+        observer_count: i64,
+        in_it: i64,
+        mutant: Option<Mutant>,
+    ) -> World {
         let member = |id| {
             let value = if id <= count { "h:1:2" } else { "h:1:2:observer" };
             (format!("server.{id}"), value)
@@ -234,6 +274,7 @@ impl World {
             now: Now { monotonic_ms: 1000, wall_ms: 0 },
             is_traced: std::env::var("TRACE").is_ok(),
             settings: Settings {
+                counters_from: *rng.pick(&[0, 0, 0, 0, 0, 0, u32::MAX - 60]),
                 #[cfg(feature = "mutants")]
                 mutant,
                 received_bytes_max: *rng.pick(&[100, 1 << 20]),
@@ -250,20 +291,24 @@ impl World {
             events: BTreeMap::new(),
             made: 0,
             told_ms: BTreeMap::new(),
+            told_one_way: BTreeMap::new(),
             cuts: BTreeSet::new(),
             delay_ms_max: *rng.pick(&[1, 5, 50]),
             sync_ms_max: *rng.pick(&[1, 10, 100]),
             history_max: *rng.pick(&[1, 5, 500]),
             snapshot_ms_max: *rng.pick(&[1, 500, 6000]),
             is_javas: rng.coin(),
-            refused_per_mille: *rng.pick(&[0, 0, 500]),
+            held: BTreeMap::new(),
+            refused_per_mille: *rng.pick(&[0, 500, 1000]),
+            lost_per_mille: 50,
             stalls: BTreeMap::new(),
             inbox: BTreeMap::new(),
             hangs: BTreeMap::new(),
-            held: BTreeMap::new(),
+            unread: BTreeMap::new(),
             down_ms: BTreeMap::new(),
             committed: Vec::new(),
-            leaders: BTreeMap::new(),
+            invariants: Invariants::default(),
+            joins: Joins::default(),
             marks: BTreeSet::new(),
             rng,
         }
@@ -275,8 +320,23 @@ impl World {
         }
     }
 
-    fn is_cut(&self, one: ServerId, other: ServerId) -> bool {
-        self.cuts.contains(&(one.min(other), one.max(other)))
+    /// Whether nothing passes from one server to another.
+    fn is_cut(&self, from: ServerId, to: ServerId) -> bool {
+        self.cuts.contains(&(from, to))
+    }
+
+    fn is_cut_somehow(&self, one: ServerId, other: ServerId) -> bool {
+        self.is_cut(one, other) || self.is_cut(other, one)
+    }
+
+    fn is_clogged(&mut self, from: ServerId, to: ServerId) -> bool {
+        if !self.is_cut(to, from) {
+            self.told_one_way.remove(&(from, to));
+            return false;
+        }
+        let told = self.told_one_way.entry((from, to)).or_default();
+        *told += 1;
+        TOLD_ONE_WAY_MAX < *told
     }
 
     fn life(&self, id: ServerId) -> (ServerId, u32) {
@@ -305,7 +365,7 @@ impl World {
         history
     }
 
-    fn start(&mut self, id: ServerId) {
+    pub(crate) fn start(&mut self, id: ServerId) {
         let Disk { accepted, current, log, is_damaged, .. } = self.disks[&id].clone();
         let history = self.history(&log);
         self.trace(|| format!("{id} starts: {accepted} {current} {}", history.end()));
@@ -336,14 +396,25 @@ impl World {
             epoch: None,
         };
         self.running.insert(id, server);
+        self.invariants.on_begins(id, Zxid::ZERO);
         self.carry_out(id, out);
     }
 
+    /// Cuts the power of a machine that keeps nothing of what was not synced.
+    pub(crate) fn power_off(&mut self, id: ServerId) {
+        if let Some(server) = self.running.get_mut(&id) {
+            server.log = self.disks[&id].log.clone();
+            server.stores.clear();
+        }
+        self.stop(id);
+    }
+
     /// Ends a process, or its machine: what was not synced may be there all the same.
-    fn stop(&mut self, id: ServerId) {
+    pub(crate) fn stop(&mut self, id: ServerId) {
         let Some(server) = self.running.remove(&id) else { return };
         self.trace(|| format!("{id} stops"));
         self.down_ms.insert(id, self.now.monotonic_ms);
+        self.invariants.on_ended(id);
         self.stalls.remove(&id);
         self.inbox.remove(&id);
         self.hangs.remove(&id);
@@ -382,16 +453,14 @@ impl World {
         if !std::mem::replace(&mut known.is_open[side], false) {
             return;
         }
-        let [learner, leader] = known.sides;
-        self.links.get_mut(&link).unwrap().is_broken |= self.is_cut(learner.0, leader.0);
         self.send(link, 1 - side, |side| Event::Closed { link, side });
     }
 
     fn send(&mut self, link: LinkId, side: usize, event: impl FnOnce(usize) -> Event) {
         let known = self.links[&link];
-        let [learner, leader] = known.sides;
-        if known.is_broken || self.is_cut(learner.0, leader.0) {
-            self.links.get_mut(&link).unwrap().is_broken = true;
+        let (from, to) = (known.sides[1 - side].0, known.sides[side].0);
+        if known.is_broken[side] || self.is_cut(from, to) {
+            self.links.get_mut(&link).unwrap().is_broken[side] = true;
             return;
         }
         let at_ms = self.in_order(known.arrives_ms[side]);
@@ -403,15 +472,14 @@ impl World {
         let life = self.life(id);
         if let Some(ended) = out.ended {
             self.trace(|| format!("{id}: {ended}"));
-            if let Ended::Leader(End::LogStuck(_)) = ended {
-                self.marks.insert("a stuck leader gives up");
-            }
+            self.marks.insert(mark_of(ended));
         }
         if let Some(state) = out.state {
             self.trace(|| {
                 format!("{id} {state:?} {}", self.running[&id].peer.notification().vote.leader)
             });
             self.running.get_mut(&id).unwrap().epoch = None;
+            self.invariants.on_ended(id);
         }
         if let Some(fault) = out.retried {
             self.trace(|| format!("{id} calls again: {fault}"));
@@ -421,14 +489,16 @@ impl World {
         self.check_said(id, &out);
         for to in out.tell {
             let to_life = self.life(to);
-            if self.is_cut(id, to) {
+            if self.is_cut(id, to) || self.is_clogged(id, to) {
             } else if self.running.contains_key(&to) {
                 let notification = self.running[&id].peer.notification();
                 let last_ms = self.told_ms.get(&(id, to)).copied().unwrap_or(0);
                 let at_ms = self.in_order(last_ms);
                 self.told_ms.insert((id, to), at_ms);
                 self.at_ms(at_ms, Event::Told { to: to_life, from: id, notification });
-                self.at_ms(at_ms, Event::Answered { to: life, server: to });
+                if !self.is_cut(to, id) {
+                    self.at_ms(at_ms, Event::Answered { to: life, server: to });
+                }
             } else {
                 let at_ms = self.in_order(0);
                 self.at_ms(at_ms, Event::Refused { to: life, server: to });
@@ -456,6 +526,9 @@ impl World {
         let to_learners =
             if self.is_javas { javas_order(out.to_learners) } else { out.to_learners };
         for (link, packet) in to_learners {
+            if let ToLearner::NewLeader { epoch } = packet {
+                self.invariants.on_leads(id, epoch);
+            }
             match packet {
                 ToLearner::Snap { zxid } => self.send_snapshot(id, link, zxid),
                 ToLearner::Logged(span) => self.send_logged(id, link, span),
@@ -634,6 +707,15 @@ impl World {
     }
 
     fn on_event(&mut self, event: Event) {
+        if let Event::Synced { at, .. } | Event::Stored { at, .. } = &event
+            && let Some(left) = self.held.get_mut(&at.0)
+        {
+            if *left == 0 {
+                let at_ms = self.now.monotonic_ms + 10;
+                return self.at_ms(at_ms, event);
+            }
+            *left -= 1;
+        }
         let (now, mut out) = (self.now, Output::default());
         let id = match event {
             Event::Told { to, from, notification } => {
@@ -647,7 +729,7 @@ impl World {
                 to.0
             }
             Event::Calls { from, to } => {
-                if self.is_cut(from.0, to) || !self.running.contains_key(&to) {
+                if self.is_cut_somehow(from.0, to) || !self.running.contains_key(&to) {
                     let at_ms = self.in_order(0);
                     return self.at_ms(at_ms, Event::CallFailed { to: from, leader: to });
                 }
@@ -656,7 +738,7 @@ impl World {
                 let link_ends = Link {
                     sides: [from, self.life(to)],
                     is_open: [true; 2],
-                    is_broken: false,
+                    is_broken: [false; 2],
                     arrives_ms: [at_ms, 0],
                 };
                 self.links.insert(link, link_ends);
@@ -666,6 +748,10 @@ impl World {
             Event::Accepted { link } => {
                 let callee = self.links[&link].sides[LEADER];
                 let Some(server) = self.at(callee) else { return };
+                if server.peer.state() == PeerState::Looking {
+                    self.marks.insert("a learner is parked");
+                }
+                let server = self.at(callee).unwrap();
                 server.peer.on_learner_connected(now, link, &mut out);
                 callee.0
             }
@@ -702,8 +788,8 @@ impl World {
             Event::Progress { link, side } => {
                 let known = self.links[&link];
                 let [(learner, _), (leader, _)] = known.sides;
-                let is_up = known.is_open == [true; 2] && !known.is_broken;
-                if is_up && !self.is_cut(learner, leader) {
+                let is_up = known.is_open == [true; 2] && known.is_broken == [false; 2];
+                if is_up && !self.is_cut_somehow(learner, leader) {
                     let at = known.sides[side];
                     if let Some(server) = self.at(at) {
                         server.peer.on_progress(now, link);
@@ -717,10 +803,11 @@ impl World {
                 if !known.is_open[side] || self.at(at).is_none() {
                     return;
                 }
-                let is_behind = self.held.get(&(link, side)).is_some_and(|held| !held.is_empty());
+                let is_behind =
+                    self.unread.get(&(link, side)).is_some_and(|unread| !unread.is_empty());
                 if is_behind || self.must_wait(at.0, &packet) {
                     self.marks.insert("a link is not read");
-                    self.held.entry((link, side)).or_default().push_back(packet);
+                    self.unread.entry((link, side)).or_default().push_back(packet);
                     return;
                 }
                 self.deliver(at, link, packet, &mut out);
@@ -786,7 +873,7 @@ impl World {
                 if server.loads_from != Some(link) {
                     return;
                 }
-                if self.rng.chance(50) {
+                if self.rng.chance(self.lost_per_mille) {
                     self.marks.insert("snapshot not whole");
                     return self.drop_snapshot(at.0);
                 }
@@ -809,7 +896,6 @@ impl World {
 
     fn deliver(&mut self, at: (ServerId, u32), link: LinkId, packet: Packet, out: &mut Output) {
         let now = self.now;
-        let is_observer = self.observers.contains(&at.0);
         let version = self.voters.committed().version;
         match packet {
             Packet::State { upto, state } => {
@@ -821,23 +907,18 @@ impl World {
                 let kind = Kind::of(self.observers.contains(&learner));
                 let info = LearnerInfo::new(learner, version);
                 let packet = packet.packet(kind, info, TouchTable::EMPTY);
+                self.marks.extend(self.joins.on_packet_of_learner(link, &packet));
                 let server = self.at(at).unwrap();
                 server.peer.on_packet_of_learner(now, link, packet, out);
             }
             Packet::ToLearner(packet) => {
-                self.marks.insert(match &packet {
-                    ToLearner::Diff { .. } => "DIFF",
-                    ToLearner::Trunc { .. } => "TRUNC",
-                    ToLearner::Snap { .. } => "SNAP",
-                    ToLearner::Inform(_) if is_observer => "INFORM",
-                    _ => "other packet",
-                });
+                let travelling = packet.packet(None).expect("what is logged travels as packets");
+                self.marks.extend(self.joins.on_packet_of_leader(link, &travelling));
                 if let ToLearner::LeaderInfo { epoch } = &packet {
                     self.offers.insert(link, *epoch);
                 }
                 let server = self.at(at).unwrap();
-                let packet = packet.packet(None).expect("what is logged travels as packets");
-                server.peer.on_packet_of_leader(now, link, packet, out);
+                server.peer.on_packet_of_leader(now, link, travelling, out);
             }
         }
     }
@@ -850,24 +931,25 @@ impl World {
     }
 
     /// Servers take what they would not take before.
-    fn take_held(&mut self) {
-        for (link, side) in self.held.keys().copied().collect::<Vec<_>>() {
+    fn take_unread(&mut self) {
+        for (link, side) in self.unread.keys().copied().collect::<Vec<_>>() {
             let at = self.links[&link].sides[side];
             while self.links[&link].is_open[side]
                 && self.at(at).is_some()
                 && !self.stalls.contains_key(&at.0)
-                && let Some(first) = self.held.get_mut(&(link, side)).and_then(VecDeque::pop_front)
+                && let Some(first) =
+                    self.unread.get_mut(&(link, side)).and_then(VecDeque::pop_front)
             {
                 if self.must_wait(at.0, &first) {
-                    self.held.get_mut(&(link, side)).unwrap().push_front(first);
+                    self.unread.get_mut(&(link, side)).unwrap().push_front(first);
                     break;
                 }
                 let mut out = Output::default();
                 self.deliver(at, link, first, &mut out);
                 self.carry_out(at.0, out);
             }
-            if !self.links[&link].is_open[side] || self.held[&(link, side)].is_empty() {
-                self.held.remove(&(link, side));
+            if !self.links[&link].is_open[side] || self.unread[&(link, side)].is_empty() {
+                self.unread.remove(&(link, side));
             }
         }
     }
@@ -903,7 +985,11 @@ impl World {
             assert!(is_early, "{id} leads while its log stands still");
         }
         assert!(server.committed <= count, "{id} takes back what it committed");
-        server.committed = count;
+        let before = std::mem::replace(&mut server.committed, count);
+        self.invariants.on_delivered(id, &server.log[before..count]);
+        if server.log[..count].last().is_some_and(|last| last.zxid.counter() == u32::MAX - 1) {
+            self.marks.insert("last number of an epoch");
+        }
     }
 
     fn on_established(&mut self, id: ServerId, epoch: Epoch) {
@@ -911,8 +997,9 @@ impl World {
         let server = self.running.get_mut(&id).unwrap();
         server.epoch = Some(epoch);
         if server.peer.state() == PeerState::Leading {
-            let other = self.leaders.insert(epoch, id);
-            assert_eq!(other, None, "two leaders of epoch {epoch}");
+            self.invariants.on_leads(id, epoch);
+            let server = &self.running[&id];
+            self.invariants.on_broadcasts(id, epoch, Zxid::ZERO, &server.log);
             // One that was stalled may be late, and those that follow the next one have gone on.
             let before = |proposal: &&Proposal| proposal.zxid.epoch() < epoch;
             let count = self.committed.iter().take_while(before).count();
@@ -973,9 +1060,9 @@ impl World {
 
     // ---- what happens -----------------------------------------------------------------------
 
-    fn propose(&mut self) {
-        let leaders: Vec<ServerId> = self.running.keys().copied().collect();
-        for id in leaders.into_iter().filter(|id| !self.stalls.contains_key(id)).collect::<Vec<_>>()
+    pub(crate) fn propose(&mut self) {
+        let servers: Vec<ServerId> = self.running.keys().copied().collect();
+        for id in servers.into_iter().filter(|id| !self.stalls.contains_key(id)).collect::<Vec<_>>()
         {
             let now = self.now;
             let server = self.running.get_mut(&id).unwrap();
@@ -995,6 +1082,7 @@ impl World {
                 let mut payload = Vec::new();
                 header.write(&mut payload);
                 let proposal = Proposal { zxid, payload: payload.into() };
+                self.invariants.on_proposed(id, &proposal);
                 let server = self.running.get_mut(&id).unwrap();
                 server.peer.propose(now, proposal, &mut out);
             }
@@ -1002,7 +1090,7 @@ impl World {
         }
     }
 
-    fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.now.monotonic_ms += 1;
         while let Some(first) = self.events.first_entry()
             && first.key().0 <= self.now.monotonic_ms
@@ -1010,7 +1098,7 @@ impl World {
             let event = first.remove();
             self.arrive(event);
         }
-        self.take_held();
+        self.take_unread();
         let now = self.now;
         for id in self.running.keys().copied().collect::<Vec<_>>() {
             if let Some(until_ms) = self.stalls.get(&id) {
@@ -1035,13 +1123,15 @@ impl World {
 
     fn fault(&mut self) {
         let ids: Vec<ServerId> = self.disks.keys().copied().collect();
-        let (one, other) = (*self.rng.pick(&ids), *self.rng.pick(&ids));
+        let one = *self.rng.pick(&ids);
         match self.rng.below(9) {
             0 | 1 if self.running.contains_key(&one) => self.stop(one),
             0 | 1 => self.start(one),
-            2 if one != other => {
-                self.trace(|| format!("cut {one} {other}"));
-                self.cuts.insert((one.min(other), one.max(other)));
+            2 => {
+                let (shape, mut cuts) = cuts::draw(&mut self.rng, &ids);
+                self.trace(|| format!("{shape}: {cuts:?}"));
+                self.marks.insert(shape);
+                self.cuts.append(&mut cuts);
             }
             3 => {
                 self.trace(|| "healed".to_owned());
@@ -1101,7 +1191,7 @@ impl World {
     }
 
     /// Resets the connections of a server.
-    fn reset(&mut self, id: ServerId) {
+    pub(crate) fn reset(&mut self, id: ServerId) {
         let life = self.life(id);
         for link in self.links.keys().copied().collect::<Vec<_>>() {
             let known = self.links[&link];
@@ -1110,7 +1200,7 @@ impl World {
                     let at_ms = self.in_order(known.arrives_ms[side]);
                     self.at_ms(at_ms, Event::Closed { link, side });
                 }
-                self.links.get_mut(&link).unwrap().is_broken = true;
+                self.links.get_mut(&link).unwrap().is_broken = [true; 2];
             }
         }
     }
@@ -1120,6 +1210,23 @@ impl World {
         let epochs: BTreeSet<Option<Epoch>> =
             self.running.values().map(|server| server.epoch).collect();
         ends.len() == 1 && epochs.len() == 1 && epochs.first().is_some_and(Option::is_some)
+    }
+}
+
+fn mark_of(ended: Ended) -> &'static str {
+    match ended {
+        Ended::Leader(End::QuorumLost) => "a leader abdicates",
+        Ended::Leader(End::EpochUsedUp) => "an epoch is used up",
+        Ended::Leader(End::LogStuck(_)) => "a stuck leader gives up",
+        Ended::Leader(End::InitLimit(_)) => "a leader finds no quorum",
+        Ended::Learner(Fault::Silent(_)) => "a leader is silent",
+        Ended::Learner(Fault::StaleEpoch { .. }) => "a stale epoch is refused",
+        Ended::Learner(Fault::OutOfPlace { .. }) => "a packet out of place",
+        Ended::Learner(_) => "another fault of a leader",
+        Ended::LinkLost => "a leader's link is lost",
+        Ended::Unreachable => "a leader cannot be reached",
+        Ended::SnapshotLost => "a snapshot that did not come whole",
+        Ended::Distrusted => "distrusted",
     }
 }
 
@@ -1143,7 +1250,7 @@ fn javas_order(packets: Vec<(LinkId, ToLearner)>) -> Vec<(LinkId, ToLearner)> {
     ordered
 }
 
-fn end_of(log: &[Proposal]) -> Zxid {
+pub(crate) fn end_of(log: &[Proposal]) -> Zxid {
     log.last().map_or(Zxid::ZERO, |last| last.zxid)
 }
 
@@ -1231,8 +1338,17 @@ fn no_committed_transaction_is_lost_whatever_happens_and_all_agree_in_the_end() 
     for_each_seed(|seed| {
         marks_of.borrow_mut().append(&mut run(seed, None));
     });
-    let expected = ["DIFF", "INFORM", "SNAP", "TRUNC", "leader established", "log truncated"];
-    let expected = expected.into_iter().chain([
+    let expected = ON_LINKS.iter().chain(cuts::ALL).copied().chain([
+        "leader established",
+        "log truncated",
+        "a learner is parked",
+        "a leader abdicates",
+        "a leader finds no quorum",
+        "a leader is silent",
+        "a leader's link is lost",
+        "a leader cannot be reached",
+        "an epoch is used up",
+        "last number of an epoch",
         "snapshot loaded",
         "snapshot lost on its way",
         "snapshot longer than initLimit",
@@ -1249,6 +1365,7 @@ fn no_committed_transaction_is_lost_whatever_happens_and_all_agree_in_the_end() 
         "disk emptied",
         "healed",
     ]);
+    // An epoch below the accepted one is offered in `learner/epochs`: seeds hardly come to it.
     let missed: Vec<_> = expected.filter(|mark| !marks.contains(mark)).collect();
     if std::env::var("SEED").is_err() && std::env::var("SEEDS").is_err() {
         assert!(missed.is_empty(), "never happened: {missed:?}");
@@ -1257,7 +1374,7 @@ fn no_committed_transaction_is_lost_whatever_happens_and_all_agree_in_the_end() 
 
 /// So many seeds may pass before a mutant is caught.
 #[cfg(feature = "mutants")]
-const SEEDS_MAX: u64 = 150;
+const SEEDS_MAX: u64 = 2_000;
 
 #[cfg(feature = "mutants")]
 #[test]

@@ -6,8 +6,13 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "what does not hold ends the test")]
 
 mod cluster;
+mod cuts;
 mod door;
 mod election;
+mod history;
+#[allow(dead_code, reason = "shared with the simulation of whole pipelines")]
+mod invariants;
+mod marks;
 #[path = "../sim/rng.rs"]
 #[allow(dead_code, reason = "shared with the simulation of whole servers")]
 mod rng;
