@@ -767,7 +767,22 @@ unsafe impl<T> Send for Named<T> {}
 /// A version or count whose predecessors no reader needs once every view has reached it.
 enum Superseding {
     Version(Named<Version>, NodeRef),
-    Count(Named<Count>),
+    /// With the family that it is of.
+    Count(Named<Count>, Named<Family>),
+}
+
+impl Superseding {
+    /// # Safety
+    /// It is in the queue of the `Store` that asks.
+    unsafe fn zxid(&self) -> i64 {
+        // SAFETY: what an entry names is freed after the entry, as `free_superseded` says.
+        unsafe {
+            match self {
+                Superseding::Version(version, _) => version.get().zxid,
+                Superseding::Count(count, _) => count.get().zxid,
+            }
+        }
+    }
 }
 
 /// The writer's half.
@@ -781,7 +796,8 @@ pub(super) struct Store {
     /// The last transaction that changed a count in place.
     counted_in_place: i64,
     /// What has predecessors to be freed, by zxid. A znode's own entries are in the order of its
-    /// life: what names its counts comes before what unlinks it.
+    /// life: what names its counts comes before what unlinks it. All that is not published is in
+    /// here, since no view has reached it.
     superseding: VecDeque<Superseding>,
     /// Versions that no reader can reach any more, newest first: what is left of one transaction's.
     doomed: Option<Named<Version>>,
@@ -1111,7 +1127,7 @@ impl Store {
     }
 
     /// Takes back the last `count` of `node`, before its version is.
-    pub(super) fn uncount(&mut self, node: NodeRef, change: i64, versions: usize) {
+    pub(super) fn uncount(&mut self, node: NodeRef, change: i64) {
         let mut above = node.node().parent;
         // SAFETY: as in `count`.
         while let Some(parent) = unsafe { above.as_ref() } {
@@ -1124,16 +1140,82 @@ impl Store {
             let znodes = head.znodes.load(Ordering::Relaxed).checked_add_signed(-change);
             head.znodes.store(znodes.expect("as before"), Ordering::Relaxed);
         }
+    }
+
+    /// Takes back the counts that the open transaction has made since it gave out so many versions.
+    pub(super) fn pop_open_counts(&mut self, versions: usize) {
         while let Some((_, family)) = self.counted.pop_if(|(before, _)| *before == versions) {
             // SAFETY: a family whose count is still named is there: the version by which its node
             // came, if this transaction made it, is taken back later.
             let family = unsafe { family.get() };
-            let popped = family.counted.load(Ordering::Relaxed);
-            // SAFETY: as in `count`.
-            let before = unsafe { &*popped }.prev.load(Ordering::Relaxed);
-            family.counted.store(before, Ordering::Release);
-            self.retired.push_back((self.published, Garbage::Count(popped)));
+            self.pop_count(family);
         }
+    }
+
+    /// Takes the newest, never published count of a family back.
+    fn pop_count(&mut self, family: &Family) {
+        let popped = family.counted.load(Ordering::Relaxed);
+        // SAFETY: as in `count`; the caller names a family that has one.
+        let count = unsafe { &*popped };
+        assert!(self.published < count.zxid, "what was published is not taken back");
+        family.counted.store(count.prev.load(Ordering::Relaxed), Ordering::Release);
+        self.retired.push_back((self.published, Garbage::Count(popped)));
+    }
+
+    /// What was settled last, if that is after `zxid`: a znode, and the zxid of the transaction that
+    /// gave it its newest versions. The caller takes these back. Counts that were settled on the way
+    /// are taken back here: all that they have counted is gone by then.
+    pub(super) fn unsettle_after(&mut self, zxid: i64) -> Option<(NodeRef, i64)> {
+        loop {
+            // SAFETY: it is in the queue.
+            let newest = unsafe { self.superseding.back()?.zxid() };
+            if newest <= zxid {
+                return None;
+            }
+            match self.superseding.pop_back()? {
+                Superseding::Version(_, node) => return Some((node, newest)),
+                Superseding::Count(count, family) => {
+                    // SAFETY: its node is linked, or was unlinked since the last `reclaim`.
+                    let family = unsafe { family.get() };
+                    let head = family.counted.load(Ordering::Relaxed);
+                    assert!(ptr::eq(head, count.0.as_ptr()), "the newest is taken back first");
+                    self.pop_count(family);
+                }
+            }
+        }
+    }
+
+    /// All that was settled after `zxid` has been taken back.
+    pub(super) fn rolled_back_to(&mut self, zxid: i64) {
+        assert!(self.published <= zxid, "what was published is not taken back");
+        self.sealed = self.sealed.min(zxid);
+        self.counted_in_place = self.counted_in_place.min(zxid);
+    }
+
+    /// The zxid of the newest version, also of a znode that is gone; `None` where there is none.
+    pub(super) fn newest_zxid(&self, node: &NodeRef) -> Option<i64> {
+        Some(node.node().newest()?.zxid)
+    }
+
+    /// Whether a znode is gone for every view, and nothing is left that would unlink it: the entry of
+    /// its tombstone found a newer version above it, which has been taken back.
+    pub(super) fn is_stranded(&self, node: &NodeRef) -> bool {
+        let newest = node.node().newest();
+        // A tombstone is pushed onto a version. Its entry alone cuts it off.
+        newest.is_some_and(|v| v.is_tombstone() && v.prev.load(Ordering::Relaxed).is_null())
+    }
+
+    /// Unlinks znodes that are stranded, children before their parents.
+    pub(super) fn unlink_stranded(&mut self, nodes: impl Iterator<Item = NodeRef>) {
+        for node in nodes {
+            assert!(self.is_stranded(&node));
+            self.unlink_childless(node);
+        }
+    }
+
+    fn unlink_childless(&mut self, node: NodeRef) {
+        assert!(node.node().first_child().is_null(), "a znode is unlinked after its children");
+        self.unlink(node);
     }
 
     /// Takes the newest, never published version back. A node that is left without any is
@@ -1165,7 +1247,7 @@ impl Store {
             // SAFETY: no node is freed before what it is named by here is done with.
             let head = unsafe { family.get() }.counted.load(Ordering::Relaxed);
             let head = NonNull::new(head).expect("what was counted is there");
-            self.superseding.push_back(Superseding::Count(Named(head)));
+            self.superseding.push_back(Superseding::Count(Named(head), family));
         }
         for node in nodes {
             let head = NonNull::new(node.node().head.load(Ordering::Relaxed));
@@ -1173,6 +1255,17 @@ impl Store {
             self.superseding.push_back(Superseding::Version(Named(head), node));
         }
         self.replaced += self.superseding.len() - before;
+    }
+
+    /// The same of one version that is published already, though others before it are not.
+    pub(super) fn settle_published(&mut self, node: NodeRef) {
+        let head = NonNull::new(node.node().head.load(Ordering::Relaxed));
+        let head = head.expect("a znode that was given a version has one");
+        let published = self.published;
+        // SAFETY: they are in the queue.
+        let place = self.superseding.partition_point(|entry| unsafe { entry.zxid() } <= published);
+        self.superseding.insert(place, Superseding::Version(Named(head), node));
+        self.replaced += 1;
     }
 
     /// How many pieces came to be freed, sooner or later, since this was last asked: `reclaim`
@@ -1271,15 +1364,12 @@ impl Store {
                 let cut = version.prev.swap(ptr::null_mut(), Ordering::Relaxed);
                 self.doomed = NonNull::new(cut).map(Named);
                 let is_newest = || ptr::eq(version, node.node().head.load(Ordering::Relaxed));
+                // Above it there may be one that is taken back later: see `is_stranded`.
                 if version.is_tombstone() && is_newest() {
-                    assert!(
-                        node.node().first_child().is_null(),
-                        "a znode is unlinked after its children"
-                    );
-                    self.unlink(node);
+                    self.unlink_childless(node);
                 }
             }
-            Some(Superseding::Count(count)) => {
+            Some(Superseding::Count(count, _)) => {
                 // SAFETY: as for a version; a node's counts come before what unlinks it.
                 let count = unsafe { count.get() };
                 if lowest_view < count.zxid {
@@ -1301,6 +1391,12 @@ impl Store {
     /// Pieces that wait for views to move on.
     pub(super) fn waiting(&self) -> usize {
         self.superseding.len() + usize::from(self.doomed.is_some()) + self.retired.len()
+    }
+
+    /// Nodes in the index: all but the root.
+    #[cfg(test)]
+    pub(super) fn linked(&self) -> usize {
+        self.linked
     }
 
     /// How many pieces `reclaim` has looked at so far.

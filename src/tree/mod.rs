@@ -5,6 +5,7 @@
 //! | `mod.rs` | `TreeWriter` and `TreeReader`: one writes, many read |
 //! | `apply.rs` | a transaction into changes of the tree; total, deterministic |
 //! | `change.rs` | what a transaction touched: the raw material of watches |
+//! | `roll_back.rs` | transactions that are applied and not published are taken back |
 //! | `cell.rs` | versions, views, and what may be freed |
 //! | `arena.rs` | memory for them: these two are the unsafe part |
 //! | `ephemerals.rs` | who owns a znode; what each session, and the server, owns |
@@ -18,7 +19,8 @@
 //! shared line, and a walk at one view is a true point in time while writes go on.
 //!
 //! **Undo.** What a transaction did can be taken back until it is settled: a multi is validated
-//! by doing it, and undone when one of its operations fails.
+//! by doing it, and undone when one of its operations fails. What is settled can be taken back until
+//! it is published, the newest first.
 
 mod acl_cache;
 mod apply;
@@ -28,6 +30,7 @@ pub mod change;
 pub mod digest;
 pub mod ephemerals;
 pub mod quota;
+mod roll_back;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -39,6 +42,8 @@ use cell::{Children, Next, NextData, NodeRef, NumberedAcl, ReaderCell, Seen, Sto
 pub use cell::{Look, PREFETCH_MAX};
 use ephemerals::{Owned, Owner, Types};
 use quota::Quotas;
+#[cfg(feature = "mutants")]
+pub use roll_back::Mutant;
 
 use crate::record::data::{Acl, Stat, StatPersisted, perms};
 use crate::types::{SessionId, Zxid};
@@ -326,6 +331,8 @@ pub struct TreeWriter {
     data_bytes: i64,
     /// What no server would have made of the tree, first.
     irregular: Option<Irregular>,
+    #[cfg(feature = "mutants")]
+    mutant: Option<Mutant>,
 }
 
 impl TreeWriter {
@@ -368,6 +375,8 @@ impl TreeWriter {
             znode_count: 1,
             data_bytes: 0,
             irregular: None,
+            #[cfg(feature = "mutants")]
+            mutant: None,
         }
     }
 
@@ -580,29 +589,38 @@ impl TreeWriter {
     pub fn undo_to(&mut self, mark: usize) {
         while self.open.len() > mark {
             let node = self.open.pop().expect("longer than the mark");
-            let undone = node.live().map(Account::of);
-            let restored = self.store.below_newest(&node).filter(|v| !v.is_tombstone());
-            let restored = restored.map(Account::of);
-            self.account(node, undone, restored);
-            if undone.is_some() != restored.is_some() {
-                let change = if undone.is_some() { 1 } else { -1 };
-                self.store.uncount(node, change, self.open.len());
-            }
-            self.store.pop(node);
+            self.take_back(node);
         }
+    }
+
+    /// Takes back a znode's newest version, and what came of it.
+    fn take_back(&mut self, node: NodeRef) {
+        let undone = node.live().map(Account::of);
+        let restored = self.store.below_newest(&node).filter(|v| !v.is_tombstone());
+        let restored = restored.map(Account::of);
+        self.account(node, undone, restored);
+        if undone.is_some() != restored.is_some() {
+            self.store.uncount(node, if undone.is_some() { 1 } else { -1 });
+        }
+        self.store.pop_open_counts(self.open.len());
+        self.store.pop(node);
     }
 
     /// What `/zookeeper/config` says: each server of an ensemble writes it at its start, without a
     /// transaction, and its digest is nobody's (`ZKDatabase.initConfigInZKDatabase`). `version` is that
-    /// of the configuration. Nobody reads the tree yet.
+    /// of the configuration. Nobody reads the tree yet. No later roll back takes it back: a
+    /// transaction about it that is not published yet is published here, with all before it.
     pub fn set_config(&mut self, config: &str, version: i64, time: i64) {
         let node = self.store.find(CONFIG_PATH).expect("it is there from the start");
+        let newest = self.store.newest_zxid(&node).expect("what is found has a version");
+        self.store.publish(newest.max(self.store.published()));
         let before = node.live().expect("what is found lives");
         let stat = StatPersisted { mzxid: version, mtime: time, version: -1, ..before.stat() };
         let (children, acl) = (before.child_count(), before.acl().cloned());
         let data = NextData::Bytes(Some(config.as_bytes()));
         self.push(node, self.store.published(), stat, children, data, acl);
-        self.settle();
+        self.open.clear();
+        self.store.settle_published(node);
     }
 
     /// The open transaction stands.
@@ -759,5 +777,7 @@ impl LoadedAcl {
     pub const OPEN: LoadedAcl = LoadedAcl(None);
 }
 
+#[cfg(test)]
+mod roll_back_tests;
 #[cfg(test)]
 mod tests;
