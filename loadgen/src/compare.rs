@@ -501,6 +501,11 @@ fn starts(
     })
 }
 
+/// A figure with as many digits as it takes to tell it from others of its size.
+fn figure(value: f64) -> String {
+    if value.abs() < 10.0 { format!("{value:.3}") } else { format!("{value:.1}") }
+}
+
 /// A table of figures of both sides.
 pub(crate) fn write_ratios(
     f: &mut fmt::Formatter<'_>,
@@ -514,9 +519,9 @@ pub(crate) fn write_ratios(
         let (Some(least), Some(most)) = (ratios.first(), ratios.last()) else { continue };
         writeln!(
             f,
-            "{name:<width$}{:>12.1}{:>12.1}{:>9.3}  {least:.3} to {most:.3}",
-            median(&ratio.a),
-            median(&ratio.b),
+            "{name:<width$}{:>12}{:>12}{:>9.3}  {least:.3} to {most:.3}",
+            figure(median(&ratio.a)),
+            figure(median(&ratio.b)),
             median(&ratios),
         )?;
     }
@@ -573,6 +578,12 @@ impl fmt::Display for Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_figures_have_more_digits() {
+        let texts = [0.0, 0.0421, -1.5, 10.0, 12_345.67].map(figure);
+        assert_eq!(texts, ["0.000", "0.042", "-1.500", "10.0", "12345.7"]);
+    }
 
     #[test]
     fn ratios_are_taken_within_pairs() {

@@ -528,7 +528,7 @@ impl fmt::Display for Part {
 
 impl fmt::Display for ServerReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mode = |mode: Option<Mode>| mode.map_or("down".to_owned(), |mode| mode.to_string());
+        let mode = |mode: Option<Mode>| mode.map_or("away".to_owned(), |mode| mode.to_string());
         let mut name = format!("{} {} {}", self.id, self.kind, mode(self.mode_begin));
         if self.mode_end != self.mode_begin {
             name.push_str(&format!(" > {}", mode(self.mode_end)));
