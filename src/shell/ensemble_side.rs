@@ -26,7 +26,7 @@ use super::directories::Directories;
 use super::disk::Log;
 use super::links::snapshot::snapshot_pipe;
 use super::links::{self, Links};
-use super::member::{self, SnapshotSink};
+use super::member::{self, ReadPlaces, SnapshotSink};
 use super::pipeline_core::PipelineInbox;
 use super::recover::{RecoverOptions, Recovered, recover};
 use super::ring::Ring;
@@ -80,6 +80,8 @@ pub(crate) struct EnsembleSide {
     directories: Arc<Directories>,
     recover: RecoverOptions,
     snapshot_size_factor: f64,
+    /// How far the log was read for learners.
+    read: Arc<ReadPlaces>,
     inbox: PipelineInbox,
     jobs: channel::Sender<Job>,
     /// What waits until the log is idle, and who waits for it.
@@ -107,6 +109,7 @@ impl EnsembleSide {
             directories,
             recover,
             snapshot_size_factor,
+            read: Arc::default(),
             inbox,
             jobs,
             change: None,
@@ -138,8 +141,9 @@ impl EnsembleSide {
                 ToLink::Look(link, span) => self.look(link, span),
                 ToLink::Logged(link, span) => {
                     let directories = Arc::clone(&self.directories);
+                    let read = Arc::clone(&self.read);
                     let write = move |out: &mut dyn io::Write| {
-                        member::write_logged(&directories, span, out)
+                        member::write_logged(&directories, &read, span, out)
                     };
                     self.links.send_logged(link, Box::new(write));
                 }

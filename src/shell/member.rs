@@ -13,18 +13,20 @@
 //! All of this waits for the disk: it is for a thread that may, and for the one that writes snapshots
 //! and purges, so that no file comes or goes between the look and the change.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::directories::{Directories, DirectoryError, names};
 use super::recover::{Disk, RecoverError, RecoverOptions};
 use super::unbuffered::UnbufferedFile;
 use crate::pipeline::{Restore, RestoreSettings, Restored};
-use crate::storage::history::{self, HistoryError, Wanted};
+use crate::storage::history::{self, HistoryError, Place, Wanted};
 use crate::storage::journal::{RECEIVED_NAME, Replacement, SET_ASIDE_PREFIX, Truncation};
 use crate::storage::recovery::{self, Places};
 use crate::storage::snapshot::BodyWriter;
@@ -135,24 +137,55 @@ pub(crate) fn read_logged(
     history::read_logged(&mut Disk::new(), &places(directories), wanted, each)
 }
 
+/// Where some transactions end that were read last, for whoever goes on behind them.
+#[derive(Debug, Default)]
+pub(crate) struct ReadPlaces {
+    places: Mutex<VecDeque<(Zxid, Place)>>,
+}
+
+/// So many learners at once go on where they were.
+const READ_PLACES_MAX: usize = 64;
+
+impl ReadPlaces {
+    fn behind(&self, zxid: Zxid) -> Option<Place> {
+        let places = self.places.lock();
+        places.iter().find(|(end, _)| *end == zxid).map(|(_, place)| *place)
+    }
+
+    fn note(&self, zxid: Zxid, place: Option<Place>) {
+        let mut places = self.places.lock();
+        places.extend(place.map(|place| (zxid, place)));
+        if READ_PLACES_MAX < places.len() {
+            places.pop_front();
+        }
+    }
+}
+
 /// Writes what the logs have of the history as a leader sends it.
 pub(crate) fn write_logged(
     directories: &Directories,
+    read: &ReadPlaces,
     span: Span,
     out: &mut dyn io::Write,
 ) -> io::Result<()> {
+    let mut place = read.behind(span.after);
     let Span { after, through } = span;
     let (mut packets, mut written) = (Vec::new(), Ok(()));
     let wanted = Wanted { after, through, size_factor: 0.0 };
-    let is_whole = read_logged(directories, wanted, |zxid, payload| {
+    let each = |zxid, payload: &[u8]| {
         packets.clear();
         write_committed(zxid, payload, &mut packets);
         written = out.write_all(&packets);
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    });
+    };
+    let places = places(directories);
+    let is_whole = history::read_logged_from(&mut Disk::new(), &places, wanted, &mut place, each);
     match (is_whole.map_err(io::Error::other)?, written) {
         (_, Err(error)) => Err(error),
-        (true, Ok(())) => Ok(()),
+        (true, Ok(())) => {
+            read.note(through, place);
+            Ok(())
+        }
         (false, Ok(())) => Err(io::Error::other("the log does not have all of it")),
     }
 }

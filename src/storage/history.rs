@@ -13,7 +13,7 @@ use crate::types::Zxid;
 
 use super::journal::{LogCut, Replacement, Truncation};
 use super::recovery::{FileSource, Files, Places, read_from_disk, whole};
-use super::replay::{Stop, each_record};
+use super::replay::{Stop, each_record, each_record_from};
 use super::snapshot_name;
 use super::window::{Source as _, Window};
 use super::{Compression, Listing, LogFile, QUICK_BYTES, SnapshotFile, is_quick_valid};
@@ -134,6 +134,14 @@ pub struct Wanted {
     pub size_factor: f64,
 }
 
+/// Where a record ends, and so where the next one begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The zxid in the log's name.
+    log: Zxid,
+    offset: usize,
+}
+
 /// So much is sooner handed over than a snapshot is loaded, however small that is.
 const LOGGED_BYTES_MIN: u64 = 1 << 20;
 
@@ -147,6 +155,18 @@ pub fn read_logged<F: Files>(
     files: &mut F,
     places: &Places,
     wanted: Wanted,
+    each: impl FnMut(Zxid, &[u8]) -> ControlFlow<()>,
+) -> Result<bool, HistoryError<F::Error>> {
+    read_logged_from(files, places, wanted, &mut None, each)
+}
+
+/// The same. `place` is where the learner's last transaction ends, where that is known, so that the log
+/// is not read up to there; and then where the last one ends that was handed over.
+pub fn read_logged_from<F: Files>(
+    files: &mut F,
+    places: &Places,
+    wanted: Wanted,
+    place: &mut Option<Place>,
     mut each: impl FnMut(Zxid, &[u8]) -> ControlFlow<()>,
 ) -> Result<bool, HistoryError<F::Error>> {
     let Wanted { after, through, size_factor } = wanted;
@@ -164,7 +184,14 @@ pub fn read_logged<F: Files>(
         // It may be the one being written. What is read of it is on the disk.
         files.drop_clean_pages(path).map_err(failed(path))?;
         let mut source = FileSource { files, path, len: whole(log.bytes) };
-        let stop = each_record(&mut source, |record| {
+        let begin = match place.filter(|place| place.log == log.start) {
+            Some(place) => {
+                last = last.or(Some(after));
+                place.offset
+            }
+            None => super::txnlog::HEADER_BYTES,
+        };
+        let stop = each_record_from(&mut source, begin, |record| {
             let zxid = record.zxid();
             if zxid <= after || Some(zxid) == last {
                 last = Some(zxid);
@@ -176,6 +203,7 @@ pub fn read_logged<F: Files>(
                 return ControlFlow::Break(());
             }
             (last, bytes_left) = (Some(zxid), left.unwrap_or(0));
+            *place = Some(Place { log: log.start, offset: record.end() });
             each(zxid, record.payload)?;
             if zxid == through { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -411,6 +439,36 @@ mod tests {
         assert_eq!(of(1, 4), None, "it lacks one before");
         assert_eq!(of(4, 9), None, "it ends before");
         assert_eq!(of(4, epoch(1, 9)), None);
+    }
+
+    #[test]
+    fn the_logs_are_read_on_from_where_it_was_ended() {
+        let mut memory = Memory::with(&[
+            ("snapshot.0", snapshot(0)),
+            ("log.1", history(1..=5)),
+            ("log.6", history(6..=9)),
+        ]);
+        memory.synced.extend(memory.files.keys().cloned());
+        let mut place = None;
+        let mut read = |memory: &mut Memory, after, through| {
+            let wanted = Wanted { after: Zxid(after), through: Zxid(through), size_factor: 0.0 };
+            let mut zxids = Vec::new();
+            let each = |zxid: Zxid, _: &[u8]| {
+                zxids.push(zxid.0);
+                ControlFlow::Continue(())
+            };
+            let has_all = read_logged_from(memory, &places(), wanted, &mut place, each).unwrap();
+            has_all.then_some(zxids)
+        };
+        assert_eq!(read(&mut memory, 1, 3), Some(vec![2, 3]));
+        // What comes before is not looked at again.
+        let log = memory.files.get_mut(&Memory::path("log.1")).unwrap();
+        log[40] ^= 1;
+        assert_eq!(read(&mut memory, 3, 5), Some(vec![4, 5]));
+        assert_eq!(read(&mut memory, 5, 7), Some(vec![6, 7]));
+        assert_eq!(read(&mut memory, 7, 9), Some(vec![8, 9]));
+        // A place that is another transaction's end is none of this one's.
+        assert_eq!(read(&mut memory, 7, 9), None);
     }
 
     #[test]

@@ -1066,13 +1066,22 @@ impl End {
 /// they end.
 pub fn each_record<S: Source>(
     source: &mut S,
+    each: impl FnMut(&Record<'_>) -> ControlFlow<()>,
+) -> Result<Option<Stop>, S::Error> {
+    each_record_from(source, HEADER_BYTES, each)
+}
+
+/// The same, from the record on that begins at this byte.
+pub fn each_record_from<S: Source>(
+    source: &mut S,
+    begin: usize,
     mut each: impl FnMut(&Record<'_>) -> ControlFlow<()>,
 ) -> Result<Option<Stop>, S::Error> {
     let mut window = Window::new(WINDOW_BYTES);
     if !has_header(window.view(source, 0, HEADER_BYTES)?) {
         return Ok(Some(Stop { offset: 0, cause: Cause::NoHeader }));
     }
-    let mut offset = HEADER_BYTES;
+    let mut offset = begin;
     loop {
         let rest = view_record(&mut window, source, offset)?;
         match rest.and_then(|rest| record_at(rest, offset)) {
