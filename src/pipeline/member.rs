@@ -219,6 +219,17 @@ impl Agreement {
         }
     }
 
+    /// Up to when every learner that serves has said which sessions it has heard of.
+    pub(super) fn told_until_ms(&self) -> i64 {
+        match self {
+            Agreement::Alone(_) => i64::MAX,
+            Agreement::Member(member) => {
+                let told = member.peer.learners().map(|learner| learner.told_ms);
+                told.min().unwrap_or(i64::MAX)
+            }
+        }
+    }
+
     /// Whether what clients want goes to a leader.
     pub(super) fn forwards(&self) -> bool {
         matches!(self, Agreement::Member(member) if member.role == Role::Learns)

@@ -374,6 +374,7 @@ mod tests {
             server: ServerId(server),
             is_observer,
             acked: Zxid(acked),
+            told_ms: 0,
         };
         let learners = [learner(2, false, 2), learner(9, false, 4), learner(3, true, 0)];
         let bounds = (Zxid(4), Zxid(3));

@@ -240,7 +240,9 @@ impl Pipeline {
         self.seal(out);
     }
 
-    /// Ends the sessions whose time is over, where this server says so.
+    /// Ends the sessions whose time is over, where this server says so. A leader that has stood still
+    /// has yet to hear whom its learners have heard meanwhile; one that says nothing is let go after
+    /// syncLimit.
     pub(super) fn expire(&mut self, now: Now, out: &mut Output) {
         #[cfg(feature = "mutants")]
         let now = match self.settings.mutant {
@@ -252,7 +254,7 @@ impl Pipeline {
         if !(self.zab.serves() || self.zab.reads()) {
             return;
         }
-        for session in self.tracker.due(now, Scope::Local) {
+        for session in self.tracker.due(now, Scope::Local, i64::MAX) {
             let owner = self.tracker.close(session);
             if let Some(member) = self.zab.member() {
                 member.forward.forget(session);
@@ -263,7 +265,8 @@ impl Pipeline {
         if !self.zab.orders() {
             return;
         }
-        for session in self.tracker.due(now, Scope::Global) {
+        let told_until_ms = self.zab.told_until_ms();
+        for session in self.tracker.due(now, Scope::Global, told_until_ms) {
             if !self.has_zxid(now) {
                 return;
             }

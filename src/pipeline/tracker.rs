@@ -287,11 +287,12 @@ impl Tracker {
     }
 
     /// The sessions of this scope whose time has come, in the order of their ids within a bucket. They
-    /// are still known; `close` ends them.
+    /// are still known; `close` ends them. `told_until_ms`: learners have said up to here whom they
+    /// heard.
     #[must_use]
-    pub(super) fn due(&self, now: Now, scope: Scope) -> Vec<SessionId> {
+    pub(super) fn due(&self, now: Now, scope: Scope, told_until_ms: i64) -> Vec<SessionId> {
         let heard_until = self.reported_ms.iter().copied().min().unwrap_or(i64::MAX);
-        let until = now.monotonic_ms.min(heard_until);
+        let until = now.monotonic_ms.min(heard_until).min(told_until_ms);
         let due = self.buckets(scope).by_deadline.range(..=until);
         due.flat_map(|(_, sessions)| sessions).copied().collect()
     }
@@ -407,11 +408,13 @@ mod tests {
         let mut tracker = tracker();
         let session = open(&mut tracker, at(500), 4_000);
         tracker.on_report(SHARD, 4_999);
-        assert_eq!(tracker.due(at(4_999), Scope::Global), []);
+        assert_eq!(tracker.due(at(4_999), Scope::Global, i64::MAX), []);
         // What its shard heard at 5,000 is not known yet.
-        assert_eq!(tracker.due(at(5_000), Scope::Global), []);
+        assert_eq!(tracker.due(at(5_000), Scope::Global, i64::MAX), []);
         tracker.on_report(SHARD, 5_000);
-        assert_eq!(tracker.due(at(5_000), Scope::Global), [session]);
+        // A learner has not said whom it has heard until then.
+        assert_eq!(tracker.due(at(5_000), Scope::Global, 4_999), []);
+        assert_eq!(tracker.due(at(5_000), Scope::Global, i64::MAX), [session]);
         assert_eq!(tracker.close(session), Some(HERE));
         assert!(!tracker.is_alive(session));
         assert_eq!(tracker.broken_invariant(), None);
@@ -422,10 +425,10 @@ mod tests {
         let mut tracker = tracker();
         let session = open(&mut tracker, at(0), 2_000);
         tracker.on_report(SHARD, 1_000);
-        assert_eq!(tracker.due(at(60_000), Scope::Global), []);
+        assert_eq!(tracker.due(at(60_000), Scope::Global, i64::MAX), []);
         tracker.touch(session, 59_000);
         tracker.on_report(SHARD, 60_000);
-        assert_eq!(tracker.due(at(60_000), Scope::Global), []);
+        assert_eq!(tracker.due(at(60_000), Scope::Global, i64::MAX), []);
     }
 
     #[test]

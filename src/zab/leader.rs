@@ -212,6 +212,8 @@ pub struct LiveLearner {
     /// The last zxid that it acknowledged. An observer acknowledges the start of the epoch, and by
     /// its answer to a PING what was committed when that was sent.
     pub acked: Zxid,
+    /// When it has last said which sessions it has heard of: it answers PINGs with them.
+    pub told_ms: i64,
 }
 
 #[derive(Debug)]
@@ -271,6 +273,8 @@ struct Seat {
     server: ServerId,
     is_observer: bool,
     heard_ms: i64,
+    /// When it has last answered a PING.
+    told_ms: i64,
     /// Until it must have said something, or more of its snapshot must have moved, before it has
     /// acknowledged NEWLEADER.
     until: Deadline,
@@ -359,8 +363,8 @@ impl Leader {
     /// The learners that serve.
     pub fn learners(&self) -> impl Iterator<Item = LiveLearner> {
         self.seats.iter().filter(|(_, seat)| seat.stage == SeatStage::Live).map(|(link, seat)| {
-            let &Seat { server, is_observer, acked, .. } = seat;
-            LiveLearner { link: *link, server, is_observer, acked }
+            let &Seat { server, is_observer, acked, told_ms, .. } = seat;
+            LiveLearner { link: *link, server, is_observer, acked, told_ms }
         })
     }
 
@@ -505,6 +509,7 @@ impl Leader {
             server: ServerId::default(),
             is_observer: true,
             heard_ms: now.monotonic_ms,
+            told_ms: now.monotonic_ms,
             until,
             acked: Zxid::ZERO,
             oldest: None,
@@ -553,8 +558,11 @@ impl Leader {
                 self.on_ack(now, link, zxid, out);
                 Ok(())
             }
-            (SeatStage::Live, FromLearner::Ping { zxid, .. }) if seat.is_observer => {
-                seat.acked = zxid.min(self.proposed).max(seat.acked);
+            (SeatStage::Live, FromLearner::Ping { zxid, .. }) => {
+                seat.told_ms = now.monotonic_ms;
+                if seat.is_observer {
+                    seat.acked = zxid.min(self.proposed).max(seat.acked);
+                }
                 Ok(())
             }
             (SeatStage::Hello | SeatStage::Told, _) => Err(Fault::OutOfPlace("this packet")),
@@ -1029,7 +1037,7 @@ impl Seat {
     /// it could not acknowledge.
     fn serve(&mut self, now: Now) {
         self.stage = SeatStage::Live;
-        self.heard_ms = now.monotonic_ms;
+        (self.heard_ms, self.told_ms) = (now.monotonic_ms, now.monotonic_ms);
         for (_, sent_ms) in [&mut self.oldest, &mut self.newest].into_iter().flatten() {
             *sent_ms = now.monotonic_ms;
         }
