@@ -988,7 +988,9 @@ knobs! {
     OBSERVER_ELECTION_DELAY: i64 = property("observer.election.DelayMs", 200).unit("ms").ensemble();
     /// Proposals a follower keeps for its observers.
     OBSERVER_MASTER_SIZE_LIMIT: i64 = property("observerMaster.sizeLimit", 33_554_432).unit("bytes").ensemble();
-    /// Committed transactions kept in memory for learners that lag.
+    /// Committed transactions kept in memory for learners that lag. As many of the last ones in the
+    /// log can be taken back after a start without reading all anew: more of them keep more old
+    /// versions of znodes until this server serves.
     COMMIT_LOG_COUNT: i64 = property("commitLogCount", 500).unit("transactions").at_least(500).ensemble();
     /// A history from the log may be sent while it is shorter than this part of a snapshot.
     SNAPSHOT_SIZE_FACTOR: f64 = property("snapshotSizeFactor", 0.33).ensemble();

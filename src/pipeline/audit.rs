@@ -112,6 +112,11 @@ impl Audit {
         self.waiting.push_back((zxid, audited));
     }
 
+    /// What comes after `zxid` is taken back.
+    pub(super) fn forget_after(&mut self, zxid: Zxid) {
+        while self.waiting.pop_back_if(|(waiting, _)| zxid < *waiting).is_some() {}
+    }
+
     pub(super) fn release(&mut self, committed: Zxid, out: &mut Vec<Audited>) {
         while let Some((_, audited)) = self.waiting.pop_front_if(|(zxid, _)| *zxid <= committed) {
             out.push(audited);

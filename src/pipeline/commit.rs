@@ -181,6 +181,46 @@ impl Gathered {
         self.sealed.push_front(merged);
     }
 
+    /// A transaction that was in the log at the start, after which the tree has `digest`.
+    pub(super) fn found(
+        &mut self,
+        zxid: Zxid,
+        digest: u64,
+        session: Option<(SessionId, Option<i32>)>,
+    ) {
+        let change =
+            session.map(|(session, timeout_ms)| SessionChange { zxid, session, timeout_ms });
+        self.sessions.extend(change);
+        self.seal(zxid, digest);
+    }
+
+    /// All after `zxid` is taken back, where the tree has `digest`. Nothing of it has gone out, and
+    /// who waits for it gets no answer. Says how many transactions that is.
+    pub(super) fn forget_after(&mut self, zxid: Zxid, digest: u64) -> u64 {
+        assert!(self.released.0 <= zxid, "what has gone out is not taken back");
+        assert!(self.open.items.is_empty() && self.sessions.is_empty(), "all is sealed");
+        let mut forgotten = 0;
+        while let Some(mut last) = self.sealed.pop_back_if(|last| zxid < last.batch.zxid) {
+            let before = self.sealed.back().map_or(self.released.0, |sealed| sealed.batch.zxid);
+            forgotten += txns_between(before.max(zxid), last.batch.zxid);
+            let batch = Arc::get_mut(&mut last.batch).expect("it has not gone out");
+            self.outstanding -= batch.replies();
+            if zxid <= before {
+                continue;
+            }
+            // The batch of a step that goes beyond.
+            batch.items.retain(|item| match item {
+                Item::Change(change) => change.zxid <= zxid,
+                Item::Reply(reply) => reply.zxid <= zxid,
+            });
+            batch.zxid = zxid;
+            self.outstanding += batch.replies();
+            last.sessions.retain(|change| change.zxid <= zxid);
+            self.sealed.push_back(Sealed { digest, ..last });
+        }
+        forgotten
+    }
+
     /// An empty batch, if possible one that all shards are done with.
     fn spare(&mut self) -> Applied {
         while let Some(lent) = self.lent.pop_front() {
@@ -234,6 +274,12 @@ impl Gathered {
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding
     }
+}
+
+/// How many transactions there are after one and up to another. Batches end where epochs do.
+fn txns_between(from: Zxid, to: Zxid) -> u64 {
+    let start = if from.epoch() == to.epoch() { from.counter() } else { 0 };
+    u64::from(to.counter() - start)
 }
 
 struct Watched<'g> {
@@ -294,5 +340,51 @@ mod tests {
         );
         let seen: Vec<_> = out.iter().map(|batch| (batch.zxid, batch.items.len())).collect();
         assert_eq!(seen, [(Zxid(998), 0), (Zxid(999), 2)]);
+    }
+
+    const CLIENT: (ShardId, ConnectionId) = (ShardId(0), ConnectionId { slot: 0, generation: 0 });
+
+    /// A leader's step orders several transactions, of which some may become history.
+    fn step(gathered: &mut Gathered, zxids: std::ops::RangeInclusive<i64>) {
+        for zxid in zxids.clone().map(Zxid) {
+            gathered.changes(zxid).change(ChangeKind::Created, "/a", None, None);
+            gathered.session_opened(zxid, SessionId(zxid.0), 1_000);
+            gathered.reply(CLIENT, zxid, Outcome::Ended);
+        }
+        gathered.seal(Zxid(*zxids.end()), *zxids.end() as u64);
+    }
+
+    #[test]
+    fn a_step_is_forgotten_from_any_of_its_transactions_on() {
+        for to in 1..=9 {
+            let mut gathered = Gathered::new(Zxid(1), 1, 100);
+            for zxids in [2..=3, 4..=7, 8..=8, 9..=9] {
+                step(&mut gathered, zxids);
+            }
+            assert_eq!(gathered.forget_after(Zxid(to), 77), 9 - to as u64, "{to}");
+            assert_eq!(gathered.outstanding() as i64, to - 1);
+            let sessions: Vec<i64> =
+                gathered.sessions_until(Zxid(100)).map(|change| change.session.0).collect();
+            assert_eq!(sessions, Vec::from_iter(2..=to));
+            let (mut out, mut items) = (Vec::new(), 0);
+            gathered.release(Zxid(100), &mut out, |_, _| ());
+            for batch in &out {
+                items += batch.items.len() as i64;
+                assert!(batch.zxid <= Zxid(to));
+            }
+            assert_eq!((gathered.released().0, items), (Zxid(to), 2 * (to - 1)));
+            let digest = if [1, 3, 7, 8, 9].contains(&to) { to as u64 } else { 77 };
+            assert_eq!(gathered.released().1, digest);
+            step(&mut gathered, to + 1..=to + 2);
+            gathered.release(Zxid(100), &mut out, |_, _| ());
+            assert_eq!(gathered.outstanding(), 0);
+        }
+    }
+
+    #[test]
+    fn transactions_of_two_epochs_are_counted() {
+        let zxid = |epoch, counter| Zxid::new(crate::types::Epoch(epoch), counter);
+        assert_eq!(txns_between(zxid(1, 4), zxid(1, 9)), 5);
+        assert_eq!(txns_between(zxid(1, 9), zxid(2, 3)), 3);
     }
 }

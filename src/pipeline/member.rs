@@ -9,8 +9,8 @@
 //! **The tree is the log's state.** A leader applies a transaction when it proposes it, a learner
 //! when it logs it. It is published once it is committed. So a server that is elected has its whole
 //! log applied, and one that loses its role takes nothing back: what it has logged may become
-//! history. What a leader has cut from the log, or replaces by a snapshot, is loaded from the disk
-//! anew (`Input::Replaced`).
+//! history. What a leader has cut from the log is taken back (`roll_back.rs`). What it replaces by a
+//! snapshot, or cuts below what is published, is loaded from the disk anew (`Input::Replaced`).
 //!
 //! **Reading without a leader** (`readonlymode.enabled`) shows what is published, and writes nothing. A
 //! server that has lost its leader shows what it knows to be committed. One that has started shows
@@ -172,6 +172,8 @@ pub(super) struct Member {
     /// The log is being cut.
     is_changing: bool,
     leaving: Leaving,
+    /// It has had no leader since it started, or took its leader's snapshot.
+    is_fresh: bool,
     /// What the peer has asked for and has not got yet.
     asked: peer::Output,
     role: Role,
@@ -300,7 +302,7 @@ impl Agreement {
 }
 
 impl Member {
-    pub(super) fn new(now: Now, start: MemberStart, last: Zxid, certainty: Certainty) -> Member {
+    pub(super) fn new(now: Now, start: MemberStart, certainty: Certainty) -> Member {
         let MemberStart { peer, config, config_version, cache, leader_serves, .. } = start;
         let grace_ms = READS_AFTER_MS_MIN.max(peer.settings.tick_ms);
         let reads_after_ms = start.reads_alone.then_some(grace_ms);
@@ -319,13 +321,14 @@ impl Member {
             is_dropped: false,
             is_changing: false,
             leaving: Leaving::No,
+            is_fresh: true,
             asked,
             role: Role::None,
             kind,
             info,
             config,
-            proposed: last,
-            committed: last,
+            proposed: Zxid::ZERO,
+            committed: Zxid::ZERO,
             leader_link: None,
             forward: Forward::default(),
             syncs: VecDeque::new(),
@@ -336,10 +339,18 @@ impl Member {
         }
     }
 
-    /// Writes what the ensemble is into a tree that nobody reads yet.
-    pub(super) fn write_config(&self, now: Now, tree: &mut TreeWriter) {
+    /// Takes a tree that nobody reads yet, which ends at `last`: writes into it what the ensemble is.
+    pub(super) fn take_tree(&mut self, now: Now, tree: &mut TreeWriter, last: Zxid) {
         let version = self.info.config_version.unwrap_or_default();
         tree.set_config(&self.config, version, now.wall_ms);
+        // What is not published may still be cut.
+        (self.proposed, self.committed) = (last, tree.published());
+        self.is_fresh = true;
+    }
+
+    /// What comes after `zxid` is no more in the log and the tree.
+    pub(super) fn rolled_back_to(&mut self, zxid: Zxid) {
+        (self.proposed, self.committed) = (zxid, self.committed.min(zxid));
     }
 
     fn report(&self, now: Now) -> QuorumReport {
@@ -599,16 +610,50 @@ impl Pipeline {
             return;
         }
         (member.role, member.reads_from) = (Role::Reads, None);
+        if member.is_fresh {
+            // A log does not say how far it was committed.
+            self.commit(now, self.zab.proposed(), out);
+        }
         tracing::info!(zxid = %self.tree.published(), "Read-only server started");
         self.tracker.restart(now);
         self.open_to_clients(Mode::ReadOnly, out);
     }
 
     pub(super) fn on_stored(&mut self, now: Now, stored: Durable, out: &mut Output) {
+        if let Durable::Truncated(zxid) = stored
+            && !self.take_back(now, zxid, out)
+        {
+            return;
+        }
         if let Agreement::Member(member) = &mut self.zab {
             member.call(|peer, asked| peer.on_stored(now, stored, asked));
             self.seal(out);
         }
+    }
+
+    /// The log ends at `zxid`, as a leader wanted it to. False: the state has to be loaded from the
+    /// disk anew before anything else is done.
+    fn take_back(&mut self, now: Now, zxid: Zxid, out: &mut Output) -> bool {
+        #[cfg(feature = "mutants")]
+        if self.is_mutant(Mutant::CutStaysInTree) {
+            return true;
+        }
+        if !self.can_roll_back_to(zxid) {
+            let published = self.tree.published();
+            tracing::info!(
+                %zxid, %published,
+                "TRUNC: the log ends before what was shown here, and is loaded from the disk anew"
+            );
+            out.reload = Some(zxid);
+            return false;
+        }
+        let began = self.zab.proposed();
+        let count = self.roll_back_to(now, zxid);
+        tracing::info!(%zxid, from = %began, "TRUNC: {count} transactions are taken back");
+        if let Agreement::Member(member) = &mut self.zab {
+            member.is_changing = false;
+        }
+        true
     }
 
     /// The disk has another state, which a leader wanted it to have: it is the state from here on.
@@ -621,18 +666,9 @@ impl Pipeline {
     ) {
         let last = restored.last;
         let certainty = Certainty::of(&restored);
-        #[cfg(feature = "mutants")]
-        if self.settings.mutant == Some(Mutant::CutStaysInTree)
-            && matches!(stored, Durable::Truncated(_))
-        {
-            if let Agreement::Member(member) = &mut self.zab {
-                member.call(|peer, asked| peer.on_stored(now, stored, asked));
-            }
-            return;
-        }
         out.dropped.push(self.replace(now, restored));
         if let Agreement::Member(member) = &mut self.zab {
-            (member.proposed, member.committed, member.certainty) = (last, last, certainty);
+            member.certainty = certainty;
             (member.is_loading, member.is_changing) = (false, false);
             if let Durable::Snapshot(_) = stored {
                 // What a leader sends has no digest, and may show what comes after it: one of our
@@ -832,6 +868,7 @@ impl Pipeline {
         let has_clients = !leads || member.leader_serves;
         member.role = if leads { Role::Leads } else { Role::Learns };
         member.stats.on_established(now);
+        member.is_fresh = false;
         if leads {
             self.commit(now, self.zab.proposed(), out);
         }

@@ -20,6 +20,7 @@
 //! | `counts.rs` | what metrics tell of |
 //! | `quorum_stats.rs` | the same of a server of an ensemble, and what it shows of its role |
 //! | `restore.rs` | a data directory's records into a running state |
+//! | `roll_back.rs` | what a leader has cut is taken back |
 //!
 //! A write is one pass: checked against the newest state, applied to the tree (seen by nobody),
 //! encoded into the log, its answer and its changes put behind those before. `Input::Synced`
@@ -42,6 +43,7 @@ mod prep_multi;
 mod quorum_stats;
 mod reaper;
 mod restore;
+mod roll_back;
 mod sessions;
 mod snapshots;
 #[cfg(test)]
@@ -65,8 +67,10 @@ pub use quorum_stats::{
 };
 use reaper::Reaper;
 pub use reaper::Settings as ReaperSettings;
+use restore::Unpublished;
 pub use restore::{
-    Impossible, Mismatch, OnMismatch, Restore, RestoreError, RestoreSettings, Restored,
+    ALL_PUBLISHED, Impossible, Mismatch, OnMismatch, Restore, RestoreError, RestoreSettings,
+    Restored,
 };
 use snapshots::Roll;
 pub use snapshots::{RollSettings, SnapshotJob};
@@ -163,6 +167,12 @@ pub enum Mutant {
     OwnerNotChecked,
     /// What a leader has had cut is gone from the log and not from the tree.
     CutStaysInTree,
+    /// What is taken back stays in the tree's digest.
+    RollBackKeepsDigest,
+    /// An ephemeral whose delete is taken back is nobody's.
+    RollBackForgetsOwner,
+    /// A session whose beginning is taken back stays, and one whose end is taken back is over.
+    RollBackForgetsSessions,
     /// A learner does not compare its tree with the leader's.
     DigestNotCompared,
 }
@@ -187,9 +197,10 @@ pub enum Input<'a> {
     Stop,
     /// Of the connections between servers.
     Link(LinkInput<'a>),
-    /// An epoch that `Output::stores` asked for is durable.
+    /// An epoch or a truncation that `Output::stores` asked for is durable.
     Stored(Durable),
-    /// A truncation or a snapshot that was asked for is durable, and this is what the disk has now.
+    /// A snapshot that was asked for is durable, or a truncation that asked for a reload. This is what
+    /// the disk has now.
     Replaced(Box<Restored>, Durable),
     /// The log has no such transaction: nothing was cut.
     TruncateRefused(Zxid),
@@ -217,9 +228,11 @@ pub struct Output {
     pub serves: Option<Serves>,
     /// For the connections between servers, in order.
     pub to_links: Vec<ToLink>,
-    /// To be made durable, in order, once all appends before are: `Input::Stored`, or
-    /// `Input::Replaced` for a truncation.
+    /// To be made durable, in order, once all appends before are: `Input::Stored`.
     pub stores: Vec<Durable>,
+    /// The truncation to this zxid, which is durable, is below what is published: the state is to be
+    /// loaded from the disk anew. `Input::Replaced` brings it.
+    pub reload: Option<Zxid>,
     /// A snapshot follows on the link to the leader, which is to replace the state: it ends at this
     /// zxid. `Input::Replaced` says that it has.
     pub loads: Option<(LinkId, Zxid)>,
@@ -306,24 +319,45 @@ impl Pipeline {
         start: MemberStart,
     ) -> Pipeline {
         let certainty = deliver::Certainty::of(&restored);
-        let member = Member::new(now, start, restored.last, certainty);
+        let member = Member::new(now, start, certainty);
         Pipeline::with(now, settings, restored, Agreement::Member(Box::new(member)))
     }
 
-    fn with(now: Now, settings: Settings, restored: Restored, zab: Agreement) -> Pipeline {
-        let Restored { mut tree, sessions, highest_sessions, last, beyond_ascii, .. } = restored;
-        tree.publish(last);
-        if let Agreement::Member(member) = &zab {
-            member.write_config(now, &mut tree);
+    fn with(now: Now, settings: Settings, restored: Restored, mut zab: Agreement) -> Pipeline {
+        let Restored { mut tree, mut sessions, highest_sessions, last, beyond_ascii, .. } =
+            restored;
+        match &mut zab {
+            Agreement::Alone(_) => tree.publish(last),
+            Agreement::Member(member) => member.take_tree(now, &mut tree, last),
         }
         tree.seal(last);
+        #[cfg(feature = "mutants")]
+        tree.set_mutant(match settings.mutant {
+            Some(Mutant::RollBackKeepsDigest) => Some(tree::Mutant::DigestKept),
+            Some(Mutant::RollBackForgetsOwner) => Some(tree::Mutant::OwnerForgotten),
+            _ => None,
+        });
         let known = sessions.iter().map(|(&session, &timeout_ms)| (session, timeout_ms));
         let Settings { tick_ms, server, shards, .. } = settings;
         let tracker = Tracker::new(now, tick_ms, server, shards, last, &highest_sessions, known);
+        let published = tree.published();
+        let (shown, hidden): (Vec<_>, Vec<_>) =
+            restored.unpublished.into_iter().partition(|txn| txn.zxid <= published);
+        let digest = shown.last().map_or(restored.published_digest, |txn| txn.digest);
+        let mut gathered = Gathered::new(published, digest, settings.answer_bytes_max);
+        for Unpublished { zxid, digest, session, .. } in &hidden {
+            gathered.found(*zxid, *digest, session.map(|change| (change.session, change.after)));
+        }
+        for change in hidden.iter().rev().filter_map(|txn| txn.session) {
+            match change.before {
+                Some(timeout_ms) => sessions.insert(change.session, timeout_ms),
+                None => sessions.remove(&change.session),
+            };
+        }
         Pipeline {
             tracker,
             zab,
-            gathered: Gathered::new(last, tree.digest(), settings.answer_bytes_max),
+            gathered,
             roll: Roll::new(settings.roll, settings.seed),
             reaper: Reaper::new(now, settings.reaper),
             scratch: Scratch::default(),
@@ -874,13 +908,7 @@ impl Pipeline {
     /// A snapshot of what is published.
     pub fn snapshot_job(&mut self) -> SnapshotJob {
         let (zxid, (released, digest)) = (self.tree.published(), self.gathered.released());
-        let mut sessions = self.sessions.clone();
-        for change in self.gathered.sessions_until(zxid) {
-            match change.timeout_ms {
-                Some(timeout_ms) => sessions.insert(change.session, timeout_ms),
-                None => sessions.remove(&change.session),
-            };
-        }
+        let sessions = self.sessions_at(zxid);
         SnapshotJob {
             zxid,
             // In the middle of what one step has done, it is not known.
@@ -889,6 +917,18 @@ impl Pipeline {
             acls: self.tree.acl_lists(),
             reader: self.tree.reader(),
         }
+    }
+
+    /// The sessions that live after `zxid`, which has not gone out, or went out last.
+    fn sessions_at(&self, zxid: Zxid) -> BTreeMap<SessionId, i32> {
+        let mut sessions = self.sessions.clone();
+        for change in self.gathered.sessions_until(zxid) {
+            match change.timeout_ms {
+                Some(timeout_ms) => sessions.insert(change.session, timeout_ms),
+                None => sessions.remove(&change.session),
+            };
+        }
+        sessions
     }
 
     /// A snapshot for a learner of what is history up to `zxid`.

@@ -13,8 +13,11 @@
 //! alone must hold always. Whether it fits the tree is asked where the tree is certainly the one
 //! that the writer had; in the window of a fuzzy snapshot, a create of a znode that exists and a
 //! delete of one that does not are how it has to be.
+//!
+//! A member of an ensemble does not publish the last transactions of its log: a leader may have them
+//! cut, and then they are taken back in memory (`roll_back.rs`). Once it serves, all is published.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Read;
 
 use tracing::warn;
@@ -29,6 +32,7 @@ use crate::tree::change::Unwatched;
 use crate::tree::ephemerals::{CONTAINER_OWNER, TTL_MS_MAX, missing_for_ttl};
 use crate::tree::{self, Irregular, LoadedAcl, Misplaced, OPEN_ACL_NUMBER, TreeWriter};
 use crate::types::{HighestSessions, SessionId, Zxid};
+use crate::zab::history::Cache;
 
 /// Why what was read is not a state to go on from.
 #[derive(Debug, thiserror::Error)]
@@ -96,10 +100,33 @@ pub enum OnMismatch {
     Count,
 }
 
+/// A transaction that is applied and not published.
+#[derive(Clone, Copy, Debug)]
+pub struct Unpublished {
+    pub zxid: Zxid,
+    /// The tree's, after it.
+    pub digest: u64,
+    pub session: Option<SessionChange>,
+    /// What it brought to be kept in memory.
+    bytes: usize,
+}
+
+/// A session's timeout before and after a transaction; `None` where it is not there.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionChange {
+    pub session: SessionId,
+    pub before: Option<i32>,
+    pub after: Option<i32>,
+}
+
 /// A state to go on from.
 pub struct Restored {
     pub tree: TreeWriter,
+    /// After the last transaction.
     pub sessions: BTreeMap<SessionId, i32>,
+    /// The last transactions, where they are not published, and the digest before them.
+    pub unpublished: VecDeque<Unpublished>,
+    pub published_digest: u64,
     /// Of all sessions that were read of, whether they live or not.
     pub highest_sessions: HighestSessions,
     /// The last transaction.
@@ -159,6 +186,11 @@ pub struct Restore {
     replayed: u64,
     comparison: Comparison,
     window: Window,
+    /// So much is not published.
+    unpublished_max: Cache,
+    unpublished: VecDeque<Unpublished>,
+    unpublished_bytes: usize,
+    published_digest: u64,
     beyond_ascii: bool,
     doubtful_digests: u64,
     on_mismatch: OnMismatch,
@@ -172,8 +204,13 @@ impl Restore {
     /// Begins with no snapshot: the tree as ZooKeeper makes it.
     #[must_use]
     pub fn empty(settings: tree::Settings) -> Restore {
+        let tree = TreeWriter::new(settings);
         Restore {
-            tree: TreeWriter::new(settings),
+            unpublished_max: ALL_PUBLISHED,
+            unpublished: VecDeque::new(),
+            unpublished_bytes: 0,
+            published_digest: tree.digest(),
+            tree,
             sessions: BTreeMap::new(),
             highest_sessions: HighestSessions::default(),
             last: Zxid::ZERO,
@@ -193,6 +230,14 @@ impl Restore {
     #[must_use]
     pub fn on_mismatch(self, on_mismatch: OnMismatch) -> Restore {
         Restore { on_mismatch, ..self }
+    }
+
+    /// The same, of a member of an ensemble: so many of the last transactions are not published.
+    #[must_use]
+    pub fn unpublished(mut self, unpublished_max: Cache) -> Restore {
+        // What is published is counted for itself.
+        self.tree.seal(self.last);
+        Restore { unpublished_max, ..self }
     }
 
     /// Begins with a whole snapshot; `zxid` is the one in its name.
@@ -262,6 +307,10 @@ impl Restore {
             _ => Comparison::On,
         };
         let mut restore = Restore {
+            unpublished_max: ALL_PUBLISHED,
+            unpublished: VecDeque::new(),
+            unpublished_bytes: 0,
+            published_digest: tree.digest(),
             tree,
             sessions,
             highest_sessions,
@@ -293,15 +342,14 @@ impl Restore {
         self.beyond_ascii |= creates_beyond_ascii(txn);
         let session = SessionId(header.client_id);
         self.highest_sessions.note(session);
-        match txn {
+        let change = |before, after| Some(SessionChange { session, before, after });
+        let session = match txn {
             Txn::CreateSession { timeout_ms } => {
-                self.sessions.insert(session, *timeout_ms);
+                change(self.sessions.insert(session, *timeout_ms), Some(*timeout_ms))
             }
-            Txn::CloseSession { .. } => {
-                self.sessions.remove(&session);
-            }
-            _ => {}
-        }
+            Txn::CloseSession { .. } => change(self.sessions.remove(&session), None),
+            _ => None,
+        };
         self.tree.apply(header, txn, &mut Unwatched);
         let irregular = self.tree.take_irregular();
         if let Some(irregular) = irregular.filter(|_| self.is_writers_tree(zxid)) {
@@ -310,9 +358,30 @@ impl Restore {
         self.last = zxid;
         self.replayed += 1;
         self.tree.settle();
-        self.tree.publish(self.last);
+        self.publish_all_but_the_last(session, data_bytes(txn));
         self.tree.reclaim(usize::MAX);
         self.compare(digest)
+    }
+
+    /// The transaction that was just applied may be one that is not published yet.
+    fn publish_all_but_the_last(&mut self, session: Option<SessionChange>, bytes: usize) {
+        let Cache { count_max, bytes_max } = self.unpublished_max;
+        if count_max == 0 {
+            self.published_digest = self.tree.digest();
+            self.tree.publish(self.last);
+            return;
+        }
+        // Each may be taken back by itself.
+        self.tree.seal(self.last);
+        let digest = self.tree.digest();
+        self.unpublished.push_back(Unpublished { zxid: self.last, digest, session, bytes });
+        self.unpublished_bytes += bytes;
+        while count_max < self.unpublished.len() || bytes_max < self.unpublished_bytes {
+            let first = self.unpublished.pop_front().expect("something is too much");
+            self.unpublished_bytes -= first.bytes;
+            self.published_digest = first.digest;
+            self.tree.publish(first.zxid);
+        }
     }
 
     /// Whether the tree before the transaction `zxid` is the one that its writer had.
@@ -384,6 +453,8 @@ impl Restore {
         Restored {
             tree: self.tree,
             sessions: self.sessions,
+            unpublished: self.unpublished,
+            published_digest: self.published_digest,
             highest_sessions,
             last: self.last,
             replayed: self.replayed,
@@ -404,14 +475,20 @@ impl Restore {
 pub struct RestoreSettings {
     pub tree: tree::Settings,
     pub on_mismatch: OnMismatch,
+    /// How many of the last transactions are not published: none of a server by itself.
+    pub unpublished_max: Cache,
 }
+
+/// All is published.
+pub const ALL_PUBLISHED: Cache = Cache { count_max: 0, bytes_max: 0 };
 
 impl State for Restore {
     type Settings = RestoreSettings;
     type Error = RestoreError;
 
     fn empty(settings: RestoreSettings) -> Restore {
-        Restore::empty(settings.tree).on_mismatch(settings.on_mismatch)
+        let RestoreSettings { tree, on_mismatch, unpublished_max } = settings;
+        Restore::empty(tree).on_mismatch(on_mismatch).unpublished(unpublished_max)
     }
 
     fn from_snapshot<R: Read>(
@@ -419,7 +496,9 @@ impl State for Restore {
         zxid: Zxid,
         snapshot: &mut SnapshotReader<R>,
     ) -> Result<Restore, RestoreError> {
-        Restore::from_snapshot_with(settings.tree, settings.on_mismatch, zxid, snapshot)
+        let RestoreSettings { tree, on_mismatch, unpublished_max } = settings;
+        let restore = Restore::from_snapshot_with(tree, on_mismatch, zxid, snapshot)?;
+        Ok(restore.unpublished(unpublished_max))
     }
 
     fn replay(&mut self, record: &Record<'_>) -> Result<(), RestoreError> {
@@ -506,6 +585,17 @@ pub(super) fn creates_beyond_ascii(txn: &Txn<'_>) -> bool {
         Txn::Create { path, .. } => !path.is_ascii(),
         Txn::Multi(txns) => txns.iter().any(creates_beyond_ascii),
         _ => false,
+    }
+}
+
+/// How much data a transaction brings.
+fn data_bytes(txn: &Txn<'_>) -> usize {
+    match txn {
+        Txn::Create { data, .. } | Txn::SetData { data, .. } | Txn::Reconfig { data, .. } => {
+            data.map_or(0, <[u8]>::len)
+        }
+        Txn::Multi(parts) => parts.iter().map(data_bytes).sum(),
+        _ => 0,
     }
 }
 

@@ -20,11 +20,11 @@ use crate::tree::ephemerals::Types;
 use crate::types::Xid;
 
 const SHARD: ShardId = ShardId(0);
-const HERE: ConnectionId = ConnectionId { slot: 0, generation: 0 };
+pub(super) const HERE: ConnectionId = ConnectionId { slot: 0, generation: 0 };
 const RECORD_BYTES_MAX: usize = 64 << 10;
 
 /// A pipeline, a disk that is always synced, and what both came to.
-struct Bench {
+pub(super) struct Bench {
     now: Now,
     pipeline: Pipeline,
     /// A log as on the disk.
@@ -65,12 +65,12 @@ pub(super) fn settings() -> Settings {
     }
 }
 
-fn start() -> Now {
+pub(super) fn start() -> Now {
     Now { monotonic_ms: 1_000_000, wall_ms: 1_700_000_000_000 }
 }
 
 impl Bench {
-    fn new(settings: Settings) -> Bench {
+    pub(super) fn new(settings: Settings) -> Bench {
         let restored = Restore::empty(settings.tree).finish();
         Bench::restored(settings, restored)
     }
@@ -132,7 +132,7 @@ impl Bench {
         replies
     }
 
-    fn open(&mut self, connection: ConnectionId) -> SessionId {
+    pub(super) fn open(&mut self, connection: ConnectionId) -> SessionId {
         let want = Want::Open { timeout_ms: 4_000, last_zxid_seen: Zxid::ZERO };
         self.request(connection, SessionId(0), want, &[]);
         match self.sync()[..] {
@@ -153,8 +153,18 @@ impl Bench {
         self.ask(session, Want::Write { op }, body)
     }
 
-    fn create(&mut self, session: SessionId, path: &str, data: &[u8], mode: CreateMode) -> Code {
+    pub(super) fn create(
+        &mut self,
+        session: SessionId,
+        path: &str,
+        data: &[u8],
+        mode: CreateMode,
+    ) -> Code {
         self.write(session, code::CREATE, &create(path, data, AclBytes::OPEN, mode as i32)).0
+    }
+
+    pub(super) fn close(&mut self, session: SessionId) {
+        assert_eq!(self.ask(session, Want::Close, &[]).0, Code::Ok);
     }
 
     fn pass(&mut self, ms: i64) -> Replies {
@@ -177,12 +187,22 @@ impl Bench {
 
     /// A state made of the log alone, or of what it has after a snapshot.
     fn replayed(&self, restore: Restore) -> Restored {
+        let restored = self.replayed_until(restore, Zxid(i64::MAX));
+        assert_eq!(restored.last, self.pipeline.report().zxid, "all of it is read");
+        restored
+    }
+
+    /// The same, of the log's transactions up to `last`.
+    pub(super) fn replayed_until(&self, restore: Restore, last: Zxid) -> Restored {
         let mut restore = restore;
         let options = Options { from: restore.last(), watermark: None };
         let mut replay = Replay::new(options);
         if let Some(first) = self.first {
             replay
                 .log(Path::new("log"), first, &self.log, |record| {
+                    if last < record.zxid() {
+                        return Ok(());
+                    }
                     restore
                         .replay(&record.header, &record.txn, record.digest.as_ref())
                         .map_err(|error| Failed(error.to_string()))
@@ -190,9 +210,7 @@ impl Bench {
                 .unwrap();
         }
         replay.finish().unwrap();
-        let restored = restore.finish();
-        assert_eq!(restored.last, self.pipeline.report().zxid, "all of it is read");
-        restored
+        restore.finish()
     }
 }
 

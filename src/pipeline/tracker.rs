@@ -233,10 +233,25 @@ impl Tracker {
     /// again, and speaks through nobody yet.
     pub(super) fn restart(&mut self, now: Now) {
         self.reported_ms.fill(now.monotonic_ms);
-        (self.global, self.local) = Default::default();
         let known: Vec<(SessionId, Session)> = self.sessions.drain().collect();
+        (self.global, self.local) = Default::default();
         for (session, Session { timeout_ms, scope, .. }) in known {
             self.insert(now, session, timeout_ms, scope, Owner::Nobody);
+        }
+    }
+
+    /// These are the sessions of the ensemble that live, and each has its whole timeout. Nobody speaks
+    /// for them here yet. Those of this server alone are in no history.
+    pub(super) fn replace(&mut self, now: Now, known: impl IntoIterator<Item = (SessionId, i32)>) {
+        let own = self.sessions.drain().filter(|(_, session)| session.scope == Scope::Local);
+        let own: Vec<(SessionId, i32)> =
+            own.map(|(session, known)| (session, known.timeout_ms)).collect();
+        (self.global, self.local) = Default::default();
+        for (session, timeout_ms) in known {
+            self.insert(now, session, timeout_ms, Scope::Global, Owner::Nobody);
+        }
+        for (session, timeout_ms) in own {
+            self.insert(now, session, timeout_ms, Scope::Local, Owner::Nobody);
         }
     }
 

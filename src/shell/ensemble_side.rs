@@ -4,7 +4,8 @@
 //! ```text
 //! links --events--> Pipeline::step --to_links--> links            on this core
 //!                                  --stores----> log: epochs      on this core, as a round
-//!                                  --stores----> background: where to cut, then log, then reload
+//!                                  --stores----> background: where to cut, then log
+//!                                  --reload----> background: what is left on the disk
 //!                                  --loads-----> background: the leader's snapshot, then log
 //!                                  --to_links--> threads of their own: what the log has for learners
 //! ```
@@ -192,7 +193,7 @@ impl EnsembleSide {
     }
 
     fn truncate(&mut self, to: Zxid) {
-        let (directories, options) = (Arc::clone(&self.directories), self.recover);
+        let directories = Arc::clone(&self.directories);
         let inbox = self.inbox.clone();
         self.in_background(move || {
             let found = match member::find_truncation(&directories, to) {
@@ -206,9 +207,15 @@ impl EnsembleSide {
             let (done, wait) = channel::bounded(1);
             let change = Box::new(Change::Truncate(found));
             inbox.found(Found::Change { change, done });
-            if wait.recv().is_err() {
-                return;
-            }
+            let _ = wait.recv();
+        });
+    }
+
+    /// Loads the state anew that a truncation has left on the disk.
+    pub(crate) fn reload(&mut self, to: Zxid) {
+        let (directories, options) = (Arc::clone(&self.directories), self.recover);
+        let inbox = self.inbox.clone();
+        self.in_background(move || {
             match recover(&directories, options) {
                 Ok(Recovered { standing: Some(Standing { doubt: Some(doubt), .. }), .. }) => {
                     inbox.fail(doubt);
@@ -296,6 +303,11 @@ impl EnsembleSide {
 
     /// Something besides records is durable. Says what Zab is to be told.
     pub(crate) fn on_stored(&mut self, stored: &Storing) -> Option<Durable> {
+        if stored.end().is_some()
+            && let Some(done) = self.changing.take()
+        {
+            let _ = done.send(());
+        }
         match *stored {
             Storing::Epoch { file: EpochFile::Accepted, epoch } => {
                 Some(Durable::AcceptedEpoch(epoch))
@@ -303,13 +315,9 @@ impl EnsembleSide {
             Storing::Epoch { file: EpochFile::Current, epoch } => {
                 Some(Durable::CurrentEpoch(epoch))
             }
-            // Told once the state is loaded.
-            Storing::Truncation(_) | Storing::Replacement(_) => {
-                if let Some(done) = self.changing.take() {
-                    let _ = done.send(());
-                }
-                None
-            }
+            Storing::Truncation(Truncation { zxid, .. }) => Some(Durable::Truncated(zxid)),
+            // The thread that has loaded it tells.
+            Storing::Replacement(_) => None,
         }
     }
 }

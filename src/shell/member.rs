@@ -7,7 +7,7 @@
 //!       --> find_replacement, Log::replace (the journal's steps), and the loaded state is the server's
 //!       --> remove_replaced, once the leader has the acknowledgement of NEWLEADER
 //!
-//! TRUNC --> find_truncation, Log::truncate, and recovery of what is left
+//! TRUNC --> find_truncation, Log::truncate; the pipeline takes back, or recovers what is left
 //! ```
 //!
 //! All of this waits for the disk: it is for a thread that may, and for the one that writes snapshots
@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use super::directories::{Directories, DirectoryError, names};
 use super::recover::{Disk, RecoverError, RecoverOptions};
 use super::unbuffered::UnbufferedFile;
-use crate::pipeline::{Restore, RestoreSettings, Restored};
+use crate::pipeline::{ALL_PUBLISHED, Restore, RestoreSettings, Restored};
 use crate::storage::history::{self, HistoryError, Place, Wanted};
 use crate::storage::journal::{RECEIVED_NAME, Replacement, SET_ASIDE_PREFIX, Truncation};
 use crate::storage::recovery::{self, Places};
@@ -102,7 +102,7 @@ fn load(
     zxid: Zxid,
 ) -> Result<Restored, SinkError> {
     let RecoverOptions { tree, on_mismatch, .. } = options;
-    let settings = RestoreSettings { tree, on_mismatch };
+    let settings = RestoreSettings { tree, on_mismatch, unpublished_max: ALL_PUBLISHED };
     let places = places(directories);
     let restore = recovery::load_received::<_, Restore>(&mut Disk::new(), &places, settings, zxid)?;
     Ok(restore.finish())

@@ -304,10 +304,12 @@ impl Server {
         let directories = &Arc::new(directories.made()?);
         // ZooKeeper opens no directory with a log and without a snapshot. A member that has lost its
         // history must not write that it has an empty one.
+        let mut sound = snapshot.or(Some(last));
         if snapshot.is_none() && !is_doubted {
             let job = pipeline.snapshot_job();
             background::write_snapshot(directories.snapshots(), snapshots, &job, None)
                 .map_err(|error| RunError::Storage(error.to_string()))?;
+            sound = Some(job.zxid);
         }
         // It has said what it was for: the database is there.
         if !is_doubted && let Err(error) = member::remove_initialize(directories) {
@@ -326,7 +328,6 @@ impl Server {
         })?);
         let mesh = Mesh::new(shards);
         let inbox = PipelineInbox::new(mesh.pipeline_bell());
-        let sound = snapshot.or(Some(last));
         let admission = Admission::new(settings::accept(config), shards);
         // One recorder for each thread that counts: the shards, and these.
         let (metrics, mut recorders) = Metrics::new(shards + 4);

@@ -475,6 +475,9 @@ impl<C> State<C> {
             for durable in self.out.stores.drain(..) {
                 side.store(&mut self.log, durable);
             }
+            if let Some(to) = self.out.reload.take() {
+                side.reload(to);
+            }
             if let Some((link, zxid)) = self.out.loads.take() {
                 side.load(link, zxid);
             }

@@ -15,7 +15,9 @@ use tracing::{debug, info, warn};
 use super::directories::{Directories, DirectoryError, names, sync_directory};
 use super::sys;
 use super::zeroed::is_unsupported;
-use crate::pipeline::{OnMismatch, Restore, RestoreError, RestoreSettings, Restored};
+use crate::pipeline::{
+    ALL_PUBLISHED, OnMismatch, Restore, RestoreError, RestoreSettings, Restored,
+};
 use crate::storage::blocks::BLOCK_BYTES;
 use crate::storage::recovery::{self, Files, Note, Options, RecoveryError};
 use crate::storage::standing::{Recent, Standing, recover_member};
@@ -23,6 +25,7 @@ use crate::storage::watermark::Watermark;
 use crate::storage::{self, Listing, QUICK_BYTES, SnapshotFile};
 use crate::tree;
 use crate::types::Zxid;
+use crate::zab::history::Cache;
 
 /// How a directory is read.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +46,8 @@ pub(crate) struct RecoverOptions {
 pub(crate) struct MemberOptions {
     /// Whether a directory without any database is one with an empty database.
     pub(crate) autocreate: bool,
-    /// How many of the last transactions are kept for learners that lack a few.
-    pub(crate) recent_max: usize,
+    /// The last transactions are kept for learners that lack a few, and are not published yet: so many.
+    pub(crate) cache: Cache,
 }
 
 /// A directory that cannot be served. Nothing in it has been changed.
@@ -76,11 +79,15 @@ pub(crate) fn recover(
     let options = Options {
         data_dir: directories.data_dir(),
         data_log_dir: directories.data_log_dir(),
-        settings: RestoreSettings { tree, on_mismatch },
+        settings: RestoreSettings {
+            tree,
+            on_mismatch,
+            unpublished_max: member.map_or(ALL_PUBLISHED, |member| member.cache),
+        },
         trust_empty,
         is_live,
         is_member: member.is_some(),
-        recent_max: member.map_or(0, |member| member.recent_max),
+        recent_max: member.map_or(0, |member| member.cache.count_max),
         #[cfg(feature = "mutants")]
         mutant: None,
     };
@@ -711,7 +718,10 @@ mod tests {
         let directories = begun(&scratch);
         let path = directories.logs().join("log.1");
         fs::write(&path, log(1..=5)).unwrap();
-        let member = Some(MemberOptions { autocreate: true, recent_max: 2 });
+        let member = Some(MemberOptions {
+            autocreate: true,
+            cache: Cache { count_max: 2, bytes_max: 1 << 20 },
+        });
         let as_member = RecoverOptions { member, ..OPTIONS };
         let Recovered { state, recent, standing, .. } = recover(&directories, as_member).unwrap();
         assert_eq!((state.last, standing.unwrap().doubt), (Zxid(5), None));

@@ -94,7 +94,7 @@ pub(crate) fn recover(config: &Config) -> RecoverOptions {
         is_live: false,
         member: config.ensemble.as_ref().map(|ensemble| MemberOptions {
             autocreate: config.snapshots.create_database,
-            recent_max: ensemble.commit_log_count,
+            cache: cache(ensemble),
         }),
     }
 }
@@ -182,6 +182,10 @@ pub(crate) fn server_id(config: &Config) -> ServerId {
     }
 }
 
+fn cache(ensemble: &EnsembleConfig) -> Cache {
+    Cache { count_max: ensemble.commit_log_count, bytes_max: ensemble.commit_log_bytes_max }
+}
+
 /// What one server of an ensemble brings: what is on its disk ends at `last`.
 pub(crate) fn member(
     config: &Config,
@@ -192,8 +196,7 @@ pub(crate) fn member(
 ) -> pipeline::MemberStart {
     let members = Arc::new(ensemble.members.clone());
     let current = standing.current.unwrap_or(last.epoch());
-    let cache =
-        Cache { count_max: ensemble.commit_log_count, bytes_max: ensemble.commit_log_bytes_max };
+    let cache = cache(ensemble);
     // What a snapshot shows that is ahead of the log is no history of this log.
     let is_whole = recent.txns.back().is_some_and(|(zxid, _)| *zxid == last);
     let after = if is_whole { recent.after } else { last };

@@ -22,6 +22,8 @@ pub(crate) const MARKS: &[&str] = &[
     "DIFF",
     "DIFF from the log",
     "TRUNC",
+    "TRUNC in memory",
+    "TRUNC by reload",
     "SNAP",
     "a power cut",
     "a partition",

@@ -11,6 +11,7 @@ use ringkeeper::storage::snapshot::SnapshotReader;
 use ringkeeper::tree;
 use ringkeeper::types::{Epoch, Zxid};
 use ringkeeper::zab::Durable;
+use ringkeeper::zab::history::Cache;
 use ringkeeper::zab::proposals::Proposal;
 
 #[derive(Clone, Debug, Default)]
@@ -65,7 +66,8 @@ impl Disk {
         jobs.into_iter().take(count).for_each(|job| self.take(job));
     }
 
-    pub(crate) fn restore(&self, on_mismatch: OnMismatch) -> Restored {
+    /// The state as a start finds it; so much at its end is not published.
+    pub(crate) fn restore(&self, on_mismatch: OnMismatch, unpublished: Cache) -> Restored {
         let settings = tree::Settings::default();
         let mut restore = match &self.snapshot {
             None => Restore::empty(settings).on_mismatch(on_mismatch),
@@ -74,6 +76,7 @@ impl Disk {
                 Restore::from_snapshot_with(settings, on_mismatch, *zxid, &mut reader).unwrap()
             }
         };
+        restore = restore.unpublished(unpublished);
         for proposal in &self.log {
             let (header, txn, digest) = read_payload(&proposal.payload).unwrap();
             restore.replay(&header, &txn, digest.as_ref()).unwrap();

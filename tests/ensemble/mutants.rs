@@ -18,6 +18,9 @@ const ALL: &[Mutant] = &[
     Mutant::SyncNotAwaited,
     Mutant::OwnerNotChecked,
     Mutant::CutStaysInTree,
+    Mutant::RollBackKeepsDigest,
+    Mutant::RollBackForgetsOwner,
+    Mutant::RollBackForgetsSessions,
 ];
 
 #[test]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ringkeeper::ensemble::Ensemble;
 use ringkeeper::exchange::{Applied, ConnectionId, Item, Requests, Serves, ShardId, Touched, Want};
 use ringkeeper::pipeline::{
-    Input, LinkInput, LocalSessions, MemberStart, OnMismatch, Output, Pipeline, ReaperSettings,
-    RollSettings, Settings, SnapshotJob, ToLink,
+    ALL_PUBLISHED, Input, LinkInput, LocalSessions, MemberStart, OnMismatch, Output, Pipeline,
+    ReaperSettings, RollSettings, Settings, SnapshotJob, ToLink,
 };
 use ringkeeper::record::code::Code;
 use ringkeeper::record::op::code;
@@ -421,6 +421,11 @@ impl World {
         OnMismatch::Refuse
     }
 
+    /// What is kept in memory of the history, and not published at a start.
+    fn cache(&self) -> Cache {
+        Cache { count_max: self.history_max, bytes_max: 1 << 20 }
+    }
+
     fn start(&mut self, id: ServerId) {
         if self.running.contains_key(&id) {
             return;
@@ -429,10 +434,10 @@ impl World {
         let base = disk.snapshot.as_ref().map_or(Zxid::ZERO, |(zxid, _)| *zxid);
         let cached = disk.log.len().saturating_sub(self.history_max);
         let before = disk.log[..cached].last().map_or(base, |last| last.zxid);
-        let cache = Cache { count_max: self.history_max, bytes_max: 1 << 20 };
+        let cache = self.cache();
         let mut history = zab::history::History::new(cache, before);
         disk.log[cached..].iter().for_each(|proposal| history.push(proposal.clone()));
-        let restored = disk.restore(self.on_mismatch());
+        let restored = disk.restore(self.on_mismatch(), cache);
         let (last, log) = (restored.last, disk.log.clone());
         let start = MemberStart {
             peer: Start {
@@ -456,12 +461,13 @@ impl World {
         *self.lives.entry(id).or_default() += 1;
         self.trace(|| format!("{id} starts at {last}"));
         let pipeline = Pipeline::member(self.now, self.settings(id), restored, start);
+        let shown = pipeline.tree().published();
         let server = Server {
             pipeline,
             jobs: VecDeque::new(),
             is_busy: false,
             log,
-            shown: last,
+            shown,
             serves: false,
             loads: None,
             next_connection: 0,
@@ -803,18 +809,55 @@ impl World {
             Job::Store(Durable::Truncated(to)) if self.disks[&id].end() != to => {
                 self.step(id, Input::TruncateRefused(to));
             }
-            Job::Store(stored @ Durable::Truncated(_)) => self.reload(id, stored),
+            Job::Store(Durable::Truncated(to)) => self.on_truncated(id, to),
             Job::Store(stored) => self.step(id, Input::Stored(stored)),
             Job::Replace(zxid, _) => self.reload(id, Durable::Snapshot(zxid)),
         }
         self.work(id);
     }
 
+    /// The log is cut. The state is what a start would find, whichever way it came there.
+    fn on_truncated(&mut self, id: ServerId, to: Zxid) {
+        let server = self.running.get_mut(&id).unwrap();
+        server.log.retain(|proposal| proposal.zxid <= to);
+        let mut out = Output::default();
+        server.pipeline.step(self.now, Input::Stored(Durable::Truncated(to)), &mut out);
+        if out.reload.take().is_some() {
+            self.history.mark("TRUNC by reload");
+            self.carry_out(id, out);
+            self.reload(id, Durable::Truncated(to));
+            return;
+        }
+        self.history.mark("TRUNC in memory");
+        let state = |pipeline: &Pipeline| {
+            let tree = pipeline.tree();
+            // Each member writes its configuration itself.
+            let config = tree.newest(tree::CONFIG_PATH).unwrap().data().unwrap().len() as i64;
+            let bytes = tree.data_bytes() - config;
+            let counts = (tree.znode_count(), tree.ephemeral_count(), bytes);
+            let mut sessions: Vec<_> = pipeline.sessions().map(|of| of.session).collect();
+            sessions.sort();
+            let owned: Vec<_> =
+                tree.owning_sessions().map(|of| (of, tree.ephemerals_of(of).count())).collect();
+            (tree.digest(), counts, sessions, owned)
+        };
+        let found = state(&server.pipeline);
+        let restored = self.disks[&id].restore(self.on_mismatch(), ALL_PUBLISHED);
+        let is_certain = restored.mismatches == 0;
+        let expected = state(&Pipeline::new(self.now, self.settings(id), restored));
+        assert!(
+            !is_certain || found == expected,
+            "{id} rolls back to {to}: {found:?} {expected:?}"
+        );
+        self.carry_out(id, out);
+    }
+
     fn reload(&mut self, id: ServerId, stored: Durable) {
         let disk = &self.disks[&id];
-        let (restored, log) = (disk.restore(self.on_mismatch()), disk.log.clone());
+        let restored = disk.restore(self.on_mismatch(), self.cache());
+        let (log, shown) = (disk.log.clone(), restored.tree.published());
         let server = self.running.get_mut(&id).unwrap();
-        (server.log, server.shown) = (log, restored.last);
+        (server.log, server.shown) = (log, shown);
         self.step(id, Input::Replaced(Box::new(restored), stored));
     }
 

@@ -177,9 +177,24 @@ enum Going {
     LostAndAlive,
 }
 
+/// Whether it is back before the next leader has ordered anything. If so, it is told to cut its log
+/// (TRUNC) and takes back in memory what it had alone; later, it is sent a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coming {
+    Early,
+    Late,
+}
+
 #[test]
 fn what_a_lost_leader_alone_had_logged_becomes_history_everywhere_or_nowhere() {
-    for going in [Going::Killed, Going::Paused, Going::LostAndKilled, Going::LostAndAlive] {
+    for (going, coming) in [
+        (Going::Killed, Coming::Late),
+        (Going::Paused, Coming::Late),
+        (Going::LostAndKilled, Coming::Early),
+        (Going::LostAndKilled, Coming::Late),
+        (Going::LostAndAlive, Coming::Early),
+        (Going::LostAndAlive, Coming::Late),
+    ] {
         let mut ensemble = Ensemble::started("tail", &Plan { proxies: true, ..Plan::of(3) });
         let leader = ensemble.wait_leader();
         let others = others(&ensemble, leader);
@@ -221,9 +236,14 @@ fn what_a_lost_leader_alone_had_logged_becomes_history_everywhere_or_nowhere() {
             }
         }
         ensemble.wait_leader_among(&others);
-        let mut other = ensemble.client(others[0]);
-        other.create("/after", b"");
-        other.answer();
+        let write = |ensemble: &Ensemble| {
+            let mut other = ensemble.client(others[0]);
+            other.create("/after", b"");
+            other.answer();
+        };
+        if coming == Coming::Late {
+            write(&ensemble);
+        }
         match going {
             Going::Killed => ensemble.start(leader),
             Going::Paused => ensemble.resume(leader),
@@ -236,6 +256,14 @@ fn what_a_lost_leader_alone_had_logged_becomes_history_everywhere_or_nowhere() {
         }
         ensemble.wait_state(leader, "FOLLOWING");
         ensemble.wait_all();
+        if coming == Coming::Early {
+            let said = ensemble.server(leader).said();
+            assert!(said.contains("TRUNC: 50 transactions are taken back"), "{said}");
+            write(&ensemble);
+            // It follows what is written from there on.
+            let last = ensemble.zxid(ensemble.wait_leader());
+            until(PATIENCE, || "it is behind".to_owned(), || last <= ensemble.zxid(leader));
+        }
         let tree = check_equal(&ensemble, &ensemble.ids());
         assert!(tree.contains_key("/before") && tree.contains_key("/after"));
         let mut answered = 0;
@@ -245,7 +273,9 @@ fn what_a_lost_leader_alone_had_logged_becomes_history_everywhere_or_nowhere() {
             answered += 1;
         }
         let left = tree.keys().filter(|path| path.starts_with("/alone-")).count();
-        println!("tail: {going:?}: {left} of 50 became history, {answered} were acknowledged");
+        println!(
+            "tail: {going:?}, {coming:?}: {left} of 50 became history, {answered} were acknowledged"
+        );
         assert!(!is_lost || (left, answered) == (0, 0), "nobody else knew of it");
     }
 }

@@ -3,7 +3,9 @@
 
 use std::path::Path;
 
-use ringkeeper::pipeline::{OnMismatch, Restore, RestoreError, RestoreSettings, Restored};
+use ringkeeper::pipeline::{
+    ALL_PUBLISHED, OnMismatch, Restore, RestoreError, RestoreSettings, Restored,
+};
 use ringkeeper::storage::history::HistoryError;
 use ringkeeper::storage::recovery::{self, Files, Note, Options, Places, RecoveryError};
 use ringkeeper::storage::standing::{self, Standing};
@@ -98,7 +100,11 @@ fn options(
     Options {
         data_dir: Path::new(""),
         data_log_dir: layout.data_log_dir().map(Path::new),
-        settings: RestoreSettings { tree, on_mismatch: OnMismatch::Refuse },
+        settings: RestoreSettings {
+            tree,
+            on_mismatch: OnMismatch::Refuse,
+            unpublished_max: ALL_PUBLISHED,
+        },
         trust_empty: false,
         is_live: false,
         is_member,
