@@ -328,6 +328,12 @@ fn new(name: &str) -> Box<dyn Store> {
 
 fn filled(name: &str, znodes: usize) -> Box<dyn Store> {
     let mut store = new(name);
+    fill_into(&mut *store, znodes);
+    check(&mut *store, znodes);
+    store
+}
+
+fn fill_into(store: &mut dyn Store, znodes: usize) {
     store.add("/service", b"");
     for at in 0..znodes {
         if at.is_multiple_of(FAMILY) {
@@ -335,8 +341,6 @@ fn filled(name: &str, znodes: usize) -> Box<dyn Store> {
         }
         store.add(&bed::path(at), &VALUE);
     }
-    check(&mut *store, znodes);
-    store
 }
 
 /// Every store must answer alike, or their times say nothing.
@@ -586,6 +590,37 @@ fn listing(c: &mut Bencher) {
     }
 }
 
+/// What a leader has had cut from the log is taken back: setData of as many znodes, in a small tree
+/// and in a large one.
+fn roll_back(c: &mut Bencher) {
+    const TXNS: usize = 500;
+    for znodes in [FAMILY, many(COLD)] {
+        let mut group = bed::group(c, "tree/take back");
+        group.throughput(Throughput::Elements(TXNS as u64));
+        let mut tree = Tree::new();
+        fill_into(&mut tree, znodes);
+        let (began, digest, mut random) = (tree.zxid, tree.writer.digest(), Random::new());
+        group.bench_function(BenchmarkId::from_parameter(znodes), |b| {
+            b.iter_custom(|rounds| {
+                let mut took = Duration::ZERO;
+                for _ in 0..rounds {
+                    for _ in 0..TXNS {
+                        tree.set(&bed::path(random.below(znodes)), &[1; 100]);
+                        tree.writer.seal(tree.zxid);
+                    }
+                    let start = CoreTime::now();
+                    tree.writer.roll_back_to(began);
+                    took += CoreTime::now() - start;
+                    assert_eq!(tree.writer.digest(), digest);
+                    tree.zxid = began;
+                    tree.writer.reclaim(usize::MAX);
+                }
+                took
+            });
+        });
+    }
+}
+
 /// What it takes to fill one; and, printed, what it then keeps.
 fn fill(c: &mut Bencher) {
     let znodes = many(100_000);
@@ -632,7 +667,7 @@ fn main() {
         return say_memory(name, znodes.parse().expect("a number"));
     }
     let mut criterion = bed::criterion().configure_from_args();
-    for bench in [hot, cold, listing, chains, descendants, fill] {
+    for bench in [hot, cold, listing, chains, descendants, roll_back, fill] {
         bench(&mut criterion);
     }
     criterion.final_summary();
