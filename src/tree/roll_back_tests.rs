@@ -166,12 +166,15 @@ impl Logged {
     }
 }
 
+/// A znode's path, stats, data and ACL.
+type Known = (String, StatPersisted, Stat, Option<Vec<u8>>, Option<Vec<Acl>>);
+
 /// All that the writer says of its newest state.
 #[derive(Debug, PartialEq)]
 struct State {
     digest: u64,
     counts: (usize, usize, i64),
-    znodes: Vec<(String, StatPersisted, Stat, Option<Vec<u8>>, Option<Vec<Acl>>)>,
+    znodes: Vec<Known>,
     owned: Vec<(i64, Vec<String>)>,
     reapable: Vec<String>,
     quotas: Vec<Option<String>>,
