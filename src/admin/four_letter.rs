@@ -268,7 +268,10 @@ fn write_answer(out: &mut Text, word: Word, state: &State, lists: Lists) -> fmt:
             writeln!(out, "datadir_size: {}", serving.sizes.data_dir_bytes)?;
             writeln!(out, "logdir_size: {}", serving.sizes.data_log_dir_bytes)
         }
-        (Word::Dump, Ok(serving)) => lists.write_dump(out, &serving.zone, serving.mode),
+        (Word::Dump, Ok(serving)) => {
+            let has_local = serving.gauges.local_sessions.is_some();
+            lists.write_dump(out, &serving.zone, serving.mode, has_local)
+        }
         (Word::Hash, Ok(serving)) => serving
             .digests
             .iter()
@@ -406,7 +409,7 @@ fn write_monitor(out: &mut Text, version: &str, serving: &Serving) -> fmt::Resul
     write_value(out, "watch_count", gauges.watches)?;
     write_value(out, "approximate_data_size", gauges.data_bytes)?;
     write_value(out, "global_sessions", gauges.global_sessions)?;
-    write_value(out, "local_sessions", gauges.local_sessions)?;
+    write_value(out, "local_sessions", gauges.local_sessions.unwrap_or(0))?;
     write_value(out, "uptime", gauges.uptime_ms)?;
     write_value(out, "open_file_descriptor_count", gauges.open_files)?;
     write_value(out, "max_file_descriptor_count", gauges.open_files_max)?;
@@ -766,11 +769,13 @@ mod tests {
                 id: id_a,
                 timeout_ms: 10_000,
                 expires_at_ms: 1_795_181_029_000,
+                is_local: false,
             });
             lists.session(&Session {
                 id: id_b,
                 timeout_ms: 20_000,
                 expires_at_ms: 1_795_181_039_000,
+                is_local: false,
             });
             lists.ephemeral(id_b, "/app/ephB");
             lists.ephemeral(id_a, "/app/eph-1");
@@ -784,8 +789,18 @@ mod tests {
     fn sessions_ephemerals_and_watches_answer_as_captured() {
         let state = captured("3.8.0");
         let dump = |lists: &mut Lists| {
-            lists.session(&Session { id: B, timeout_ms: 20_000, expires_at_ms: 1_795_181_037_000 });
-            lists.session(&Session { id: A, timeout_ms: 10_000, expires_at_ms: 1_795_181_027_000 });
+            lists.session(&Session {
+                id: B,
+                timeout_ms: 20_000,
+                expires_at_ms: 1_795_181_037_000,
+                is_local: false,
+            });
+            lists.session(&Session {
+                id: A,
+                timeout_ms: 10_000,
+                expires_at_ms: 1_795_181_027_000,
+                is_local: false,
+            });
             lists.ephemeral(A, "/app/eph-1");
             lists.ephemeral(A, "/app/eph-2");
             lists.ephemeral(B, "/app/ephB");
@@ -907,7 +922,7 @@ mod tests {
             watches: number("watch_count"),
             data_bytes: number("approximate_data_size"),
             global_sessions: number("global_sessions"),
-            local_sessions: number("local_sessions"),
+            local_sessions: Some(number("local_sessions")).filter(|&count| 0 < count),
             uptime_ms: number("uptime"),
             open_files: number("open_file_descriptor_count"),
             open_files_max: number("max_file_descriptor_count"),
@@ -1041,7 +1056,12 @@ mod tests {
                 }
                 for id in ids {
                     let expires_at_ms = 1_795_181_230_000;
-                    lists.session(&Session { id, timeout_ms: 15_000, expires_at_ms });
+                    lists.session(&Session {
+                        id,
+                        timeout_ms: 15_000,
+                        expires_at_ms,
+                        is_local: false,
+                    });
                 }
                 lists.ephemeral(ids[0], "/app/eph-leader");
                 lists.ephemeral(ids[2], "/app/eph-observer");
@@ -1210,7 +1230,7 @@ mod tests {
             (|needs| needs.connections, |l| connected([client_a(), asking(56498, 1)])(l)),
             (
                 |needs| needs.sessions,
-                |l| l.session(&Session { id: A, timeout_ms: 1, expires_at_ms: 1 }),
+                |l| l.session(&Session { id: A, timeout_ms: 1, expires_at_ms: 1, is_local: false }),
             ),
             (|needs| needs.ephemerals, |l| l.ephemeral(A, "/e")),
             (|needs| needs.watches, |l| l.watched("/w", &[A])),

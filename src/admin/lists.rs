@@ -97,6 +97,7 @@ pub struct Lists {
 struct Expiry {
     timeout_ms: i64,
     at_ms: i64,
+    is_local: bool,
 }
 
 /// A path of `wchp`, and the lines of those who watch it.
@@ -173,9 +174,9 @@ impl Lists {
     }
 
     pub fn session(&mut self, session: &Session) {
-        let &Session { id, timeout_ms, expires_at_ms: at_ms } = session;
+        let &Session { id, timeout_ms, expires_at_ms: at_ms, is_local } = session;
         if self.word == Word::Dump
-            && self.sessions.insert(id, Expiry { timeout_ms, at_ms }).is_none()
+            && self.sessions.insert(id, Expiry { timeout_ms, at_ms, is_local }).is_none()
         {
             self.bytes += SESSION_LINE_BYTES;
         }
@@ -268,23 +269,29 @@ impl Lists {
         writeln!(out, "Total watches:{watches}")
     }
 
-    /// A leader, or a server that is alone, knows when sessions expire. Others know their timeouts
-    /// (`LearnerSessionTracker.dumpSessions`).
-    pub(super) fn write_dump(self, out: &mut Text, zone: &Zone, mode: Mode) -> fmt::Result {
+    /// A leader, or a server that is alone, knows when sessions expire. Others know their timeouts, and
+    /// when those expire that are theirs alone (`LearnerSessionTracker.dumpSessions`).
+    pub(super) fn write_dump(
+        self,
+        out: &mut Text,
+        zone: &Zone,
+        mode: Mode,
+        has_local: bool,
+    ) -> fmt::Result {
         writeln!(out, "SessionTracker dump:")?;
+        let (local, global): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            self.sessions.into_iter().partition(|(_, expiry)| expiry.is_local);
+        if has_local {
+            write_buckets(out, "Local Session", zone, by_expiry(local)?)?;
+        }
         match mode {
             Mode::Standalone | Mode::Leader => {
-                let mut sessions: BTreeMap<i64, (usize, Text)> = BTreeMap::new();
-                for (session, Expiry { at_ms, .. }) in self.sessions {
-                    let (count, lines) = sessions.entry(at_ms).or_default();
-                    *count += 1;
-                    writeln!(lines, "\t{session}")?;
-                }
-                write_buckets(out, "Session", zone, sessions)?;
+                let what = if has_local { "Global Session" } else { "Session" };
+                write_buckets(out, what, zone, by_expiry(global)?)?;
             }
             Mode::Follower | Mode::Observer | Mode::ReadOnly => {
-                writeln!(out, "Global Sessions({}):", self.sessions.len())?;
-                for (session, Expiry { timeout_ms, .. }) in self.sessions {
+                writeln!(out, "Global Sessions({}):", global.len())?;
+                for (session, Expiry { timeout_ms, .. }) in global {
                     writeln!(out, "{session}\t{timeout_ms}ms")?;
                 }
             }
@@ -299,6 +306,19 @@ impl Lists {
 
 fn put_line(out: &mut Text, line: fmt::Arguments<'_>) {
     writeln!(out, "{line}").expect("writing to memory succeeds");
+}
+
+/// Sessions as lines, by when they expire.
+fn by_expiry(
+    sessions: BTreeMap<SessionId, Expiry>,
+) -> Result<BTreeMap<i64, (usize, Text)>, fmt::Error> {
+    let mut buckets: BTreeMap<i64, (usize, Text)> = BTreeMap::new();
+    for (session, Expiry { at_ms, .. }) in sessions {
+        let (count, lines) = buckets.entry(at_ms).or_default();
+        *count += 1;
+        writeln!(lines, "\t{session}")?;
+    }
+    Ok(buckets)
 }
 
 /// What expires when, earliest first.
@@ -330,7 +350,7 @@ mod tests {
             Word::Wchc => lists.write_by_session(&mut out),
             Word::Wchp => lists.write_by_path(&mut out),
             Word::Wchs => lists.write_summary(&mut out),
-            _ => lists.write_dump(&mut out, &Zone::utc(), Mode::Standalone),
+            _ => lists.write_dump(&mut out, &Zone::utc(), Mode::Standalone, false),
         }
         .unwrap();
         out.to_string()
@@ -376,12 +396,37 @@ mod tests {
         assert_eq!(shown(wchc), "0x1000\n\t/b\n\t/a\n0x2000\n\t/b\n\n");
     }
 
+    /// As ZooKeeper 3.8.0 and 3.9.3 show them.
+    #[test]
+    fn local_sessions_are_dumped_with_their_time_whoever_leads() {
+        let lists = || {
+            let mut lists = Lists::new(Word::Dump);
+            for (id, is_local) in [(A, true), (B, false)] {
+                let (timeout_ms, expires_at_ms) = (20_000, 1_795_181_029_000);
+                lists.session(&Session { id, timeout_ms, expires_at_ms, is_local });
+            }
+            lists
+        };
+        let dumped = |mode| {
+            let mut out = Text::default();
+            lists().write_dump(&mut out, &Zone::utc(), mode, true).unwrap();
+            let text = out.to_string();
+            text.split_once("ephemeral nodes").unwrap().0.to_owned()
+        };
+        let time = "1 expire at Fri Nov 20 13:23:49 UTC 2026:\n";
+        let head = format!("SessionTracker dump:\nLocal Session Sets (1)/(1):\n{time}\t0x1000\n");
+        let led = format!("{head}Global Sessions(1):\n0x2000\t20000ms\n");
+        assert_eq!(dumped(Mode::Observer), led);
+        let leads = format!("{head}Global Session Sets (1)/(1):\n{time}\t0x2000\n");
+        assert_eq!(dumped(Mode::Leader), leads);
+    }
+
     #[test]
     fn a_session_that_was_heard_from_meanwhile_is_dumped_once() {
         let mut dump = Lists::new(Word::Dump);
-        dump.session(&Session { id: A, timeout_ms: 4_000, expires_at_ms: 1_000 });
-        dump.session(&Session { id: B, timeout_ms: 4_000, expires_at_ms: 2_000 });
-        dump.session(&Session { id: A, timeout_ms: 4_000, expires_at_ms: 2_000 });
+        dump.session(&Session { id: A, timeout_ms: 4_000, expires_at_ms: 1_000, is_local: false });
+        dump.session(&Session { id: B, timeout_ms: 4_000, expires_at_ms: 2_000, is_local: false });
+        dump.session(&Session { id: A, timeout_ms: 4_000, expires_at_ms: 2_000, is_local: false });
         let text = shown(dump);
         assert!(text.contains("Session Sets (1)/(2):\n2 expire at "), "{text}");
     }

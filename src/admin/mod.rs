@@ -94,7 +94,8 @@ pub struct Gauges {
     /// Bytes of paths and data.
     pub data_bytes: u64,
     pub global_sessions: u64,
-    pub local_sessions: u64,
+    /// `None` where no session is its server's alone.
+    pub local_sessions: Option<u64>,
     pub uptime_ms: u64,
     pub open_files: u64,
     pub open_files_max: u64,
@@ -263,6 +264,8 @@ pub struct Session {
     /// When it expires if nothing is heard, on the wall clock; sessions of one bucket have the
     /// same time.
     pub expires_at_ms: i64,
+    /// Only this server knows it.
+    pub is_local: bool,
 }
 
 /// The local time zone, as it is at the time of the answer.

@@ -846,13 +846,6 @@ impl Parser<'_> {
                     .to_owned(),
             );
         }
-        for (knob, effect) in [(&knobs::LOCAL_SESSIONS, "every session is a global one")] {
-            if self.read(knob)? {
-                let key = knob.about.key;
-                self.warnings
-                    .push(format!("{key} is not supported yet and has no effect: {effect}"));
-            }
-        }
         Ok(())
     }
 

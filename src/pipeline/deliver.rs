@@ -68,6 +68,7 @@ const DISTRUST_AGAIN_MS: i64 = 600_000;
 struct Asked {
     op: i32,
     kinds: Vec<i32>,
+    is_local_ephemeral: bool,
     audited: Option<Box<(Request, Vec<audit::Entry>)>>,
 }
 
@@ -86,7 +87,11 @@ impl Pipeline {
         let impossible = |what: String| Undeliverable::Impossible { zxid, what };
         possible(&header, &txn).map_err(|what| impossible(what.to_string()))?;
         let session = SessionId(header.client_id);
-        let asked = self.take_asked_of(session, header.cxid);
+        // The opening of a session is the answer to no request of the session's, whatever its cxid.
+        let asked = match txn {
+            Txn::CreateSession { .. } => None,
+            _ => self.take_asked_of(session, header.cxid),
+        };
         self.end_broken(zxid);
         let mark = (self.tree.mark(), self.gathered.mark());
         let mut results = Vec::new();
@@ -116,7 +121,7 @@ impl Pipeline {
             Txn::CloseSession { .. } => self.closed(zxid, session, header.cxid, asked),
             txn => {
                 if let Some(asked) = asked {
-                    let what = self.answered(asked.op, txn, results);
+                    let what = self.answered(&asked, txn, results);
                     self.answer_pending(session, header.cxid, Answer { zxid, what });
                 }
             }
@@ -177,9 +182,12 @@ impl Pipeline {
     fn take_asked_of(&mut self, session: SessionId, cxid: i32) -> Option<Asked> {
         let Agreement::Member(member) = &mut self.zab else { return None };
         match &mut member.forward.find(session, cxid)?.what {
-            What::Write { op, kinds, audited } => {
-                Some(Asked { op: *op, kinds: std::mem::take(kinds), audited: audited.take() })
-            }
+            What::Write { op, kinds, is_local_ephemeral, audited } => Some(Asked {
+                op: *op,
+                kinds: std::mem::take(kinds),
+                is_local_ephemeral: *is_local_ephemeral,
+                audited: audited.take(),
+            }),
             What::Sync { .. } | What::Ephemerals(_) | What::Answered => None,
         }
     }
@@ -236,8 +244,14 @@ impl Pipeline {
         }
     }
 
-    fn answered(&self, op: i32, txn: &Txn<'_>, results: Vec<u8>) -> Answered {
+    fn answered(&self, asked: &Asked, txn: &Txn<'_>, results: Vec<u8>) -> Answered {
         match txn {
+            // The leader does not know the session, and this server does.
+            Txn::Error { err }
+                if *err == Code::SessionExpired.number() && asked.is_local_ephemeral =>
+            {
+                Answered::Body(Code::EphemeralOnLocalSession, Vec::new())
+            }
             Txn::Error { err } if *err == Code::SessionMoved.number() => Answered::Dropped,
             Txn::Error { err } => {
                 let err = Code::from_number(*err).unwrap_or(Code::RuntimeInconsistency);
@@ -246,7 +260,7 @@ impl Pipeline {
             Txn::Multi(_) => Answered::Body(Code::Ok, results),
             txn => {
                 let mut body = Vec::new();
-                write_result(&mut body, op, txn, &self.tree);
+                write_result(&mut body, asked.op, txn, &self.tree);
                 Answered::Body(Code::Ok, body)
             }
         }

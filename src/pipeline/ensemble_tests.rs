@@ -1,9 +1,9 @@
-//! Sessions of three servers, at the door of their pipelines: the network delivers at once, disks
+//! Sessions of three servers and an observer, at the door of their pipelines: the network delivers at once, disks
 //! sync at once, and time passes when a test says so.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::tests::{create, settings};
+use super::tests::{create, failures, multi, settings};
 use super::*;
 use crate::ensemble::Ensemble;
 use crate::exchange::{ConnectionId, Item, Mode, Reply, Span};
@@ -27,6 +27,8 @@ const TIMEOUT_MS: i32 = 10_000;
 const A: ServerId = ServerId(1);
 const B: ServerId = ServerId(2);
 const C: ServerId = ServerId(3);
+/// Observes.
+const D: ServerId = ServerId(4);
 
 /// What came back to a connection.
 type Answers = Vec<(ConnectionId, Zxid, Outcome, Vec<u8>)>;
@@ -81,7 +83,7 @@ struct Trio {
 }
 
 impl Trio {
-    /// Three servers, the last of which leads.
+    /// Servers that have a leader, which is the last of three; and who observes it.
     fn new(terms: Terms) -> Trio {
         let mut trio = Trio {
             now: Now { monotonic_ms: 1_000_000, wall_ms: 1_700_000_000_000 },
@@ -95,19 +97,25 @@ impl Trio {
             xid: 0,
             touched: Vec::new(),
         };
-        for id in [C, A, B] {
+        for id in [C, A, B, D] {
             trio.start(id, Vec::new(), Epoch(0), Epoch(0));
         }
         trio.pass_until("all serve", |trio| {
             trio.servers.values().all(|server| server.serves == Some(Mode::ReadWrite))
         });
         assert!(trio.servers[&C].pipeline.zab.orders(), "the highest id leads");
+        // From here on zxids are of its epoch.
+        let first = trio.open(C);
+        assert_eq!(trio.create(first, "/first", CreateMode::Persistent), Code::Ok);
+        trio.close(first);
         trio
     }
 
     fn start(&mut self, id: ServerId, log: Vec<Proposal>, accepted: Epoch, current: Epoch) {
         let restored = restored(&log, Zxid(i64::MAX));
+        let observer = ("server.4", "h:1:2:observer");
         let lines = ["server.1", "server.2", "server.3"].map(|key| (key, "h:1:2"));
+        let lines = lines.into_iter().chain([observer]);
         let members = Ensemble::parse(lines, false).unwrap();
         let mut history = History::new(CACHE, Zxid::ZERO);
         log.iter().for_each(|proposal| history.push(proposal.clone()));
@@ -125,7 +133,7 @@ impl Trio {
             },
             election: election::Settings::default(),
             voters: Arc::new(Voters::new(Arc::new(members), None)),
-            is_observer: false,
+            is_observer: id == D,
             accepted,
             current,
             history,
@@ -394,6 +402,8 @@ impl Trio {
 
     /// A new session.
     fn open(&mut self, at: ServerId) -> Speaks {
+        // Of connections that sessions have left.
+        self.answers(at);
         let connection = self.connection();
         let want = Want::Open { timeout_ms: TIMEOUT_MS, last_zxid_seen: Zxid::ZERO };
         match self.ask(at, connection, SessionId(0), want, &[])[..] {
@@ -425,6 +435,7 @@ impl Trio {
     }
 
     fn close(&mut self, who: Speaks) -> Outcome {
+        self.answers(who.at);
         match self.ask(who.at, who.connection, who.session, Want::Close, &[])[..] {
             [(_, _, outcome, _)] => outcome,
             ref other => panic!("closed, not {other:?}"),
@@ -436,7 +447,7 @@ impl Trio {
     }
 
     /// How many sessions a server knows: those of all, and its own.
-    fn sessions(&self, at: ServerId) -> (usize, usize) {
+    fn sessions(&self, at: ServerId) -> (usize, Option<usize>) {
         let report = self.servers[&at].pipeline.report();
         (report.sessions, report.local_sessions)
     }
@@ -492,7 +503,7 @@ fn a_server_without_a_leader_is_read_after_two_seconds_and_writes_nothing() {
     let (known, reader) = (trio.sessions(A).0, trio.open(A));
     assert_eq!(reader.session.0 >> 56, A.0);
     assert!(trio.has(A, "/a"));
-    assert_eq!(trio.sessions(A), (known, 1));
+    assert_eq!(trio.sessions(A), (known, Some(1)));
     let listed = trio.ask(A, reader.connection, reader.session, Want::Ephemerals, &SIX);
     assert!(
         matches!(listed[..], [(_, at, Outcome::Answer { err: Code::Ok, .. }, _)] if at == zxid)
@@ -531,7 +542,7 @@ fn who_has_come_to_read_leaves_when_there_is_a_leader() {
     trio.pass_until("it is not read", |trio| trio.servers[&A].serves != Some(Mode::ReadOnly));
     trio.restart(C, leader);
     trio.pass_until("it serves", |trio| trio.servers[&A].serves == Some(Mode::ReadWrite));
-    assert_eq!(trio.sessions(A), (1, 0));
+    assert_eq!(trio.sessions(A), (1, None));
     assert_eq!(trio.resume(A, reader.session, Zxid::ZERO).1, Outcome::Refused);
     let (writer, outcome) = trio.resume(A, writer.session, Zxid::ZERO);
     assert!(matches!(outcome, Outcome::Connected { .. }), "{outcome:?}");
@@ -561,7 +572,7 @@ fn what_may_be_taken_back_is_not_read() {
     trio.cut_off.clear();
     trio.pass_until("it serves", |trio| trio.servers[&C].serves == Some(Mode::ReadWrite));
     assert!(trio.pipeline(C).tree().newest("/proposed").is_none());
-    assert_eq!(trio.sessions(C).1, 0);
+    assert_eq!(trio.sessions(C).1, None);
 }
 
 #[test]
@@ -634,7 +645,7 @@ fn a_new_session_is_reported_by_every_learner_once_and_then_by_its_own() {
         touched.filter(|(_, session)| *session == client.session).map(|(by, _)| by).collect()
     };
     trio.pass(TICK_MS, &[]);
-    assert_eq!(told(&mut trio), BTreeSet::from([A, B]));
+    assert_eq!(told(&mut trio), BTreeSet::from([A, B, D]));
     trio.pass(2 * TICK_MS, &[(A, client.session)]);
     assert_eq!(told(&mut trio), BTreeSet::from([A]));
     // Who says nothing is in no table, and expires.
@@ -643,4 +654,184 @@ fn a_new_session_is_reported_by_every_learner_once_and_then_by_its_own() {
     let answers = trio.answers(A);
     assert!(matches!(answers[..], [(to, _, Outcome::Ended, _)] if to == client.connection));
     assert_eq!(trio.sessions(B).0, 0);
+}
+
+// ---- local sessions -------------------------------------------------------------------------
+
+const FIXED: Terms = Terms { reads_alone: false, local_sessions: LocalSessions::Fixed };
+const UPGRADED: Terms = Terms { reads_alone: false, local_sessions: LocalSessions::Upgraded };
+const ALL: [ServerId; 4] = [A, B, C, D];
+
+/// Where a client is, on a follower, the leader and an observer, and another server.
+const PLACES: [(ServerId, ServerId); 5] = [(A, B), (A, C), (C, A), (D, C), (D, A)];
+
+fn is_connected(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Connected { .. })
+}
+
+#[test]
+fn a_local_session_is_no_transaction_and_known_to_its_server_alone() {
+    for terms in [FIXED, UPGRADED] {
+        let mut trio = Trio::new(terms);
+        for (at, other) in PLACES {
+            let zxid = trio.zxid(C);
+            let client = trio.open(at);
+            assert_eq!(client.session.0 >> 56, at.0);
+            assert_eq!(ALL.map(|id| trio.zxid(id)), [zxid; 4]);
+            let known = ALL.map(|id| trio.sessions(id));
+            assert_eq!(known, ALL.map(|id| (0, Some(usize::from(id == at)))));
+            // It writes, but for ephemerals, with zxids of its writes alone.
+            let path = format!("/{}-{}", at.0, other.0);
+            assert_eq!(trio.create(client, &path, CreateMode::Persistent), Code::Ok);
+            assert_eq!(trio.create(client, &path, CreateMode::Persistent), Code::NodeExists);
+            assert_eq!(trio.zxid(C), Zxid(zxid.0 + 2));
+            assert_eq!(trio.resume(other, client.session, zxid).1, Outcome::Refused);
+            let (again, outcome) = trio.resume(at, client.session, zxid);
+            assert!(is_connected(outcome), "{outcome:?}");
+            assert_eq!(trio.create(again, &path, CreateMode::Persistent), Code::NodeExists);
+            let zxid = trio.zxid(C);
+            assert!(matches!(
+                trio.close(again),
+                Outcome::Answer { err: Code::Ok, close: true, .. }
+            ));
+            assert_eq!(trio.resume(at, client.session, zxid).1, Outcome::Refused);
+            assert_eq!(ALL.map(|id| trio.zxid(id)), [zxid; 4]);
+            assert_eq!(trio.sessions(at), (0, Some(0)));
+        }
+    }
+}
+
+#[test]
+fn a_local_session_expires_by_its_server() {
+    let mut trio = Trio::new(UPGRADED);
+    let zxid = trio.zxid(C);
+    let clients = [A, C, D].map(|at| trio.open(at));
+    let speaking = clients.map(|client| (client.at, client.session));
+    trio.pass(3 * i64::from(TIMEOUT_MS), &speaking);
+    assert_eq!([A, C, D].map(|at| trio.sessions(at)), [(0, Some(1)); 3]);
+    trio.pass(i64::from(TIMEOUT_MS) - 1, &[]);
+    assert_eq!([A, C, D].map(|at| trio.sessions(at)), [(0, Some(1)); 3]);
+    trio.pass(TICK_MS + STEP_MS, &[]);
+    for client in clients {
+        let ended = trio.answers(client.at);
+        assert!(matches!(ended[..], [(to, _, Outcome::Ended, _)] if to == client.connection));
+        assert_eq!(trio.sessions(client.at), (0, Some(0)));
+    }
+    assert_eq!(ALL.map(|id| trio.zxid(id)), [zxid; 4]);
+}
+
+#[test]
+fn an_ephemeral_opens_a_local_session_for_all_first() {
+    let mut trio = Trio::new(UPGRADED);
+    for (at, other) in PLACES {
+        let (zxid, client) = (trio.zxid(C), trio.open(at));
+        let path = format!("/{}-{}", at.0, other.0);
+        let answer = trio.write(
+            client,
+            code::CREATE2,
+            &create(&path, b"", AclBytes::OPEN, CreateMode::Ephemeral as i32),
+        );
+        // The session's own transaction comes before.
+        assert_eq!((answer.0, answer.1), (Code::Ok, Zxid(zxid.0 + 2)));
+        assert_eq!(ALL.map(|id| trio.sessions(id)), [(1, Some(0)); 4]);
+        let owned =
+            |trio: &mut Trio, id| trio.pipeline(id).tree().ephemerals_of(client.session).count();
+        assert_eq!(ALL.map(|id| owned(&mut trio, id)), [1; 4]);
+        // It is opened once.
+        let sequential = CreateMode::EphemeralSequential;
+        assert_eq!(trio.create(client, &path, sequential), Code::Ok);
+        assert_eq!(trio.zxid(C), Zxid(zxid.0 + 3));
+        let (moved, outcome) = trio.resume(other, client.session, trio.zxid(C));
+        assert!(is_connected(outcome), "{outcome:?}");
+        assert!(matches!(trio.close(moved), Outcome::Answer { err: Code::Ok, close: true, .. }));
+        assert_eq!(ALL.map(|id| (owned(&mut trio, id), trio.sessions(id))), [(0, (0, Some(0))); 4]);
+    }
+}
+
+#[test]
+fn a_multi_with_an_ephemeral_opens_a_local_session_for_all() {
+    let mut trio = Trio::new(UPGRADED);
+    for at in [A, C, D] {
+        let (zxid, client) = (trio.zxid(C), trio.open(at));
+        let made = |name, mode| {
+            let path = format!("/{name}-{}", at.0);
+            (code::CREATE, create(&path, b"", AclBytes::OPEN, mode as i32))
+        };
+        let plain = [made("plain", CreateMode::Persistent)];
+        assert_eq!(trio.write(client, code::MULTI, &multi(&plain)).0, Code::Ok);
+        assert_eq!(trio.sessions(at), (0, Some(1)));
+        let both = [made("a", CreateMode::Persistent), made("b", CreateMode::Ephemeral)];
+        let (err, at_zxid, _) = trio.write(client, code::MULTI, &multi(&both));
+        assert_eq!((err, at_zxid, trio.sessions(at)), (Code::Ok, Zxid(zxid.0 + 3), (1, Some(0))));
+        trio.close(client);
+    }
+}
+
+/// What 3.8.0 and 3.9.3 answer: a follower's multi has the leader's error in it.
+#[test]
+fn a_local_session_that_may_not_be_upgraded_owns_nothing() {
+    let mut trio = Trio::new(FIXED);
+    for (at, within) in [(A, -112), (C, -120), (D, -112)] {
+        let client = trio.open(at);
+        for mode in [CreateMode::Ephemeral, CreateMode::EphemeralSequential] {
+            assert_eq!(trio.create(client, "/mine", mode), Code::EphemeralOnLocalSession);
+        }
+        let made = |mode| (code::CREATE, create("/m", b"", AclBytes::OPEN, mode as i32));
+        let both = [made(CreateMode::Persistent), made(CreateMode::Ephemeral)];
+        let (err, _, results) = trio.write(client, code::MULTI, &multi(&both));
+        assert_eq!((err, failures(&results)), (Code::Ok, vec![0, within]));
+        let path = format!("/plain-{}", at.0);
+        assert_eq!(trio.create(client, &path, CreateMode::Persistent), Code::Ok);
+        assert_eq!(trio.sessions(at), (0, Some(1)));
+    }
+}
+
+#[test]
+fn a_leader_without_local_sessions_knows_none_of_others() {
+    let mut trio = Trio::new(Terms::default());
+    if let Agreement::Member(member) = &mut trio.pipeline(A).zab {
+        member.set_local_sessions(LocalSessions::Upgraded);
+    }
+    let client = trio.open(A);
+    assert_eq!(trio.create(client, "/a", CreateMode::Persistent), Code::SessionExpired);
+    assert_eq!(trio.create(client, "/a", CreateMode::Ephemeral), Code::Ok);
+    assert_eq!(trio.create(client, "/b", CreateMode::Persistent), Code::Ok);
+}
+
+#[test]
+fn a_session_whose_upgrade_is_lost_with_the_leader_is_local_again() {
+    let mut trio = Trio::new(UPGRADED);
+    let client = trio.open(A);
+    // The leader never hears of it.
+    let links: Vec<LinkId> =
+        trio.links.iter().filter(|(_, link)| link.learner == A).map(|(link, _)| *link).collect();
+    let known: Vec<Link> = links.iter().filter_map(|link| trio.links.remove(link)).collect();
+    let body = create("/mine", b"", AclBytes::OPEN, CreateMode::Ephemeral as i32);
+    let want = Want::Write { op: code::CREATE };
+    assert!(trio.ask(A, client.connection, client.session, want, &body).is_empty());
+    assert_eq!(trio.sessions(A), (1, Some(0)));
+    for (&link, Link { learner, leader }) in links.iter().zip(known) {
+        trio.events.extend([learner, leader].map(|to| Event::Closed { to, link }));
+    }
+    trio.settle();
+    trio.pass_until("it serves again", |trio| trio.servers[&A].pipeline.zab.forwards());
+    assert_eq!(trio.sessions(A), (0, Some(1)));
+    // The connection that it had is gone with the leader.
+    let (client, outcome) = trio.resume(A, client.session, Zxid::ZERO);
+    assert!(is_connected(outcome), "{outcome:?}");
+    assert_eq!(trio.create(client, "/mine", CreateMode::Ephemeral), Code::Ok);
+    assert_eq!(ALL.map(|id| trio.sessions(id)), [(1, Some(0)); 4]);
+}
+
+#[test]
+fn a_local_session_outlives_an_election() {
+    let mut trio = Trio::new(UPGRADED);
+    let (client, lost) = (trio.open(A), trio.open(C));
+    trio.kill(C);
+    trio.pass_until("another leads", |trio| trio.servers[&B].pipeline.zab.orders());
+    trio.pass_until("it serves", |trio| trio.servers[&A].serves == Some(Mode::ReadWrite));
+    let (client, outcome) = trio.resume(A, client.session, Zxid::ZERO);
+    assert!(is_connected(outcome), "{outcome:?}");
+    assert_eq!(trio.create(client, "/mine", CreateMode::Ephemeral), Code::Ok);
+    assert_eq!(trio.resume(A, lost.session, Zxid::ZERO).1, Outcome::Refused);
 }

@@ -5,13 +5,13 @@
 //! session that comes back by a REVALIDATE. After `FollowerRequestProcessor`, `CommitProcessor`,
 //! `Learner.validateSession`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::member::Agreement;
+use super::member::{Agreement, Member};
 use super::prep::is_readable;
 use super::tracker::{Client, Owner, Scope};
-use super::{Output, Pipeline, audit, prep_multi, whole};
+use super::{Output, Pipeline, audit, prep, prep_multi, whole};
 use crate::exchange::{Outcome, Request, Want};
 use crate::jute::Write as _;
 use crate::jute::record::{Record as _, Text};
@@ -41,6 +41,8 @@ pub(super) enum What {
         op: i32,
         /// Of a multi: what each result is of.
         kinds: Vec<i32>,
+        /// It makes an ephemeral znode, and its session is this server's alone.
+        is_local_ephemeral: bool,
         /// What the audit log will say of it, and who asked.
         audited: Option<Box<(Request, Vec<audit::Entry>)>>,
     },
@@ -82,6 +84,8 @@ struct Returning {
 pub(super) struct Forward {
     pending: BTreeMap<SessionId, VecDeque<Pending>>,
     opening: BTreeMap<SessionId, Client>,
+    /// Sessions that were this server's alone, and are to be everybody's: the leader has been asked.
+    upgrading: BTreeSet<SessionId>,
     returning: BTreeMap<SessionId, VecDeque<Returning>>,
     /// The syncs that the leader has, and whose they are.
     syncs: VecDeque<(SessionId, u64)>,
@@ -90,9 +94,9 @@ pub(super) struct Forward {
 }
 
 impl Forward {
-    /// The leader is gone: nothing will come back.
-    pub(super) fn clear(&mut self) {
-        *self = Forward::default();
+    /// The leader is gone: nothing will come back. Returns the sessions that were to be everybody's.
+    pub(super) fn clear(&mut self) -> BTreeSet<SessionId> {
+        std::mem::take(self).upgrading
     }
 
     /// How many clients wait for the leader.
@@ -189,14 +193,26 @@ impl Forward {
         }
     }
 
-    /// The client that this session was opened for.
+    /// The client that this session was opened for; `None` also where it was opened before, by its
+    /// server alone.
     pub(super) fn take_opening(&mut self, session: SessionId) -> Option<Client> {
+        self.upgrading.remove(&session);
         self.opening.remove(&session)
     }
 
     /// The session is over.
     pub(super) fn forget(&mut self, session: SessionId) {
         self.pending.remove(&session);
+    }
+}
+
+impl Member {
+    fn ask_to_open(&mut self, session: SessionId, timeout_ms: i32, out: &mut Output) {
+        let mut body = Vec::new();
+        body.put_i32(timeout_ms);
+        let (op, identities) = (code::CREATE_SESSION, AuthInfo::NULL);
+        let forwarded = Forwarded { session, cxid: 0, op, body: &body, identities };
+        self.send_to_leader(FromLearner::Request(forwarded), out);
     }
 }
 
@@ -268,7 +284,9 @@ impl Pipeline {
             None => {
                 let kinds =
                     if op == code::MULTI { prep_multi::result_kinds(body) } else { Vec::new() };
-                What::Write { op, kinds, audited }
+                let is_local_ephemeral =
+                    self.tracker.is_local(session) && prep::makes_ephemeral(op, body);
+                What::Write { op, kinds, is_local_ephemeral, audited }
             }
         };
         member.forward.push(session, client, xid, what);
@@ -339,11 +357,20 @@ impl Pipeline {
     ) {
         let Agreement::Member(member) = &mut self.zab else { return };
         member.forward.opening.insert(session, client);
-        let mut body = Vec::new();
-        body.put_i32(timeout_ms);
-        let (op, identities) = (code::CREATE_SESSION, AuthInfo::NULL);
-        let forwarded = Forwarded { session, cxid: 0, op, body: &body, identities };
-        member.send_to_leader(FromLearner::Request(forwarded), out);
+        member.ask_to_open(session, timeout_ms, out);
+    }
+
+    /// A session that only this server knew is to be everybody's. What it asks for goes to the leader
+    /// right behind.
+    pub(super) fn forward_upgrade(
+        &mut self,
+        session: SessionId,
+        timeout_ms: i32,
+        out: &mut Output,
+    ) {
+        let Agreement::Member(member) = &mut self.zab else { return };
+        member.forward.upgrading.insert(session);
+        member.ask_to_open(session, timeout_ms, out);
     }
 
     /// The leader is asked whether a session may go on here.

@@ -28,7 +28,11 @@ impl Pipeline {
         match packet {
             FromLearner::Request(request) => self.on_forwarded(now, link, request, out),
             FromLearner::Revalidate { zxid, session, timeout_ms } => {
-                let before = self.tracker.resume(now, session, timeout_ms, Owner::Learner(link));
+                // A session of one server cannot go to another.
+                let before = match self.tracker.is_local(session) {
+                    true => None,
+                    false => self.tracker.resume(now, session, timeout_ms, Owner::Learner(link)),
+                };
                 // Its client may have been one of this server's.
                 let client = before.and_then(Owner::client);
                 if let Some(client) = client {
@@ -90,6 +94,12 @@ impl Pipeline {
             self.tracker.set_owner(session, Owner::Learner(link));
         }
         match self.tracker.owner(session) {
+            None if want != Want::Close && self.may_be_anothers(session) => {
+                self.on_session_request(now, asker, &request, body, out);
+            }
+            Some(_) if self.tracker.is_local(session) => {
+                self.refuse(now, asker, &request, Code::SessionExpired, out);
+            }
             // The end of a session that is over already: there is nothing to do, and whoever asked
             // waits for an answer.
             None => self.refuse(now, asker, &request, Code::SessionExpired, out),

@@ -353,6 +353,11 @@ impl Member {
         (self.proposed, self.committed) = (zxid, self.committed.min(zxid));
     }
 
+    #[cfg(test)]
+    pub(super) fn set_local_sessions(&mut self, local_sessions: LocalSessions) {
+        self.local_sessions = local_sessions;
+    }
+
     fn report(&self, now: Now) -> QuorumReport {
         let (peer, stats) = (&self.peer, &self.stats);
         let bounds = (self.proposed, self.committed);
@@ -898,7 +903,10 @@ impl Pipeline {
         }
         member.role = Role::None;
         member.leader_link = None;
-        member.forward.clear();
+        for session in member.forward.clear() {
+            // A leader that has its transaction, or gets it, says so.
+            self.tracker.set_scope(session, Scope::Local);
+        }
         member.syncs.clear();
         member.heard.clear();
         for listing in self.listings.drain(..) {

@@ -83,7 +83,7 @@ use crate::jute::Write as _;
 use crate::jute::record::Record as _;
 use crate::jute::{Reader, first_field};
 use crate::record::code::Code;
-use crate::record::data::Stat;
+use crate::record::data::{Id, Stat};
 use crate::record::op::code;
 use crate::record::proto::{Create2Response, PathOnly, ReconfigRequest};
 use crate::record::txn::{CreateKind, DIGEST_VERSION, Txn, TxnDigest, TxnHeader};
@@ -278,8 +278,8 @@ pub struct Report {
     pub ephemerals: usize,
     pub data_bytes: i64,
     pub sessions: usize,
-    /// Those that this server alone knows.
-    pub local_sessions: usize,
+    /// Those that this server alone knows; `None` where it has none of these.
+    pub local_sessions: Option<usize>,
     /// Requests that wait for their commit.
     pub outstanding: usize,
 }
@@ -487,9 +487,13 @@ impl Pipeline {
                     }
                 }
                 Some(_) if forwards => {
+                    self.upgrade_for(now, client, request, body, out);
                     self.forward(client, request, body, out);
                 }
                 Some(_) => {
+                    if self.upgrade_for(now, client, request, body, out) && !self.has_zxid(now) {
+                        return;
+                    }
                     self.on_session_request(now, Asker::Client(client), request, body, out);
                 }
             },
@@ -580,7 +584,7 @@ impl Pipeline {
         if !self.has_zxid(now) {
             return;
         }
-        let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &[] };
+        let prep = self.prep(&[], None);
         // It may have got a child since it was looked at.
         let Ok(txn) = prep.delete_container(path) else { return };
         let is_ttl =
@@ -664,6 +668,10 @@ impl Pipeline {
 
     // ---- writes -----------------------------------------------------------------------------
 
+    fn prep<'p>(&'p self, ids: &'p [Id], refuses_ephemerals: Option<Code>) -> Prep<'p> {
+        Prep { settings: &self.settings, tree: &self.tree, ids, refuses_ephemerals }
+    }
+
     fn on_write(
         &mut self,
         now: Now,
@@ -673,8 +681,9 @@ impl Pipeline {
         body: &[u8],
         out: &mut Output,
     ) {
-        let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &request.ids };
+        let refuses_ephemerals = self.refuses_ephemerals(asker, request.session);
         let mut scratch = std::mem::take(&mut self.scratch);
+        let prep = self.prep(&request.ids, refuses_ephemerals);
         let request_body = body;
         // What a client of a learner does is in the learner's audit log.
         let is_own = matches!(asker, Asker::Client(_));
@@ -948,7 +957,8 @@ impl Pipeline {
             ephemerals: self.tree.ephemeral_count(),
             data_bytes: self.tree.data_bytes(),
             sessions: self.tracker.count(Scope::Global),
-            local_sessions: self.tracker.count(Scope::Local),
+            local_sessions: (self.zab.reads() || self.zab.local_sessions() != LocalSessions::Off)
+                .then(|| self.tracker.count(Scope::Local)),
             outstanding: self.gathered.outstanding() + self.zab.forwarded(),
         }
     }

@@ -27,11 +27,24 @@ use crate::tree::{self, Newest, TreeWriter};
 /// data and ACL.
 pub(super) const FIXED_BYTES_MAX: usize = 64;
 
+/// Whether a request makes an ephemeral znode.
+pub(super) fn makes_ephemeral(op: i32, body: &[u8]) -> bool {
+    match op {
+        code::CREATE | code::CREATE2 => {
+            Create::read(op, &mut whole(body)).is_ok_and(|create| create.is_ephemeral())
+        }
+        code::MULTI => prep_multi::makes_ephemeral(body),
+        _ => false,
+    }
+}
+
 /// What checks are made with: what the server was told, the tree, and who asks.
 pub(super) struct Prep<'p> {
     pub(super) settings: &'p Settings,
     pub(super) tree: &'p TreeWriter,
     pub(super) ids: &'p [Id],
+    /// What whoever asks is told about ephemerals, if its session cannot own any.
+    pub(super) refuses_ephemerals: Option<Code>,
 }
 
 /// Buffers that a transaction borrows from, reused from one to the next.
@@ -90,6 +103,14 @@ pub(super) fn is_readable(op: i32, body: &[u8]) -> bool {
     }
 }
 
+impl Create<'_> {
+    /// Whether it makes an ephemeral znode.
+    pub(super) fn is_ephemeral(&self) -> bool {
+        let has_mode = matches!(self.op, code::CREATE | code::CREATE2);
+        has_mode && CreateMode::from_flags(self.flags).is_some_and(CreateMode::is_ephemeral)
+    }
+}
+
 impl<'p> Prep<'p> {
     fn permits(&self, znode: &Newest<'_>, perm: i32) -> Result<(), Code> {
         let Some(acl) = znode.acl() else { return Ok(()) };
@@ -106,6 +127,9 @@ impl<'p> Prep<'p> {
     ) -> Result<Txn<'s>, Code> {
         let mode = CreateMode::from_flags(create.flags).ok_or(Code::BadArguments)?;
         self.ttl(&create, mode)?;
+        if let Some(code) = self.refuses_ephemerals.filter(|_| create.is_ephemeral()) {
+            return Err(code);
+        }
         let requested = create.path.ok_or(Code::MarshallingError)?;
         let parent_path = parent_of(&requested)
             .filter(|_| !path::has_nul(&requested))

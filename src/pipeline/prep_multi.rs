@@ -165,10 +165,12 @@ impl Pipeline {
         record.put_count(Some(operations.len()));
         let mut failed = None;
         let mut audited = Vec::new();
+        let refuses_ephemerals = self.refuses_ephemerals(asker, request.session);
         for (at, operation) in operations.iter().enumerate() {
             let done = self.operation(
                 &header,
                 request,
+                refuses_ephemerals,
                 operation.clone(),
                 &mut record,
                 &mut results,
@@ -233,10 +235,12 @@ impl Pipeline {
     }
 
     /// Checks one operation and does it; its record and its result are appended.
+    #[expect(clippy::too_many_arguments, reason = "what one operation shares with the others")]
     fn operation(
         &mut self,
         header: &TxnHeader,
         request: &Request,
+        refuses_ephemerals: Option<Code>,
         operation: Operation<'_>,
         record: &mut Vec<u8>,
         results: &mut Vec<u8>,
@@ -245,7 +249,7 @@ impl Pipeline {
         let entry = self.audit.as_ref().and_then(|_| operation.audited());
         let mut scratch = std::mem::take(&mut self.scratch);
         let kind = operation.result_kind();
-        let prep = Prep { settings: &self.settings, tree: &self.tree, ids: &request.ids };
+        let prep = self.prep(&request.ids, refuses_ephemerals);
         let txn = prep.operation(operation, &mut scratch);
         let done = txn.and_then(|txn| prep.fits(record.len(), txn)).map(|txn| {
             self.tree.apply(header, &txn, &mut self.gathered.changes(Zxid(header.zxid)));
@@ -313,6 +317,16 @@ pub(super) fn put_end(results: &mut Vec<u8>) {
 pub(super) fn result_kinds(body: &[u8]) -> Vec<i32> {
     let operations = read_operations(&mut whole(body)).unwrap_or_default();
     operations.iter().map(Operation::result_kind).collect()
+}
+
+/// Whether a multi makes an ephemeral znode.
+pub(super) fn makes_ephemeral(body: &[u8]) -> bool {
+    let operations = read_operations(&mut whole(body)).unwrap_or_default();
+    let mut creates = operations.iter().filter_map(|operation| match operation {
+        Operation::Create(create) => Some(create),
+        Operation::Delete(_) | Operation::SetData(_) | Operation::Check(_) => None,
+    });
+    creates.any(Create::is_ephemeral)
 }
 
 /// What a multi would have the audit log say, if all of it is done.

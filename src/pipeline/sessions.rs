@@ -31,7 +31,7 @@ impl Pipeline {
             return;
         }
         let session = self.tracker.next();
-        if self.zab.reads() {
+        if self.zab.reads() || self.zab.local_sessions() != LocalSessions::Off {
             self.tracker.insert(now, session, timeout_ms, Scope::Local, Owner::Client(client));
             let outcome = Outcome::Connected { session, timeout_ms, password: password(session) };
             self.gathered.reply(client, self.place(), outcome);
@@ -138,6 +138,56 @@ impl Pipeline {
             return false;
         }
         self.shown() < last_zxid_seen
+    }
+
+    /// A session that only this server knows wants an ephemeral: it becomes everybody's first, by a
+    /// transaction, if that is allowed. Whether it did.
+    /// After `QuorumZooKeeperServer.checkUpgradeSession`.
+    pub(super) fn upgrade_for(
+        &mut self,
+        now: Now,
+        client: Client,
+        request: &Request,
+        body: &[u8],
+        out: &mut Output,
+    ) -> bool {
+        let Want::Write { op } = request.want else { return false };
+        let session = request.session;
+        let may_be = self.zab.local_sessions() == LocalSessions::Upgraded;
+        if !may_be || !self.tracker.is_local(session) || !prep::makes_ephemeral(op, body) {
+            return false;
+        }
+        let timeout_ms = self.tracker.timeout_ms(session).expect("it was just found");
+        tracing::info!(%session, "upgrading");
+        if self.zab.forwards() {
+            self.tracker.set_scope(session, Scope::Global);
+            self.forward_upgrade(session, timeout_ms, out);
+        } else {
+            self.open_session(now, session, timeout_ms, Owner::Client(client), out);
+        }
+        true
+    }
+
+    /// What a session is told about ephemerals that cannot own any.
+    /// After `PrepRequestProcessor.validateCreateRequest`.
+    pub(super) fn refuses_ephemerals(&self, asker: Asker, session: SessionId) -> Option<Code> {
+        if self.zab.local_sessions() == LocalSessions::Off {
+            return None;
+        }
+        match (self.tracker.scope(session), asker) {
+            (Some(Scope::Global), _) => None,
+            (Some(Scope::Local), Asker::Client(_)) => Some(Code::EphemeralOnLocalSession),
+            (Some(Scope::Local), Asker::Learner(_)) | (None, _) => Some(Code::SessionExpired),
+        }
+    }
+
+    /// Whether a session that is not known here may be a local one of another server, which is in the
+    /// top byte of its id. After `LeaderSessionTracker.checkSession`.
+    pub(super) fn may_be_anothers(&self, session: SessionId) -> bool {
+        const SERVER_SHIFT: u32 = 56;
+        let server = session.0 as u64 >> SERVER_SHIFT;
+        let is_own = server == self.settings.server.0 as u64 & 0xff;
+        self.zab.local_sessions() != LocalSessions::Off && !is_own
     }
 
     /// Whether a request ends a session that only this server knows.

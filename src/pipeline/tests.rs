@@ -235,7 +235,7 @@ fn set_data(path: &str, data: &[u8]) -> Vec<u8> {
     body
 }
 
-fn multi(operations: &[(i32, Vec<u8>)]) -> Vec<u8> {
+pub(super) fn multi(operations: &[(i32, Vec<u8>)]) -> Vec<u8> {
     let mut body = Vec::new();
     for (kind, operation) in operations {
         MultiHeader { kind: *kind, done: false, err: -1 }.write(&mut body);
@@ -246,7 +246,7 @@ fn multi(operations: &[(i32, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// How many of a multi's operations failed, and the first of their codes.
-fn failures(mut body: &[u8]) -> Vec<i32> {
+pub(super) fn failures(mut body: &[u8]) -> Vec<i32> {
     let mut reader = Reader::new(body);
     let mut errors = Vec::new();
     while let Ok(MultiHeader { kind: code::ERROR, done: false, err }) =

@@ -208,6 +208,15 @@ impl Tracker {
         self.scope(session) == Some(Scope::Local)
     }
 
+    /// A session that is known is known to others as well from now on, or no longer.
+    pub(super) fn set_scope(&mut self, session: SessionId, scope: Scope) {
+        let Some(known) = self.sessions.get_mut(&session) else { return };
+        let deadline_ms = known.deadline_ms;
+        let before = std::mem::replace(&mut known.scope, scope);
+        self.buckets_of(before).leave(session, deadline_ms);
+        self.buckets_of(scope).enter(session, deadline_ms);
+    }
+
     /// A session that is known speaks through another from now on.
     pub(super) fn set_owner(&mut self, session: SessionId, owner: Owner) {
         if let Some(known) = self.sessions.get_mut(&session) {

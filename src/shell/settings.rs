@@ -19,7 +19,7 @@ use crate::admin::{Configuration, QuorumConfiguration};
 use crate::auth::{self, DigestSettings, Providers, UnknownScheme, digest};
 use crate::config::{
     self, Config, DigestAlgorithm, DigestMismatch, Endpoint, EnsembleConfig, FourLetterWords, Pin,
-    TxnLog, TxnLogBackEnd,
+    SessionWeights, TxnLog, TxnLogBackEnd,
 };
 use crate::ensemble::{HostPort, Role};
 use crate::pipeline;
@@ -346,6 +346,9 @@ pub(crate) fn shard(
     allowances: Allowances,
 ) -> shard::Settings {
     let throttle = &config.throttle;
+    let opens_locally = config.ensemble.as_ref().is_some_and(|ensemble| ensemble.local_sessions);
+    let connect_throttle =
+        throttle.connect.as_ref().map(|of| connect_throttle(of, shards, opens_locally));
     shard::Settings {
         frame_bytes_max: config.connections.packet_bytes_max,
         session_timeout_min_ms: to_i32(config.min_session_timeout_ms),
@@ -359,7 +362,7 @@ pub(crate) fn shard(
         large_requests_bytes_max: usize::try_from(throttle.large_requests_bytes_max)
             .unwrap_or(usize::MAX),
         throttled_op_wait_ms: throttle.op_wait_ms,
-        connect_throttle: throttle.connect.as_ref().map(|of| connect_throttle(of, shards)),
+        connect_throttle,
         input_bytes_max: config.connections.input_bytes_max,
         output_bytes_max: config.connections.output_bytes_max,
         output_bytes_ceiling: config.connections.output_bytes_ceiling,
@@ -376,7 +379,11 @@ pub(crate) fn shard(
 }
 
 /// A shard's part: connections are spread over all of them evenly.
-fn connect_throttle(of: &config::ConnectThrottle, shards: usize) -> ConnectThrottle {
+fn connect_throttle(
+    of: &config::ConnectThrottle,
+    shards: usize,
+    opens_locally: bool,
+) -> ConnectThrottle {
     let shards = i64::try_from(shards.max(1)).unwrap_or(i64::MAX);
     let early_drop = of.freeze_time_ms.map(|freeze_time_ms| EarlyDrop {
         freeze_time_ms,
@@ -384,7 +391,11 @@ fn connect_throttle(of: &config::ConnectThrottle, shards: usize) -> ConnectThrot
         decrease: of.drop_decrease,
         decrease_ratio: of.decrease_ratio,
     });
-    let for_new = of.weights.map_or(1, |weights| i64::from(weights.global));
+    let of_new = |weights: SessionWeights| match opens_locally {
+        true => weights.local,
+        false => weights.global,
+    };
+    let for_new = of.weights.map_or(1, |weights| i64::from(of_new(weights)));
     ConnectThrottle {
         // Else nobody would ever come in.
         tokens_max: (i64::from(of.tokens) / shards).max(for_new),
@@ -454,7 +465,6 @@ fn shown_quorum(config: &Config, ensemble: &EnsembleConfig) -> QuorumConfigurati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::SessionWeights;
 
     #[test]
     fn shards_share_the_tokens_of_connections() {
@@ -468,15 +478,16 @@ mod tests {
             decrease_ratio: 0.1,
             weights: Some(SessionWeights { global: 3, local: 1, renewed: 2 }),
         };
-        let of = |shards| connect_throttle(&config, shards);
+        let of = |shards| connect_throttle(&config, shards, false);
         let four = of(4);
         assert_eq!((four.tokens_max, four.fill_time_ms, four.fill_count), (7, 40, 3));
         assert_eq!((four.for_new, four.for_renewed), (3, 2));
         assert_eq!(four.early_drop.map(|drop| drop.freeze_time_ms), Some(50));
+        assert_eq!(connect_throttle(&config, 4, true).for_new, 1);
         // Room for one at least.
         assert_eq!(of(100).tokens_max, 3);
         let plain = config::ConnectThrottle { weights: None, freeze_time_ms: None, ..config };
-        let plain = connect_throttle(&plain, 1);
+        let plain = connect_throttle(&plain, 1, false);
         assert_eq!((plain.tokens_max, plain.for_new, plain.for_renewed), (30, 1, 1));
         assert_eq!(plain.early_drop, None);
     }

@@ -38,7 +38,7 @@ use crate::admin::{
 };
 use crate::exchange::{self, ShardId};
 use crate::metrics::Metrics;
-use crate::pipeline::{LearnerReport, Pipeline, QuorumReport, QuorumRole, Report};
+use crate::pipeline::{LearnerReport, Pipeline, QuorumReport, QuorumRole, Report, SessionInfo};
 use crate::record::op::code;
 use crate::shard::{self, ConnectionInfo, Shard, WatchPlace};
 use crate::types::{Now, SessionId};
@@ -95,6 +95,8 @@ pub(crate) struct ShardReport {
 enum PipelinePlace {
     /// With the session behind this one: the first without.
     Session(Option<(i64, SessionId)>),
+    /// The same, of those that only this server knows.
+    LocalSession(Option<(i64, SessionId)>),
     /// With the ephemeral behind this one.
     Ephemeral(Option<(SessionId, String)>),
 }
@@ -433,7 +435,7 @@ impl Words {
             ephemerals: report.ephemerals as u64,
             data_bytes: u64::try_from(report.data_bytes).unwrap_or(0) + "/".len() as u64,
             global_sessions: report.sessions as u64,
-            local_sessions: report.local_sessions as u64,
+            local_sessions: report.local_sessions.map(|count| count as u64),
             uptime_ms: u64::try_from(now.monotonic_ms).unwrap_or(0),
             open_files: facts.open_files,
             open_files_max: sys::open_files_limit().map_or(0, |limit| limit.soft),
@@ -552,22 +554,39 @@ impl PipelinePlace {
 }
 
 impl PipelineReport {
+    /// Takes some of these; the place of the last one.
+    fn push_sessions(
+        &mut self,
+        infos: impl Iterator<Item = SessionInfo>,
+        now: Now,
+        is_local: bool,
+    ) -> Option<(i64, SessionId)> {
+        let mut last = None;
+        for info in infos.take(PART_LINES) {
+            last = Some((info.deadline_ms, info.session));
+            let expires_at_ms = info.deadline_ms - now.monotonic_ms + now.wall_ms;
+            let (id, timeout_ms) = (info.session, i64::from(info.timeout_ms));
+            self.sessions.push(Session { id, timeout_ms, expires_at_ms, is_local });
+        }
+        last
+    }
+
     /// The part that begins at `from`.
     fn of(pipeline: &Pipeline, needs: Needs, now: Now, from: PipelinePlace) -> PipelineReport {
         let mut part =
             PipelineReport { sessions: Vec::new(), ephemerals: Listed::default(), next: None };
         match from {
             PipelinePlace::Session(behind) => {
-                let to_wall = |at_ms: i64| at_ms - now.monotonic_ms + now.wall_ms;
-                let mut last = None;
-                for info in pipeline.sessions_after(behind).take(PART_LINES) {
-                    last = Some((info.deadline_ms, info.session));
-                    let expires_at_ms = to_wall(info.deadline_ms);
-                    let timeout_ms = i64::from(info.timeout_ms);
-                    part.sessions.push(Session { id: info.session, timeout_ms, expires_at_ms });
-                }
+                let last = part.push_sessions(pipeline.sessions_after(behind), now, false);
                 part.next = match last {
                     Some(_) => Some(PipelinePlace::Session(last)),
+                    None => Some(PipelinePlace::LocalSession(None)),
+                };
+            }
+            PipelinePlace::LocalSession(behind) => {
+                let last = part.push_sessions(pipeline.local_sessions_after(behind), now, true);
+                part.next = match last {
+                    Some(_) => Some(PipelinePlace::LocalSession(last)),
                     None => needs.ephemerals.then_some(PipelinePlace::Ephemeral(None)),
                 };
             }

@@ -199,6 +199,64 @@ fn a_server_without_a_quorum_is_read_by_who_asks_for_no_more() {
 }
 
 #[test]
+fn a_local_session_is_its_servers_until_it_owns_something() {
+    let plan = Plan {
+        settings: vec![
+            "localSessionsEnabled=true",
+            "localSessionsUpgradingEnabled=true",
+            "4lw.commands.whitelist=mntr",
+        ],
+        observers: 1,
+        ..Plan::of(3)
+    };
+    let mut ensemble = Ensemble::started("local", &plan);
+    let leader = ensemble.wait_leader();
+    let follower = (1..=3).find(|&id| id != leader).unwrap();
+    let own = |ensemble: &Ensemble, id| {
+        let said = word(ensemble.address(id), b"mntr").unwrap();
+        ["zk_global_sessions\t", "zk_local_sessions\t"].map(|name| {
+            let line = said.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().parse::<usize>().unwrap()
+        })
+    };
+    for (at, other) in [(follower, leader), (leader, 4), (4, follower)] {
+        let mut client = ensemble.client(at);
+        assert_eq!(own(&ensemble, at), [0, 1]);
+        let path = format!("/of-{at}");
+        client.create(&path, b"");
+        let zxid = client.answer().header.zxid;
+        let thief = Client::try_connect(ensemble.address(other), Some(client.session)).unwrap();
+        assert_eq!(thief.session.timeout_ms, 0, "it is unknown elsewhere");
+        let mine = format!("/mine-{at}");
+        client.create_as(&mine, b"", EPHEMERAL);
+        // The session's own transaction comes before.
+        assert_eq!(client.answer().header.zxid, zxid + 2);
+        assert_eq!(own(&ensemble, at), [1, 0]);
+        let mut moved = ensemble.moved(other, client.session, zxid + 2);
+        assert!(read(&mut moved, &mine).is_some());
+        moved.close_session();
+        moved.answer();
+        let mut reader = ensemble.client(at);
+        assert_eq!(read(&mut reader, &mine), None);
+        reader.close_session();
+        reader.answer();
+        assert_eq!(own(&ensemble, at), [0, 0]);
+    }
+    // Its server goes on with it under another leader, and takes it along when it ends.
+    let client = ensemble.client(follower);
+    ensemble.kill(leader);
+    let left: Vec<_> = (1..=3).filter(|&id| id != leader).collect();
+    ensemble.wait_leader_among(&left);
+    ensemble.wait_serving(&[follower]);
+    let again = ensemble.moved(follower, client.session, 0);
+    ensemble.kill(follower);
+    ensemble.start(follower);
+    ensemble.wait_serving(&[follower]);
+    let gone = Client::try_connect(ensemble.address(follower), Some(again.session)).unwrap();
+    assert_eq!(gone.session.timeout_ms, 0);
+}
+
+#[test]
 fn servers_without_their_limits_are_refused_with_the_error_of_zookeeper() {
     let folder = Folder::new("limits");
     std::fs::create_dir_all(folder.path().join("data")).unwrap();

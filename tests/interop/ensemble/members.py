@@ -97,11 +97,15 @@ class Jars:
 class Ensemble:
     """Servers by number. Each keeps its directory and its ports whatever runs on them."""
 
-    def __init__(self, context, name, jars, participants, observers=()):
+    def __init__(
+        self, context, name, jars, participants, observers=(), settings=None, properties=None
+    ):
         self.context = context
         self.jars = jars
         self.folder = context.work / name
         self.observers = set(observers)
+        self.settings = settings or {}
+        self.properties = properties or {}
         self.ports = {
             id: (free_port(), free_port(), free_port()) for id in (*participants, *observers)
         }
@@ -117,6 +121,7 @@ class Ensemble:
             "tickTime": TICK_MS,
             "initLimit": 40,
             "syncLimit": 20,
+            **self.settings,
             **{
                 f"server.{peer}": f"127.0.0.1:{quorum}:{election}"
                 + (":observer" if peer in self.observers else "")
@@ -129,7 +134,7 @@ class Ensemble:
             target,
             self.folder / f"server-{id}",
             # Whoever has no history is sent a snapshot, not the log from its beginning.
-            properties={"zookeeper.snapshotSizeFactor": "-1"},
+            properties={"zookeeper.snapshotSizeFactor": "-1", **self.properties},
             settings=settings,
             port=self.ports[id][0],
             class_path=self.jars.class_path,
@@ -257,8 +262,10 @@ class RawSession:
     """A session that is neither closed nor kept alive unless its client says so, and that goes where
     it is told to go."""
 
-    def __init__(self, timeout_ms):
+    def __init__(self, timeout_ms, read_only=False):
         self.timeout_ms = timeout_ms
+        # Whether a server will do that has no leader.
+        self.read_only = read_only
         self.id = 0
         self.password = bytes(16)
         self.zxid = 0
@@ -269,7 +276,7 @@ class RawSession:
         """Connects to a server; whether the session exists there."""
         self.drop()
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
-        asked = Connect(0, self.zxid, self.timeout_ms, self.id, self.password, False)
+        asked = Connect(0, self.zxid, self.timeout_ms, self.id, self.password, self.read_only)
         self._send(bytes(asked.serialize()))
         answer, _ = Connect.deserialize(self._receive(), 0)
         if answer.time_out > 0:
@@ -279,6 +286,9 @@ class RawSession:
                 answer.time_out,
             )
         return answer.time_out > 0
+
+    def create(self, path):
+        return self._request(6, Create.type, bytes(Create(path, b"raw", OPEN_ACL_UNSAFE, 0).serialize()))
 
     def create_ephemeral(self, path):
         return self._request(1, Create.type, bytes(Create(path, b"raw", OPEN_ACL_UNSAFE, 1).serialize()))
@@ -299,6 +309,13 @@ class RawSession:
         nobody = struct.pack("!i", 0)
         body = struct.pack("!qi", self.zxid, len(paths)) + written + nobody + nobody
         return self._request(-8, 101, body)
+
+    def is_closed(self):
+        """Whether the server ends the connection."""
+        try:
+            return self.socket.recv(1) == b""
+        except ConnectionError:
+            return True
 
     def next_event(self):
         """The path of the next event."""

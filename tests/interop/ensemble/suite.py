@@ -3,7 +3,8 @@
 `meet` has one ensemble of three and two observers, in which each leads the other; every way of
 bringing a learner to its leader's history, in both directions; and sessions that move. `swap` takes
 an ensemble from Java to ours and back, server by server, while clients write and nothing that was
-acknowledged may be missing.
+acknowledged may be missing. `local` has sessions that only their server knows, until they own
+something, and a server that is read without a leader.
 
 With TARGET=zookeeper, all servers are Apache ZooKeeper.
 """
@@ -55,6 +56,7 @@ def run(context):
         started = time.monotonic()
         Meeting(context, jars).run()
         Swap(context, jars).run()
+        Local(context, jars).run()
         print(f"      Apache ZooKeeper {jars.version}: {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -63,12 +65,20 @@ class Scenario:
 
     participants = (1, 2, 3)
     observers = ()
+    settings = {}
+    properties = {}
 
     def __init__(self, context, jars):
         self.context = context
         self.version = jars.version
         self.ensemble = Ensemble(
-            context, f"{self.title}-{jars.version}", jars, self.participants, self.observers
+            context,
+            f"{self.title}-{jars.version}",
+            jars,
+            self.participants,
+            self.observers,
+            self.settings,
+            self.properties,
         )
 
     def run(self):
@@ -446,6 +456,113 @@ class Swap(Scenario):
         )
         print(f"      {self.version} swap: the longest gap is {load.longest_s():.2f} s", flush=True)
         load.close()
+
+
+class Local(Scenario):
+    """Server 3 of Java leads first, then server 2, which is ours and is left alone at the end."""
+
+    title = "local"
+    settings = {"localSessionsEnabled": "true", "localSessionsUpgradingEnabled": "true"}
+    properties = {"readonlymode.enabled": "true"}
+
+    def play(self):
+        ensemble = self.ensemble
+        for id, kind in ((3, "java"), (1, "java"), (2, "ours")):
+            ensemble.launch(id, kind)
+            if id != 3:
+                self.are({3: "leader", id: "follower"})
+        for at, other in ((2, 1), (1, 2), (2, 3)):
+            self.upgrades(at, other)
+        ensemble.stop(3)
+        self.are({2: "leader", 1: "follower"})
+        ensemble.launch(3, "java")
+        self.are({2: "leader", 3: "follower"})
+        for at, other in ((3, 1), (1, 2), (2, 3)):
+            self.upgrades(at, other)
+        self.same_trees("after all of that")
+        self.is_read(2, (1, 3))
+
+    def are(self, wanted):
+        until(f"they are {wanted}", lambda: {id: self.ensemble.mode(id) for id in wanted} == wanted)
+
+    def port(self, id):
+        return self.ensemble.ports[id][0]
+
+    def upgrades(self, at, other):
+        ensemble = self.ensemble
+        path = f"/local-{at}-{other}-{ensemble.leader()}"
+        told = f"of {ensemble.name(at)}, led by {ensemble.name(ensemble.leader())},"
+        client = ensemble.client(at)
+        before = ensemble.servers[at].zxid()
+        raw, thief = RawSession(20_000), RawSession(20_000)
+        opened = raw.attach(self.port(at))
+        after = ensemble.servers[at].zxid()
+        thief.id, thief.password = raw.id, raw.password
+        self.check(
+            f"a local session {told} is no transaction, and unknown to {ensemble.name(other)}",
+            opened and before == after and not thief.attach(self.port(other)),
+            f"opened {opened}, zxid {before}, then {after}",
+        )
+        id, errors = raw.id, (raw.create(path), raw.create_ephemeral(f"{path}/mine"))
+        plain, mine = client.exists(path), client.exists(f"{path}/mine")
+        self.check(
+            f"a local session {told} writes, and opens for all before it owns",
+            errors == (0, 0) and mine.ephemeralOwner == id and mine.czxid == plain.czxid + 2,
+            f"errors {errors}, session {id:#x}\n{plain}\n{mine}",
+        )
+        # A server that has not come so far yet takes nobody who has.
+        until("the other is as far", lambda: ensemble.servers[other].zxid() == f"{raw.zxid:#x}")
+        moved = raw.attach(self.port(other)) and raw.id == id
+        raw.close()
+        client.sync("/")
+        gone = client.exists(f"{path}/mine") is None
+        self.check(
+            f"a session {told} that was local goes to {ensemble.name(other)}, and ends there",
+            moved and gone,
+            f"moved {moved}, gone {gone}",
+        )
+        for session in (raw, thief):
+            session.drop()
+        client.stop()
+
+    def is_read(self, left, others):
+        ensemble = self.ensemble
+        known = RawSession(20_000, read_only=True)
+        known.attach(self.port(left))
+        known.create_ephemeral("/known")
+        for id in others:
+            ensemble.kill(id)
+        ended = known.is_closed()
+        until("it is read", lambda: ensemble.mode(left) == "read")
+        words = ensemble.servers[left].four_letter("isro")
+        writer, reader = RawSession(20_000), RawSession(20_000, read_only=True)
+        answered = []
+        for session in (writer, known):
+            try:
+                answered.append(session.attach(self.port(left)))
+            except (RuntimeError, ConnectionError):
+                answered.append("closed")
+        opened = reader.attach(self.port(left))
+        error = reader.create("/more")
+        self.check(
+            "a server without a leader is read, and by nobody with a session of the ensemble",
+            ended
+            and (words, answered, opened, error) == ("ro", ["closed", "closed"], True, -119)
+            and reader.id >> 56 == left,
+            f"ended {ended}, {words}, {answered}, {opened}, {reader.id:#x}, error {error}",
+        )
+        ensemble.launch(others[1], "java")
+        ended = reader.is_closed()
+        until("it has a role", lambda: ensemble.mode(left) in ("leader", "follower"))
+        back = known.attach(self.port(left))
+        error = known.create("/more")
+        self.check(
+            "with a leader all readers leave, and the ensemble's sessions come back",
+            ended and back and error == 0,
+            f"ended {ended}, back {back}, error {error}",
+        )
+        for session in (known, writer, reader):
+            session.drop()
 
 
 class Loads:
