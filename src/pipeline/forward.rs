@@ -321,10 +321,14 @@ impl Pipeline {
 
     /// Answers what a session has asked for, up to the first request that waits.
     fn answer_in_order(&mut self, session: SessionId) {
+        // What was answered here behind a write that was on its way is no older than that write.
+        let mut last = Zxid::ZERO;
         loop {
             let Agreement::Member(member) = &mut self.zab else { return };
             if let Some((pending, Answer { zxid, what })) = member.forward.next_answered(session) {
                 let Pending { client, xid, .. } = pending;
+                let zxid = zxid.max(last);
+                last = zxid;
                 match what {
                     Answered::Body(err, body) => {
                         self.gathered.answer(client, xid, zxid, err, |out| {
@@ -428,7 +432,10 @@ fn resolve_sync(queue: &mut VecDeque<Pending>, number: u64, proposed: Zxid) {
     let is_it =
         |pending: &Pending| matches!(pending.what, What::Sync { number: its, .. } if its == number);
     let Some(place) = queue.iter().position(is_it) else { return };
-    let later = queue.iter().skip(place + 1).find_map(|pending| pending.answer.as_ref());
+    // What is answered here is no transaction, and has no place of its own.
+    let mut writes =
+        queue.iter().skip(place + 1).filter(|pending| matches!(pending.what, What::Write { .. }));
+    let later = writes.find_map(|pending| pending.answer.as_ref());
     let zxid = later.map_or(proposed, |answer| Zxid(answer.zxid.0 - 1));
     let What::Sync { path, .. } = &queue[place].what else { return };
     let mut body = Vec::new();
