@@ -698,7 +698,7 @@ mod tests {
     fn a_server_that_ends_at_once_is_told_and_leaves_its_log() {
         let mut servers = Servers::new(&makeup(&[Kind::Ringkeeper; 3], &[])).unwrap();
         let error = servers.start_all(true).unwrap_err().to_string();
-        assert!(error.contains("server 1 has ended"), "{error}");
+        assert!(error.contains(" has ended: exit status: 1"), "{error}");
         let log = error.rsplit_once("see ").unwrap().1.to_owned();
         let folder = servers.folder().to_owned();
         drop(servers);
