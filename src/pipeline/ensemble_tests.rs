@@ -615,6 +615,34 @@ fn what_cannot_be_read_is_not_passed_on_and_stops_nobody() {
     }
 }
 
+/// An observer hears of what is proposed only once it is committed: the leader has to wait for it.
+#[test]
+fn a_sync_on_an_observer_waits_for_what_was_proposed_before() {
+    let mut trio = Trio::new(Terms::default());
+    let (writer, reader) = (trio.open(C), trio.open(D));
+    // What followers are sent is lost.
+    let links = trio.links.clone();
+    trio.links.retain(|_, link| link.learner == D);
+    let body = create("/a", b"", AclBytes::OPEN, 0);
+    let want = Want::Write { op: code::CREATE };
+    assert!(trio.ask(C, writer.connection, writer.session, want, &body).is_empty());
+    let body = &[0, 0, 0, 1, b'/'];
+    let early = trio.ask(D, reader.connection, reader.session, Want::Sync, body);
+    assert!(early.is_empty(), "{early:?}");
+    // Followers acknowledge it after all.
+    let zxid = trio.servers[&C].log.last().unwrap().zxid;
+    let acks = links.iter().filter(|(_, link)| link.learner != D).map(|(link, _)| *link);
+    for link in acks.collect::<Vec<_>>() {
+        let ack = LinkInput::FromLearner { link, packet: FromLearner::Ack { zxid } };
+        trio.step(C, Input::Link(ack));
+    }
+    trio.settle();
+    let synced = trio.answers(D);
+    assert!(
+        matches!(synced[..], [(_, at, Outcome::Answer { err: Code::Ok, .. }, _)] if at == zxid)
+    );
+}
+
 /// A leader of 3.8 proposes it, and its own followers leave it.
 #[test]
 fn a_check_that_is_proposed_alone_changes_nothing() {
