@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::tests::{create, failures, multi, settings};
+use super::tests::{ZAB, create, failures, multi, settings};
 use super::*;
 use crate::ensemble::Ensemble;
 use crate::exchange::{ConnectionId, Item, Mode, Reply, Span};
@@ -19,7 +19,7 @@ use crate::zab::proposals::Proposal;
 use crate::zab::voters::Voters;
 
 const SHARD: ShardId = ShardId(0);
-const TICK_MS: i64 = 1_000;
+const TICK_MS: i64 = ZAB.tick_ms;
 const STEP_MS: i64 = 100;
 const CACHE: Cache = Cache { count_max: 1_000, bytes_max: 1 << 20 };
 const TIMEOUT_MS: i32 = 10_000;
@@ -121,16 +121,7 @@ impl Trio {
         log.iter().for_each(|proposal| history.push(proposal.clone()));
         let peer = Start {
             me: id,
-            settings: crate::zab::Settings {
-                tick_ms: TICK_MS,
-                init_limit: 10,
-                sync_limit: 5,
-                received_bytes_max: 1 << 20,
-                unsynced_bytes_max: 1 << 20,
-                counters_from: 0,
-                #[cfg(feature = "mutants")]
-                mutant: None,
-            },
+            settings: ZAB,
             election: election::Settings::default(),
             voters: Arc::new(Voters::new(Arc::new(members), None)),
             is_observer: id == D,

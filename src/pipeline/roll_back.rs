@@ -63,7 +63,7 @@ impl Pipeline {
 mod tests {
     use std::sync::Arc;
 
-    use super::super::tests::{Bench, HERE, settings, start};
+    use super::super::tests::{Bench, HERE, ZAB, settings, start};
     use super::super::{LocalSessions, MemberStart, Pipeline, Restore, Restored};
     use crate::ensemble::Ensemble;
     use crate::record::code::Code;
@@ -71,7 +71,7 @@ mod tests {
     use crate::types::{Epoch, ServerId, SessionId, Zxid};
     use crate::zab::history::{Cache, History};
     use crate::zab::voters::Voters;
-    use crate::zab::{self, election, peer};
+    use crate::zab::{election, peer};
 
     const CACHE: Cache = Cache { count_max: 5, bytes_max: 1 << 20 };
 
@@ -81,16 +81,7 @@ mod tests {
         let ensemble = Arc::new(Ensemble::parse(lines, false).unwrap());
         let peer = peer::Start {
             me: ServerId(1),
-            settings: zab::Settings {
-                tick_ms: 1_000,
-                init_limit: 10,
-                sync_limit: 5,
-                received_bytes_max: 1 << 20,
-                unsynced_bytes_max: 1 << 20,
-                counters_from: 0,
-                #[cfg(feature = "mutants")]
-                mutant: None,
-            },
+            settings: ZAB,
             election: election::Settings::default(),
             voters: Arc::new(Voters::new(ensemble, None)),
             is_observer: false,

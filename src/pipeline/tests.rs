@@ -267,11 +267,23 @@ fn after(last: Zxid) -> Bench {
     Bench::restored(settings(), restored)
 }
 
+/// What servers of an ensemble agree by, in these tests.
+pub(super) const ZAB: crate::zab::Settings = crate::zab::Settings {
+    tick_ms: 1_000,
+    init_limit: 10,
+    sync_limit: 5,
+    received_bytes_max: 1 << 20,
+    unsynced_bytes_max: 1 << 20,
+    counters_from: 0,
+    #[cfg(feature = "mutants")]
+    mutant: None,
+};
+
 /// The only server of an ensemble, which leads.
 fn leading_alone() -> Bench {
     use crate::ensemble::Ensemble;
     use crate::zab::history::{Cache, History};
-    use crate::zab::{Settings as ZabSettings, election, peer, voters::Voters};
+    use crate::zab::{election, peer, voters::Voters};
 
     let lines = [("server.1", "127.0.0.1:2888:3888"), ("server.2", "127.0.0.1:2889:3889:observer")];
     let ensemble = Ensemble::parse(lines, false).unwrap();
@@ -279,16 +291,7 @@ fn leading_alone() -> Bench {
     let member = MemberStart {
         peer: peer::Start {
             me: ServerId(1),
-            settings: ZabSettings {
-                tick_ms: 1_000,
-                init_limit: 10,
-                sync_limit: 5,
-                received_bytes_max: 1 << 20,
-                unsynced_bytes_max: 1 << 20,
-                counters_from: 0,
-                #[cfg(feature = "mutants")]
-                mutant: None,
-            },
+            settings: ZAB,
             election: election::Settings::default(),
             voters: Arc::new(Voters::new(Arc::new(ensemble), None)),
             is_observer: false,
